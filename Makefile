@@ -1,0 +1,103 @@
+# Every command makes the environment it needs in $(VENV), from nothing but python3, its venv
+# module and make. A stamp records each set of dependencies, and pyproject.toml makes it stale.
+
+PYTHON ?= python3
+VENV ?= .venv
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP_INSTALL := -m pip install --quiet
+STUBS := proto/lit_storage_proto/v1
+PATH_TESTS = $(filter-out %_properties.py,$(wildcard tests/lit_storage/test_path*.py)) \
+	tests/conformance/test_pathlib_drop_in.py
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-pythons check bench proto proto-check clean
+
+help: ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.dev ## Make .venv with all that developing needs
+
+demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpoint to another
+	@echo "== Running examples/share_checkpoint.py"
+	@$(BIN)/python examples/share_checkpoint.py
+
+test: $(VENV)/.dev ## Run all tests (PYTEST_ARGS="-k name" for some)
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-pythons: ## Run the tests of Path on each Python that is installed
+	@ran=0; for python in $(PYTHONS); do \
+		if $$python -c '' 2>/dev/null; then \
+			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+			echo "== Python $$version"; \
+			$(MAKE) --no-print-directory test-python VERSION=$$version PYTHON=$$python || exit 1; \
+			ran=$$((ran + 1)); \
+		else echo "== $$python was not found: nothing is tried on it"; fi; \
+	done; test $$ran -gt 0
+
+.PHONY: test-python
+test-python: $(VENV)-$(VERSION)/.test
+	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PATH_TESTS)
+
+check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs and the wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -q tests/system/test_wheel.py
+
+bench: $(VENV)/.dev ## Measure the figures that the README states
+	@$(BIN)/python benchmarks/handover.py $(BENCH_ARGS)
+
+# The plugins are named by path, so that those of this environment run and no others.
+define generate_stubs
+cd proto && $(abspath $(BIN))/python -m grpc_tools.protoc -I . \
+	--plugin=protoc-gen-mypy=$(abspath $(BIN))/protoc-gen-mypy \
+	--plugin=protoc-gen-mypy_grpc=$(abspath $(BIN))/protoc-gen-mypy_grpc \
+	--python_out=$(1) --mypy_out=readable_stubs,quiet:$(1) \
+	--grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) \
+	lit_storage_proto/v1/path_storage.proto
+endef
+
+proto: $(VENV)/.dev ## Generate the stubs of the wire anew
+	$(call generate_stubs,.)
+
+proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .proto file
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && ($(call generate_stubs,$$fresh)) && \
+	for stub in "$$fresh"/lit_storage_proto/v1/*; do \
+		diff -u $(STUBS)/$$(basename $$stub) $$stub || { echo "The stubs are stale: run make proto"; exit 1; }; \
+	done && echo "The stubs in $(STUBS) are those of its .proto file."
+
+clean: ## Remove the environments and caches made here
+	rm -rf $(VENV) $(VENV)-3.* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+
+# How an environment is made: $(1) its directory. One that was left half-made is made anew.
+define make_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed: name one with make PYTHON=..."; exit 1; }
+@test -x $(1)/bin/pip || { echo "== Making $(1) with $(PYTHON)" && $(PYTHON) -m venv --clear $(1); } || \
+	{ echo "On Debian and Ubuntu this needs: apt-get install python3-venv"; exit 1; }
+endef
+
+$(VENV)/.dev: pyproject.toml
+	$(call make_environment,$(VENV))
+	@echo "== Installing lit-storage and its development tools into $(VENV) (once)"
+	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.example: pyproject.toml
+	$(call make_environment,$(VENV))
+	@echo "== Installing lit-storage and what the example needs into $(VENV) (once)"
+	@$(BIN)/python $(PIP_INSTALL) -e '.[example]'
+	@touch $@
+
+$(VENV)-$(VERSION)/.test: pyproject.toml
+	$(call make_environment,$(VENV)-$(VERSION))
+	@echo "== Installing lit-storage and pytest into $(VENV)-$(VERSION) (once)"
+	@$(VENV)-$(VERSION)/bin/python $(PIP_INSTALL) -e . pytest pytest-timeout
+	@touch $@
