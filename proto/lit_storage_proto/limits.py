@@ -1,0 +1,52 @@
+"""Every number that bounds a wait, a message or a queue, with its default.
+
+No wait is without a number, and no number stands elsewhere. `Limits` is a frozen value: give
+another one to ``join`` or ``connect`` to change a default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# The wire's own rules; two peers must agree on them, so they cannot be set.
+MAX_MESSAGE_BYTES = 4 * MIB  # gRPC's customary limit on what is received
+MAX_FRAME_BYTES = 1 * MIB  # what a sender keeps every message of a stream within
+MAX_NAME_CHARACTERS = 128
+MAX_PATH_BYTES = 64 * KIB  # over Linux' PATH_MAX of 4 KiB: trees are walked through directory fds
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long to wait and how much to hold. Times are in seconds, sizes in bytes."""
+
+    connect_seconds: float = 5.0
+    """Until a channel to a peer stands."""
+    unary_seconds: float = 10.0
+    """One Exists or Stat, from call to answer."""
+    resolve_seconds: float = 5.0
+    """One look-up in the registry."""
+    progress_seconds: float = 60.0
+    """A stream that carries nothing new for so long is given up, on either side."""
+    resume_seconds: float = 60.0
+    """How long an interrupted get tries to reach its origin again."""
+    lease_seconds: float = 15.0
+    """Life of a lease in a registry of many machines."""
+    stop_grace_seconds: float = 30.0
+    """From asking a Work to stop until it is killed."""
+    linger_seconds: float = 1.0
+    """How long a stopping server keeps its connections after the last stream, so that it is read."""
+    start_seconds: float = 60.0
+    """From starting a Work's process until it is registered."""
+    staging_seconds: float = 24 * 3600.0
+    """Age at which staged files are discarded whose owner cannot be looked up."""
+    chunk_bytes: int = 512 * KIB
+    """Largest run of bytes of one file in one message."""
+    server_streams: int = 16
+    """Streams that one peer server runs at once; more are refused with RESOURCE_EXHAUSTED."""
+    server_reserve: int = 8
+    """Threads kept for Exists, Stat and health while all streams run."""
+    fetch_workers: int = 4
+    """Transfers that one automatic transfer runs at once."""
