@@ -1,0 +1,127 @@
+"""Which process holds something, and whether that very process still runs.
+
+Invariant: only a process that certainly ended is called dead. A pid alone says nothing, because
+the kernel gives it out again: the start time, the boot and the pid namespace belong to it. A
+stopped process (SIGSTOP, a debugger, a suspended machine) is alive; a zombie is not.
+
+The files read here are described in proc_pid_stat(5), namespaces(7) and random(4).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from dataclasses import asdict, dataclass
+
+_ENDED = (b"Z", b"X", b"x")
+_STATE, _START_TIME = 3, 22  # numbers of fields in proc_pid_stat(5)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process of one boot of one kernel; it is never equal to a later process of the same pid."""
+
+    pid: int
+    """As processes of its own pid namespace see it."""
+    start_time: int
+    """Clock ticks from boot to its start."""
+    boot_id: str
+    """The kernel's random id of this boot."""
+    pid_namespace: str
+    """As the link ``/proc/<pid>/ns/pid`` reads."""
+
+    @classmethod
+    def current(cls) -> ProcessIdentity:
+        """Return the identity of the calling process.
+
+        Raises:
+            OSError: ``/proc`` is not there.
+        """
+        _, start_time = _read_stat("self")
+        return cls(os.getpid(), start_time, _boot_id(), _pid_namespace())
+
+    def is_alive(self, *, same_machine: bool = True) -> bool | None:
+        """Say whether this very process runs: True, False, or None where it cannot be looked up.
+
+        Args:
+            same_machine: another boot id then means that the machine was started anew, so the
+                process is gone. Pass False for what was read from a file system that several
+                machines may share: another boot id then means nothing, and the answer is None.
+
+        Returns:
+            None if it is in another pid namespace (a container beside this one), or if this
+            process may not see it (``/proc`` mounted with hidepid, or of another namespace).
+
+        Raises:
+            OSError: ``/proc`` is not there.
+        """
+        if self.boot_id != _boot_id():
+            return False if same_machine else None
+        if self.pid_namespace != _pid_namespace():
+            return None
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return _unseen(self.pid)  # this /proc shows another namespace than ours
+        try:
+            state, start_time = _read_stat(str(self.pid))
+        except (FileNotFoundError, ProcessLookupError):
+            return _unseen(self.pid)
+        except PermissionError:
+            return None
+        return start_time == self.start_time and state not in _ENDED
+
+    def to_text(self) -> str:
+        """Return one line of ASCII JSON that `from_text` reads."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> ProcessIdentity:
+        """Return the identity that `to_text` wrote.
+
+        Raises:
+            ValueError: `text` is not of that form, as of a file that was only partly written.
+        """
+        match json.loads(text):
+            case {
+                "pid": int(pid),
+                "start_time": int(start_time),
+                "boot_id": str(boot_id),
+                "pid_namespace": str(pid_namespace),
+            } if pid > 0:
+                return cls(pid, start_time, boot_id, pid_namespace)
+        raise ValueError("the text names no process")
+
+
+def _unseen(pid: int) -> bool | None:
+    """Tell a process that is gone from one that is hidden: kill(2) reaches both namespaces and hidepid."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return None
+    return None
+
+
+def _read_stat(process: str) -> tuple[bytes, int]:
+    """Return state and start time of ``/proc/<process>/stat``.
+
+    The command name, field 2, may hold spaces and parentheses, so counting starts after the last ")".
+    """
+    descriptor = os.open(f"/proc/{process}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        stat = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    fields = stat[stat.rindex(b")") + 1 :].split()
+    return fields[_STATE - 3], int(fields[_START_TIME - 3])
+
+
+@functools.cache
+def _boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+        return file.read().strip()
+
+
+def _pid_namespace() -> str:
+    return os.readlink("/proc/self/ns/pid")  # not cached: a forked child may be in another one

@@ -1,0 +1,183 @@
+"""The registry of one machine: a file that its processes share.
+
+Invariant: a live record lives exactly while its holder's process does. It is as absent from the
+moment that process is gone, and the next `register` replaces it; a stopped process keeps its name.
+A holder that cannot be looked up, as one in another container, counts as alive.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+from collections.abc import Sequence
+
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_client.registries.database import Database
+from lit_storage_client.registries.derived import derive_state
+from lit_storage_proto.errors import NameTaken
+from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+
+_LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder FROM live"
+_WORK = """
+    SELECT work.name, work.instance_id, work.state, work.machine_id, work.artifacts_url, live.holder
+    FROM work LEFT JOIN live ON live.name = work.name AND live.instance_id = work.instance_id
+"""
+
+_UPDATE_WORK = """
+    UPDATE work SET state = ?, machine_id = ?, artifacts_url = ? WHERE name = ? AND instance_id = ?
+"""
+
+_LiveRow = tuple[str, str, str, str, str, str]
+_WorkRow = tuple[str, str, str, str, str, str | None]
+
+
+class SqliteRegistry:
+    """``sqlite://PATH``, the default on one machine."""
+
+    def __init__(self, path: str, *, machine_id: str, timeout_seconds: float) -> None:
+        """Open the file at `path`, and make it and its directory if they are missing.
+
+        Args:
+            path: of the file; a relative one is taken from the current directory.
+            machine_id: of this machine; a file that keeps another one is refused.
+            timeout_seconds: how long to wait for other threads and processes in one call.
+
+        Raises:
+            AccessDenied: this process may not write the file or its directory.
+            RegistryUnavailable: the file is damaged, of another machine or a newer version, on a
+                network file system, or stays locked.
+        """
+        self._database = Database(path, machine_id=machine_id, timeout_seconds=timeout_seconds)
+
+    @property
+    def url(self) -> str:
+        """The URL that opens the same file in another process, whatever its directory."""
+        return f"sqlite://{self._database.path}"
+
+    @property
+    def spans_machines(self) -> bool:
+        """False: the file refuses other machines."""
+        return False
+
+    def register(self, record: LiveRecord) -> None:
+        """Make `record` the live record of its name, and its work record ``running``.
+
+        The calling process becomes its holder. The same instance may register anew.
+
+        Raises:
+            NameTaken: another instance holds the name, and its process is not known to be gone.
+            RegistryUnavailable: the file cannot be read or written.
+        """
+        holder = ProcessIdentity.current().to_text()
+        with self._database.writing() as connection:
+            self._refuse_second(connection, record)
+            connection.execute(
+                "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?, ?)",
+                (*dataclasses.astuple(record), holder),
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO work VALUES (?, ?, ?, ?, '')",
+                (record.name, record.instance_id, WorkState.RUNNING, record.machine_id),
+            )
+
+    def unregister(self, name: str, instance_id: str) -> None:
+        """Remove the live record if that instance holds it; else do nothing.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read or written.
+        """
+        with self._database.writing() as connection:
+            connection.execute("DELETE FROM live WHERE name = ? AND instance_id = ?", (name, instance_id))
+
+    def resolve(self, name: str) -> LiveRecord | None:
+        """Return the live record of `name`, or None if nobody lives under it.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read.
+        """
+        with self._database.reading() as connection:
+            row: _LiveRow | None = connection.execute(f"{_LIVE} WHERE name = ?", (name,)).fetchone()
+        return LiveRecord(*row[:5]) if row is not None and self._lives(row[5]) else None
+
+    def update_work(self, record: WorkRecord) -> bool:
+        """Replace the work record if it is of the same instance; say whether it was.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read or written.
+        """
+        with self._database.writing() as connection:
+            changed = connection.execute(
+                _UPDATE_WORK,
+                (record.state, record.machine_id, record.artifacts_url, record.name, record.instance_id),
+            ).rowcount
+        return changed == 1
+
+    def work(self, name: str) -> WorkRecord | None:
+        """Return the work record of `name`; its state is ``failed`` if it says running and nobody lives.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read.
+        """
+        with self._database.reading() as connection:
+            row: _WorkRow | None = connection.execute(f"{_WORK} WHERE work.name = ?", (name,)).fetchone()
+        return None if row is None else self._work_of(row)
+
+    def live(self) -> Sequence[LiveRecord]:
+        """Return all live records, by name.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read.
+        """
+        with self._database.reading() as connection:
+            rows: list[_LiveRow] = connection.execute(f"{_LIVE} ORDER BY name").fetchall()
+        return [LiveRecord(*row[:5]) for row in rows if self._lives(row[5])]
+
+    def works(self) -> Sequence[WorkRecord]:
+        """Return all work records, by name, with the same derived state as `work`.
+
+        Raises:
+            RegistryUnavailable: the file cannot be read.
+        """
+        with self._database.reading() as connection:
+            rows: list[_WorkRow] = connection.execute(f"{_WORK} ORDER BY work.name").fetchall()
+        return [self._work_of(row) for row in rows]
+
+    def close(self) -> None:
+        """Close the file in this process; records stay. A second call does nothing."""
+        self._database.close()
+
+    def _refuse_second(self, connection: sqlite3.Connection, record: LiveRecord) -> None:
+        row: _LiveRow | None = connection.execute(f"{_LIVE} WHERE name = ?", (record.name,)).fetchone()
+        if row is None or row[1] == record.instance_id:
+            return
+        holder = self._identity(row[5])
+        match holder.is_alive():
+            case True:
+                raise NameTaken(
+                    f"the name {record.name!r} is taken by process {holder.pid}, which serves at {row[2]}; "
+                    f"stop that process first, or take another name"
+                )
+            case None:
+                raise NameTaken(
+                    f"the name {record.name!r} is taken by process {holder.pid} of another container or user "
+                    f"that cannot be looked up from here; stop it, or take another name"
+                )
+            case False:
+                return
+
+    def _lives(self, holder: str) -> bool:
+        return self._identity(holder).is_alive() is not False
+
+    def _identity(self, holder: str) -> ProcessIdentity:
+        try:
+            return ProcessIdentity.from_text(holder)
+        except ValueError:
+            raise self._database.damaged() from None
+
+    def _work_of(self, row: _WorkRow) -> WorkRecord:
+        name, instance_id, state, machine_id, artifacts_url, holder = row
+        try:
+            record = WorkRecord(name, instance_id, WorkState(state), machine_id, artifacts_url)
+        except ValueError:
+            raise self._database.damaged() from None
+        return derive_state(record, lives=holder is not None and self._lives(holder))
