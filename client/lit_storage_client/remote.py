@@ -1,0 +1,302 @@
+"""Asks a Work for its files: does a path exist, what is it, what lies below it, and its bytes.
+
+Invariant: "absent" is only said on good evidence: the registry knows nobody of that name, or a
+live peer, proven to be the one asked, says no. A peer that is registered but silent, or a
+registry that does not answer, is an error and never a "no".
+
+An address may meanwhile belong to another process. Each request names its target, each answer its
+origin, and where they differ, or nobody answers, the name is resolved once more: a Work that was
+restarted elsewhere is asked there, one that is gone is absent, all else is an error.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from lit_storage_client.channels import Channels, PeerCalls
+from lit_storage_client.names import check_path, shown
+from lit_storage_client.stream_call import Responses, StreamCall
+from lit_storage_proto import entry as entries_
+from lit_storage_proto.entry import Entry
+from lit_storage_proto.errors import (
+    NotAttached,
+    OriginUnavailable,
+    PathNotFound,
+    ProtocolViolation,
+    StorageError,
+    TransferTimeout,
+)
+from lit_storage_proto.frames import Frame, decode_frame
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import LiveRecord, Registry
+from lit_storage_proto.status import error_of
+from lit_storage_proto.uri import Location
+from lit_storage_proto.v1 import path_storage_pb2 as pb
+
+T = TypeVar("T")
+
+_STALE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_MAX_DETAILS = 1024  # characters of a peer's sentence that are passed on
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+
+
+class Remote:
+    """The Works that one session can ask. May be used from any thread."""
+
+    def __init__(self, registry: Registry, channels: Channels, limits: Limits) -> None:
+        self._registry = registry
+        self._channels = channels
+        self.limits = limits
+
+    def resolve(self, name: str) -> LiveRecord | None:
+        """Return who lives under `name` now, or None.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        return self._registry.resolve(name)
+
+    def exists(self, location: Location) -> bool:
+        """Say whether the Work is live and has this path.
+
+        Raises:
+            OriginUnavailable: the Work is live by the registry, but cannot be reached.
+            TransferTimeout: the Work is reached, but silent.
+            RegistryUnavailable: the registry does not answer.
+            AccessDenied: the Work does not take this session's token or certificate.
+        """
+
+        def call(record: LiveRecord, calls: PeerCalls) -> bool:
+            request = _addressed(pb.ExistsRequest(), record, location)
+            answer = calls.exists(request, self.limits.unary_seconds, self._channels.metadata)
+            _check_origin((answer.origin.name, answer.origin.instance_id), record)
+            return answer.exists
+
+        try:
+            return self._ask(location, call)
+        except PathNotFound:
+            return False
+
+    def stat(self, location: Location) -> Entry:
+        """Return the entry of a path; its own `path` is "".
+
+        Raises:
+            PathNotFound: the Work does not run, or has no such path.
+            StorageError: as of `exists`.
+        """
+
+        def call(record: LiveRecord, calls: PeerCalls) -> Entry:
+            request = _addressed(pb.StatRequest(), record, location)
+            answer = calls.stat(request, self.limits.unary_seconds, self._channels.metadata)
+            _check_origin((answer.origin.name, answer.origin.instance_id), record)
+            return entries_.from_wire(answer.entry)
+
+        return self._ask(location, call)
+
+    def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
+        """Return the entries of a tree, a directory before what it holds; their names are checked.
+
+        The first page is asked for at once, the others as the iterator is read.
+
+        Raises:
+            PathNotFound: the Work does not run, or has no such path.
+            ProtocolViolation: while iterating: the list ends early, or a name is none.
+            StorageError: as of `exists`.
+        """
+
+        def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[pb.ListFilesResponse]:
+            request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
+            responses = calls.list_files(request, metadata=self._channels.metadata)
+            pages = self._stream(responses, _page, lambda page: bool(page.entries), location, record, None)
+            _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
+            return pages
+
+        pages = self._ask(location, call)
+        entries = _entries(location, pages)
+        weakref.finalize(entries, pages.cancel)  # a generator that never began has no `finally` to run
+        return entries
+
+    def stream(self, location: Location, *, deadline: float | None = None) -> StreamCall[Frame]:
+        """Return the frames of a whole tree. Its first frame has arrived, and is of the Work asked.
+
+        Use it in a ``with`` block, or call its `cancel`: else the call goes on.
+
+        Args:
+            location: whose files, and where.
+            deadline: when the last frame must have come, on the clock of time.monotonic().
+
+        Raises:
+            PathNotFound: the Work does not run, or has no such path.
+            StorageError: as of `exists`; also while iterating.
+        """
+
+        def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[Frame]:
+            request = _addressed(pb.StreamFilesRequest(), record, location)
+            responses = calls.stream_files(request, metadata=self._channels.metadata)
+            frames = self._stream(responses, decode_frame, _is_new, location, record, deadline)
+            _begin(frames, lambda frame: frame.origin or ("", ""), record)
+            return frames
+
+        return self._ask(location, call, deadline)
+
+    def _ask(
+        self, location: Location, call: Callable[[LiveRecord, PeerCalls], T], deadline: float | None = None
+    ) -> T:
+        """Make `call` at the live instance; see the module's head for when another one is asked."""
+        record = self._live(location)
+        pauses = _Pauses(self.limits.connect_seconds, deadline)
+        resolved_again = False
+        while True:
+            try:
+                return call(record, self._channels.calls(record))
+            except grpc.RpcError as failure:
+                error, stale = _typed(failure, location, record, self.limits), failure.code() in _STALE
+                if failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and pauses.pause():
+                    continue
+            except _OtherOriginError as other:
+                error, stale = OriginUnavailable(f"{shown(str(location))}: {other}"), True
+            if not stale or resolved_again:
+                raise error
+            resolved_again = True
+            newer = self._live(location)
+            if newer == record:
+                raise error
+            record = newer
+
+    def _live(self, location: Location) -> LiveRecord:
+        if location.origin is None:
+            raise NotAttached(f"{shown(str(location))} names no Work that could be asked")
+        record = self._registry.resolve(location.origin)
+        if record is None:
+            raise PathNotFound(f"{shown(str(location))} is not there: {location.origin!r} is not running")
+        return record
+
+    def _stream(
+        self,
+        responses: Responses,
+        decode: Callable[[bytes], T],
+        is_new: Callable[[T], bool],
+        location: Location,
+        record: LiveRecord,
+        deadline: float | None,
+    ) -> StreamCall[T]:
+        return StreamCall(
+            responses,
+            decode,
+            is_new,
+            lambda failure: _typed(failure, location, record, self.limits),
+            what=f"the transfer of {shown(str(location))}",
+            first_seconds=self.limits.unary_seconds,
+            progress_seconds=self.limits.progress_seconds,
+            deadline=deadline,
+        )
+
+
+class _OtherOriginError(Exception):
+    """Whoever answered is not the one that was asked."""
+
+
+class _Pauses:
+    """Pauses before a busy origin is asked again: growing, jittered, and bounded in sum."""
+
+    def __init__(self, seconds: float, deadline: float | None) -> None:
+        self._end = time.monotonic() + seconds
+        if deadline is not None:
+            self._end = min(self._end, deadline)
+        self._longest = _FIRST_PAUSE_SECONDS
+
+    def pause(self) -> bool:
+        """Sleep, and say whether there is time for another call."""
+        seconds = random.uniform(self._longest / 2, self._longest)  # noqa: S311  # spreads load, guards nothing
+        if time.monotonic() + seconds >= self._end:
+            return False
+        time.sleep(seconds)
+        self._longest = min(self._longest * 2, _LONGEST_PAUSE_SECONDS)
+        return True
+
+
+class _Request(Protocol):
+    path: str
+    path_bytes: bytes
+
+    @property
+    def target(self) -> pb.Origin: ...
+
+
+R = TypeVar("R", bound=_Request)
+
+
+def _addressed(request: R, record: LiveRecord, location: Location) -> R:
+    request.target.name = record.name
+    request.target.instance_id = record.instance_id
+    entries_.set_path(request, location.path)
+    return request
+
+
+def _check_origin(origin: tuple[str, str], record: LiveRecord) -> None:
+    """Compare who answered with who was asked; a record without an instance takes any."""
+    name, instance_id = origin
+    if name != record.name or (record.instance_id and instance_id != record.instance_id):
+        raise _OtherOriginError(
+            f"{record.endpoint}, where {record.name!r} is registered, is now answered by "
+            f"{shown(name[:_MAX_DETAILS])}; start {record.name!r} again"
+        )
+
+
+def _typed(failure: grpc.RpcError, location: Location, record: LiveRecord, limits: Limits) -> StorageError:
+    code, details = failure.code(), shown((failure.details() or "")[:_MAX_DETAILS])[1:-1]
+    where = shown(str(location))
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TransferTimeout(
+            f"{where}: {record.name!r} at {record.endpoint} is live by the registry, "
+            f"but gave no answer for {limits.unary_seconds:g} s"
+        )
+    if code in _STALE:
+        return OriginUnavailable(
+            f"{where}: {record.name!r} is live by the registry, but cannot be asked at "
+            f"{record.endpoint} ({details})"
+        )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return OriginUnavailable(f"{where}: {record.name!r} is busy, try again later ({details})")
+    return error_of(code, f"{where}: {details or code.name}")
+
+
+def _begin(stream: StreamCall[T], origin_of: Callable[[T], tuple[str, str]], record: LiveRecord) -> None:
+    """Wait for the first message, and see that it is from who was asked; else end the call."""
+    try:
+        _check_origin(origin_of(stream.peek()), record)
+    except StopIteration:
+        raise ProtocolViolation("the peer ended a stream without any message in it") from None
+    except BaseException:
+        stream.cancel()
+        raise
+
+
+def _page(message: bytes) -> pb.ListFilesResponse:
+    try:
+        return pb.ListFilesResponse.FromString(message)
+    except DecodeError as error:
+        raise ProtocolViolation(f"the peer sent a list that cannot be decoded: {error}") from None
+
+
+def _entries(location: Location, pages: StreamCall[pb.ListFilesResponse]) -> Iterator[Entry]:
+    with pages:
+        for page in pages:
+            for message in page.entries:
+                entry = entries_.from_wire(message)
+                check_path(entry.path)
+                yield entry
+            if page.complete:
+                return
+    raise ProtocolViolation(f"the list of {shown(str(location))} ended before it was complete")
+
+
+def _is_new(frame: Frame) -> bool:
+    return bool(frame.entries or frame.chunks or frame.summary)

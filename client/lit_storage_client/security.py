@@ -1,0 +1,115 @@
+"""What a process shows and asks for when it speaks to a peer: a token, TLS files, both or neither.
+
+Invariant: a token leaves this module only as call metadata. It stands in no `repr`, error or log.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lit_storage_proto.errors import AccessDenied
+
+if TYPE_CHECKING:
+    import grpc
+
+TOKEN_FILE = "token"  # noqa: S105  # the name of the file, not a token
+_TOKEN_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How calls are authenticated and encrypted; `certificate`, `key` and `ca` are paths of PEM files.
+
+    Raises:
+        AccessDenied: the token cannot travel in a header, or only one of key and certificate is given.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    """Sent with every call, and asked of every call that is served."""
+    certificate: str | None = None
+    """The chain that this process shows."""
+    key: str | None = None
+    """The private key of `certificate`."""
+    ca: str | None = None
+    """The authority whose certificates are trusted; with it, a server asks its clients for one."""
+
+    def __post_init__(self) -> None:
+        token = self.token
+        if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
+            raise AccessDenied("the token cannot be sent: it must be printable ASCII and not empty")
+        if (self.certificate is None) != (self.key is None):
+            raise AccessDenied("TLS needs the certificate and its key: only one of the two is given")
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.certificate is not None or self.ca is not None
+
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """Return the credentials of a client's channel, or None without TLS.
+
+        Raises:
+            AccessDenied: a TLS file cannot be read.
+        """
+        if not self.tls:
+            return None
+        import grpc
+
+        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Return the metadata that every call carries."""
+        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+
+
+def root_token(root: str) -> str:
+    """Return the token kept in ``<root>/token``, which is made at random by whoever comes first.
+
+    Of processes that come at once one wins, and all return what it wrote: a finished temporary
+    file is linked to the name, which fails where the name is taken.
+
+    Raises:
+        AccessDenied: the file cannot be made or read, or is empty.
+    """
+    path = os.path.join(root, TOKEN_FILE)
+    try:
+        if not os.path.exists(path):
+            _make_token(root, path)
+        with open(path, encoding="ascii") as file:
+            token = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise AccessDenied(
+            f"the token in {path!r} cannot be used ({reason}); check who owns {root!r}"
+        ) from None
+    if not token:
+        raise AccessDenied(f"the token in {path!r} is empty; remove the file, and a new one is made")
+    return token
+
+
+def _make_token(root: str, path: str) -> None:
+    os.makedirs(root, exist_ok=True)
+    temporary = f"{path}.{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(_TOKEN_BYTES))
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            pass  # another process was first, and its token is read
+    finally:
+        os.unlink(temporary)
+
+
+def _read(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise AccessDenied(f"the TLS file {path!r} cannot be read ({error.strerror})") from None
