@@ -1,0 +1,235 @@
+"""Puts a whole staged tree in the place of its target.
+
+Invariant: every look-up of the target sees the old tree or the new one, whatever is killed when:
+the kernel renames or exchanges the two names in one step. Where a file system can do neither
+(EINVAL, ENOSYS), the old tree is moved aside and the new one into its place, with a journal from
+which the next get puts the old one back if that was cut short.
+
+Calls and error numbers: renameat2(2), syncfs(2). Python has neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from lit_storage_client.fetch.staging import OLD, TREE, Staging
+from lit_storage_client.names import shown
+from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import AccessDenied, PathExists
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+STREAM = "stream"
+TWICE = "stream, renamed twice"
+
+Rename = Callable[[int, str, int, str, int], None]
+
+_RACES = 64  # each is another process that made or removed the target between two calls
+_CANNOT = (errno.EINVAL, errno.ENOSYS)
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def renameat2(old_fd: int, old: str, new_fd: int, new: str, flags: int) -> None:
+    """Change names as the call of this name does.
+
+    Raises:
+        OSError: as of renameat2(2); ENOSYS where the C library lacks it.
+    """
+    function = getattr(_libc, "renameat2", None)
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(old_fd, os.fsencode(old), new_fd, os.fsencode(new), ctypes.c_uint(flags)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), new)
+
+
+def sync_file_system(fd: int) -> None:
+    """Write all that waits to be written to the file system of `fd` to its disk: syncfs(2).
+
+    Raises:
+        OSError: something could not be written, as on a failing disk.
+    """
+    if _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def commit(
+    staging: Staging,
+    root: Entry,
+    parent_fd: int,
+    name: str,
+    *,
+    label: str,
+    overwrite: bool,
+    durable: bool,
+    rename: Rename = renameat2,
+) -> str:
+    """Make the staged tree the target `name` in `parent_fd`; say how.
+
+    What was there, if anything, is in the staging afterwards.
+
+    Args:
+        staging: holds a whole TREE.
+        root: the entry of its root.
+        parent_fd: the target's directory, in the same mount.
+        name: the target, which is itself replaced where it is a link.
+        label: the target in errors.
+        overwrite: whether a target that is there is replaced.
+        durable: whether the new tree survives a power cut once this has returned.
+        rename: how names are changed.
+
+    Raises:
+        PathExists: the target is there, and `overwrite` is false.
+        AccessDenied: the target is a mount point, or may not be replaced.
+        OSError: the disk fails, and the like.
+    """
+    with _root_directory(staging, root) as root_fd, _refusals(label):
+        if durable:
+            sync_file_system(staging.fd)
+        how = _Swap(staging, parent_fd, name, label, rename, durable).run(overwrite)
+        if root_fd >= 0:
+            os.fchmod(root_fd, root.mode)
+        if durable:
+            _sync_directory(parent_fd, staging.fd)
+    return how
+
+
+class _Swap:
+    """The steps of one change of names."""
+
+    def __init__(
+        self, staging: Staging, parent_fd: int, name: str, label: str, rename: Rename, durable: bool
+    ) -> None:
+        self._staging = staging
+        self._parent_fd = parent_fd
+        self._name = name
+        self._label = label
+        self._rename = rename
+        self._durable = durable
+
+    def run(self, overwrite: bool) -> str:
+        try:
+            for _ in range(_RACES):
+                if self._place():
+                    return STREAM
+                if not overwrite:
+                    raise self._exists()
+                if self._exchange():
+                    return STREAM
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+            self._rename_twice(overwrite)
+            return TWICE
+        raise OSError(errno.EBUSY, "other processes keep making and removing it", self._label)
+
+    def _place(self) -> bool:
+        """Rename to a name that is free; say whether it was."""
+        try:
+            self._rename(self._staging.fd, TREE, self._parent_fd, self._name, RENAME_NOREPLACE)
+        except FileExistsError:
+            return False
+        return True
+
+    def _exchange(self) -> bool:
+        """Exchange with what is there; say whether something was."""
+        try:
+            with _movable(self._parent_fd, self._name):
+                self._rename(self._staging.fd, TREE, self._parent_fd, self._name, RENAME_EXCHANGE)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _rename_twice(self, overwrite: bool) -> None:
+        try:
+            os.stat(self._name, dir_fd=self._parent_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(TREE, self._name, src_dir_fd=self._staging.fd, dst_dir_fd=self._parent_fd)
+            return
+        if not overwrite:
+            raise self._exists()
+        self._staging.write_journal(durable=self._durable)
+        try:
+            with _movable(self._parent_fd, self._name):
+                os.rename(self._name, OLD, src_dir_fd=self._parent_fd, dst_dir_fd=self._staging.fd)
+            os.rename(TREE, self._name, src_dir_fd=self._staging.fd, dst_dir_fd=self._parent_fd)
+        except BaseException:
+            self._staging.repair()
+            raise
+
+    def _exists(self) -> PathExists:
+        return PathExists(f"{shown(self._label)} is already there; pass overwrite=True to replace it")
+
+
+@contextlib.contextmanager
+def _root_directory(staging: Staging, root: Entry) -> Iterator[int]:
+    """Hold the staged root open where its mode is still to be set; yield -1 where it is not.
+
+    A directory that its owner cannot write cannot be renamed into another directory, so such a
+    mode is set after the renaming, through the descriptor: by then the name may be another's.
+    """
+    if root.kind is not Kind.DIRECTORY or root.mode & 0o700 == 0o700:
+        yield -1
+        return
+    fd = os.open(TREE, _DIRECTORY, dir_fd=staging.fd)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _movable(parent_fd: int, name: str) -> Iterator[None]:
+    """Let the block move a directory that is there, even one that its owner cannot write.
+
+    Such a directory is made writable for the move, and is as before where the move fails.
+    """
+    status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o200 or status.st_uid != os.geteuid():
+        yield
+        return
+    mode = stat.S_IMODE(status.st_mode)
+    os.chmod(name, mode | 0o200, dir_fd=parent_fd)
+    try:
+        yield
+    except BaseException:
+        os.chmod(name, mode, dir_fd=parent_fd)
+        raise
+
+
+@contextlib.contextmanager
+def _refusals(label: str) -> Iterator[None]:
+    """Give the system's refusals the sentence that the caller of a get can act on."""
+    try:
+        yield
+    except (PathExists, AccessDenied):
+        raise
+    except PermissionError as error:
+        raise AccessDenied(f"{shown(label)} may not be replaced: {error.strerror}") from None
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise AccessDenied(
+                f"{shown(label)} is in use as a mount point, which cannot be replaced"
+            ) from None
+        raise OSError(error.errno, error.strerror, label) from None
+
+
+def _sync_directory(parent_fd: int, staging_fd: int) -> None:
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
+    except PermissionError:
+        sync_file_system(staging_fd)  # a directory that cannot be listed cannot be opened for fsync(2)
+        return
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
