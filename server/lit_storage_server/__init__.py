@@ -1,0 +1,1 @@
+"""The serving floor: what a process needs that lets others read its files."""

@@ -1,0 +1,159 @@
+"""The server that a process embeds: one port, its services, and an orderly end.
+
+Invariant: between `start` and `stop` health checks, Exists and Stat are answered, however many
+streams run or stand still. After `stop` no thread and no port is left, and a process that exits
+without it is not held up.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import AccessDenied, AddressInUse
+from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
+from lit_storage_server.auth import HEALTH_SERVICE, TokenInterceptor, check_bind, server_credentials
+from lit_storage_server.guard import GuardInterceptor, Places, Watchdog
+from lit_storage_server.health import HealthServicer
+from lit_storage_server.pool import DaemonThreadPool
+from lit_storage_server.servicer import SERVICE, PathStorageServicer
+from lit_storage_server.shares import Shares
+
+_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A port that is taken is an error: with the option two processes would share its connections.
+    ("grpc.so_reuseport", 0),
+    # A client may ask every 10 s whether the connection still stands, also between calls.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A consumer whose machine is gone closes nothing; it is noticed within a minute.
+    ("grpc.keepalive_time_ms", 40_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class PeerServer:
+    """Serves what a process shares, under one name and instance id.
+
+    Args:
+        name: the name under which the registry lists this process.
+        instance_id: new for each start of it.
+        shares: what may be read; it stays open when the server stops.
+        bind: ``HOST:PORT`` to listen on; port 0 is any free one.
+        security: what callers must show.
+        limits: how many streams, and how long anything may take.
+        insecure: allow a token that travels in clear beyond this machine.
+
+    Raises:
+        InvalidURI: `bind` is no address.
+        AccessDenied: others could reach `bind`, and nothing would tell who they are.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        instance_id: str,
+        shares: Shares,
+        *,
+        bind: str = "127.0.0.1:0",
+        security: Security | None = None,
+        limits: Limits | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self._security = security or Security()
+        self._host, self._port = check_bind(bind, self._security, insecure=insecure)
+        self._limits = limits or Limits()
+        self._servicer = PathStorageServicer(name, instance_id, shares, self._limits)
+        self._health = HealthServicer(SERVICE)
+        self._watchdog = Watchdog()
+        self._places = Places(name, self._limits.server_streams)
+        self._pool = DaemonThreadPool(
+            self._limits.server_streams + self._limits.server_reserve, f"lit-storage-{name}"
+        )
+        self._server: grpc.Server | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port`` that it listens on; the port is 0 until it has started, if any was asked for."""
+        return self._address(self._port)
+
+    def start(self) -> str:
+        """Listen, and return the endpoint; to be called once.
+
+        Raises:
+            AddressInUse: another process listens there.
+            AccessDenied: this process may not listen there, or a TLS file cannot be read.
+            OSError: the address is not one of this machine.
+        """
+        credentials = server_credentials(self._security)
+        # gRPC only ever submits to it, though its types ask for the executor of the library.
+        pool = cast("ThreadPoolExecutor", self._pool)
+        server = grpc.server(pool, interceptors=self._interceptors(), options=_OPTIONS)
+        server.add_generic_rpc_handlers((self._servicer.handler(), self._health.handler()))
+        reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+        address = self._address(self._port)
+        try:
+            if credentials is None:
+                self._port = server.add_insecure_port(address)
+            else:
+                self._port = server.add_secure_port(address, credentials)
+        except RuntimeError:
+            raise self._why_not(address) from None
+        self._watchdog.start()
+        server.start()
+        self._server = server
+        return self.endpoint
+
+    def stop(self, grace_seconds: float = 0.0) -> None:
+        """Refuse new streams at once, and cancel those that still run after `grace_seconds`.
+
+        Short calls are answered as long as streams run. A second call does nothing.
+        """
+        server, self._server = self._server, None
+        if server is None:
+            return
+        self._health.stop()
+        if self._places.close(grace_seconds):
+            # The last bytes are on their way. Closing a connection on which something has arrived
+            # unread resets it, and a reset throws away what the other side has not read yet.
+            threading.Event().wait(min(self._limits.linger_seconds, grace_seconds))
+        server.stop(0).wait(self._limits.unary_seconds)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.join(self._limits.unary_seconds)
+        self._watchdog.stop()
+
+    def _interceptors(self) -> list[grpc.ServerInterceptor]:
+        guard = GuardInterceptor(self._places, self._watchdog, self._limits)
+        token = self._security.token
+        return [TokenInterceptor(token), guard] if token is not None else [guard]
+
+    def _address(self, port: int) -> str:
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+    def _why_not(self, address: str) -> OSError:
+        """Return why nothing can listen on `address`; gRPC does not tell, so the system is asked."""
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        code = errno.EADDRINUSE
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.bind((self._host, self._port))
+        except OSError as error:
+            code = error.errno or code
+        if code == errno.EADDRINUSE:
+            return AddressInUse(
+                f"{address!r} is taken by another process; stop it, or listen on port 0 for any free one"
+            )
+        if code in (errno.EACCES, errno.EPERM):
+            return AccessDenied(f"this process may not listen on {address!r}; take a port above 1023")
+        return OSError(
+            code, f"cannot listen on {address!r}: {os.strerror(code) if code > 0 else 'unknown host'}"
+        )

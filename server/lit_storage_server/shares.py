@@ -1,0 +1,295 @@
+"""What a process lets others read, and the one function that confines every read to it.
+
+Invariant: a descriptor that leaves `Shares.open` lies within one share, whatever links are on the
+way, and a descriptor that leaves `open_regular` is of a regular file that may be served. No other
+function of this floor opens a file by a name that came from a peer.
+
+A share is the storage root without its reserved names, or one declared absolute path with all
+below it. A symbolic link is followed as long as it stays within its own share. A declared path is
+its owner's word, so links on the way to it are followed as the system follows them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from lit_storage_client.beneath import reach_beneath
+from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
+from lit_storage_proto.limits import MAX_PATH_BYTES
+from lit_storage_proto.uri import STAGING, is_reserved, normalise
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A path of a share, held by an ``O_PATH`` descriptor until it is closed."""
+
+    fd: int
+    path: str
+    """As it was asked for."""
+    status: os.stat_result
+    is_storage_root: bool = False
+    """Whether reserved names lie directly in it."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory."""
+        return stat.S_ISDIR(self.status.st_mode)
+
+    def close(self) -> None:
+        """Release the descriptor; to be called once."""
+        os.close(self.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Shares:
+    """The storage root of a process and the absolute paths that it declared.
+
+    Args:
+        root: the storage root, an absolute path without links that exists.
+        name: who shares it; errors name it.
+        writable_only: serve only files that this process could write itself, by its effective
+            ids. False is for a daemon, whose operator grants what is shared.
+    """
+
+    def __init__(self, root: str, *, name: str, writable_only: bool = True) -> None:
+        self.root = os.path.abspath(root)
+        self.name = name
+        self.writable_only = writable_only
+        self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._above = frozenset(_identity(os.stat(above)) for above in _ancestors(self.root))
+        self._declared: frozenset[str] = frozenset()
+        self._lock = threading.Lock()
+
+    @property
+    def declared(self) -> frozenset[str]:
+        """The absolute paths declared so far."""
+        return self._declared
+
+    def declare(self, path: str) -> None:
+        """Share `path` and all below it; it need not exist yet.
+
+        A path below the storage root is shared already, so nothing is added for it.
+
+        Raises:
+            InvalidURI: `path` is not absolute, or holds ".." or NUL.
+            AccessDenied: it is "/", a directory above the storage root, or a reserved name there.
+        """
+        normal = normalise(path)
+        if not normal.startswith("/"):
+            raise InvalidURI(f"{path!r} cannot be shared as it is; give its absolute path")
+        inside = self._below_root(normal)
+        if inside is not None:
+            self._refuse_reserved(inside, normal)
+            return
+        if normal == "/" or _is_below(self.root, normal) is not None:
+            raise self._too_wide(normal)
+        try:
+            self._refuse_above(os.stat(normal), normal)
+        except OSError as error:
+            if isinstance(error, AccessDenied):
+                raise
+            # Not there, or not to be seen, yet: `open` looks again.
+        with self._lock:
+            self._declared |= {normal}
+
+    def open(self, path: str) -> Opened:
+        """Return what a path of a request means; this is the function that confines reads.
+
+        Args:
+            path: relative to the storage root ("" is the root), or absolute and declared, or
+                below a declared path.
+
+        Raises:
+            ProtocolViolation: a part is empty, "." or "..", or holds NUL, or the path is too long.
+            AccessDenied: it is not shared, a link leads out of its share, or it is a regular file
+                that this process could not write itself.
+            PathNotFound: nothing is there.
+            OSError: the file system failed.
+        """
+        _check_wire_path(path)
+        try:
+            opened = self._open_absolute(path) if path.startswith("/") else self._open_relative(path, path)
+        except OSError as error:
+            raise self._typed(error, path) from None
+        try:
+            if stat.S_ISREG(opened.status.st_mode):
+                self.check_file(opened.fd, opened.status, path)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
+
+    def open_regular(self, directory: int, name: str, path: str) -> tuple[int, os.stat_result] | None:
+        """Open the regular file `name` of a directory for reading, if it may be served.
+
+        Args:
+            directory: descriptor of the directory; with an empty `name`, of the file itself.
+            name: one part of a path; a link of this name is not followed.
+            path: what errors call the file.
+
+        Returns:
+            Descriptor and status, or None where nothing is there any more.
+
+        Raises:
+            AccessDenied: the file cannot be read, or could not be written by this process.
+            SourceChanged: it is no regular file any more.
+            OSError: the file system failed.
+        """
+        # O_NONBLOCK: the name may have become a FIFO, and opening one would wait for a writer.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        try:
+            if name:
+                fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+            else:
+                fd = os.open(f"/proc/self/fd/{directory}", flags)
+        except PermissionError:
+            raise AccessDenied(f"{self.name!r} may not read {path!r}; check its mode and owner") from None
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
+                raise _no_file(path) from None
+            raise
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise _no_file(path)
+            self.check_file(fd, status, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, status
+
+    def check_file(self, fd: int, status: os.stat_result, path: str) -> None:
+        """Refuse a regular file that this process could not write itself.
+
+        Raises:
+            AccessDenied: it neither owns the file nor may write it, by its effective ids.
+        """
+        if not self.writable_only or status.st_uid == os.geteuid():
+            return
+        if not os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True):
+            raise AccessDenied(
+                f"{path!r} is not served: {self.name!r} neither owns the file nor may write it; "
+                "copy it, or give its process write permission"
+            )
+
+    def close(self) -> None:
+        """Release the storage root; nothing can be opened any more. A second call does nothing."""
+        fd, self._root_fd = self._root_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _open_relative(self, relative: str, path: str) -> Opened:
+        self._refuse_reserved(relative, path)
+        fd, reached = reach_beneath(self._root_fd, relative, root_path=self.root)
+        try:
+            self._refuse_reserved(reached, path)
+            return Opened(fd, path, os.fstat(fd), is_storage_root=not reached)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _open_absolute(self, path: str) -> Opened:
+        inside = self._below_root(path)
+        if inside is not None:
+            return self._open_relative(inside, path)
+        # The widest share that holds the path: a link may then lead as far as any of them allows.
+        for share in sorted(self._declared, key=len):
+            below = _is_below(path, share)
+            if below is not None:
+                return self._open_declared(share, below, path)
+        raise AccessDenied(f"{path!r} is not shared by {self.name!r}; assign it to an attribute of the Work")
+
+    def _open_declared(self, share: str, below: str, path: str) -> Opened:
+        fd = os.open(share, os.O_PATH | os.O_CLOEXEC)
+        try:
+            self._refuse_above(os.fstat(fd), share)
+            if below:
+                root, fd = fd, reach_beneath(fd, below, root_path=share)[0]
+                os.close(root)
+            return Opened(fd, path, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def _below_root(self, path: str) -> str | None:
+        return _is_below(path, self.root)
+
+    def _refuse_reserved(self, relative: str, path: str) -> None:
+        if is_reserved(relative):
+            raise AccessDenied(
+                f"{path!r} is not shared by {self.name!r}: directly under its storage root, '@…' and "
+                f"{STAGING!r} hold copies; ask the Work that owns the files"
+            )
+
+    def _refuse_above(self, status: os.stat_result, path: str) -> None:
+        if _identity(status) in self._above:
+            raise self._too_wide(path)
+
+    def _too_wide(self, path: str) -> AccessDenied:
+        return AccessDenied(
+            f"{path!r} cannot be shared: it holds the storage root of {self.name!r}; share one beside it"
+        )
+
+    def _typed(self, error: OSError, path: str) -> OSError:
+        if isinstance(error, AccessDenied):
+            return error
+        if error.errno in _ABSENT:
+            return PathNotFound(f"{self.name!r} has no {path!r}")
+        if error.errno in (errno.EACCES, errno.EPERM):
+            return AccessDenied(f"{self.name!r} may not look into a directory on the way to {path!r}")
+        return error
+
+
+def _no_file(path: str) -> SourceChanged:
+    return SourceChanged(
+        f"{path!r} was replaced by something that is no regular file; try again when it rests"
+    )
+
+
+def _check_wire_path(path: str) -> None:
+    if len(path) > MAX_PATH_BYTES:
+        raise ProtocolViolation(
+            f"a path of {len(path)} characters was asked for; {MAX_PATH_BYTES} bytes are allowed"
+        )
+    if not path or path == "/":
+        return
+    parts = path.removeprefix("/").split("/")
+    if not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
+        raise ProtocolViolation(f"{path!r} cannot be asked for: a part is empty, '.' or '..', or holds NUL")
+
+
+def _is_below(path: str, root: str) -> str | None:
+    """Return the rest of `path` below `root`, "" if they are the same, None if it is elsewhere."""
+    if path == root:
+        return ""
+    prefix = root if root.endswith("/") else root + "/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
+def _ancestors(path: str) -> list[str]:
+    above = []
+    while path != "/":
+        path = os.path.dirname(path)
+        above.append(path)
+    return above
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
