@@ -1,0 +1,73 @@
+"""Python processes on one or many machines hand each other files by path.
+
+    from lit_storage import App, Flow, Path, Work
+
+Start reading at `lit_storage.path` (what a user holds), `lit_storage.work` and
+`lit_storage.app` (whose process it runs in), and `lit_storage_client.fetch` (how bytes get here).
+"""
+
+from lit_storage.app import App
+from lit_storage.flow import Flow
+from lit_storage.path import Path
+from lit_storage.session import Session, connect, current, join
+from lit_storage.supervisor import Status
+from lit_storage.work import Work
+from lit_storage_client.fetch import Transfer
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import (
+    AccessDenied,
+    AddressInUse,
+    IntegrityError,
+    InvalidApp,
+    InvalidURI,
+    NameTaken,
+    NotAttached,
+    OriginUnavailable,
+    PathExists,
+    PathNotFound,
+    ProtocolViolation,
+    RegistryUnavailable,
+    SourceChanged,
+    StorageError,
+    TransferTimeout,
+    WorkError,
+)
+from lit_storage_proto.limits import Limits
+
+LightningApp = App
+LightningFlow = Flow
+LightningWork = Work
+
+__all__ = [
+    "AccessDenied",
+    "AddressInUse",
+    "App",
+    "Flow",
+    "IntegrityError",
+    "InvalidApp",
+    "InvalidURI",
+    "LightningApp",
+    "LightningFlow",
+    "LightningWork",
+    "Limits",
+    "NameTaken",
+    "NotAttached",
+    "OriginUnavailable",
+    "Path",
+    "PathExists",
+    "PathNotFound",
+    "ProtocolViolation",
+    "RegistryUnavailable",
+    "Security",
+    "Session",
+    "SourceChanged",
+    "Status",
+    "StorageError",
+    "Transfer",
+    "TransferTimeout",
+    "Work",
+    "WorkError",
+    "connect",
+    "current",
+    "join",
+]

@@ -1,0 +1,332 @@
+"""Path: a ``pathlib.Path`` that also knows whose files it means, and can get them.
+
+Invariant: `get` writes below R/@origin, or to the ``to=`` it is given, and nowhere else.
+
+Left out of pathlib: ``WindowsPath``. What Python 3.14 adds (``copy``, ``copy_into``, ``move``, ``move_into``
+and ``info``) is written from its documentation and untried.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from lit_storage import home as homes
+from lit_storage import unattached
+from lit_storage.home import Home
+from lit_storage.origin import Origin, recall
+from lit_storage.origin_path import OriginPath, made, mark
+from lit_storage_proto import uri as uris
+from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
+from lit_storage_proto.uri import SCHEME, Location
+
+if TYPE_CHECKING:
+    from lit_storage_client.fetch import Transfer
+    from lit_storage_proto.entry import Entry
+
+P = TypeVar("P", bound="Path")
+
+__all__ = ["Origin", "Path", "Progress", "attach", "with_consumer", "with_origin"]
+
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes that have arrived, and the bytes to come in all where that is known."""
+
+
+class Path(OriginPath):
+    """A path of this machine and the Work whose files it stands for."""
+
+    # --- Whose files ----------------------------------------------------------------------------
+
+    @property
+    def uri(self) -> str | None:
+        """The ``lit://`` text of the path: ``lit://a`` of one's own files, ``lit://@trainer/a`` of others'.
+
+        None: the path has no origin, or lies where its origin has no name for it.
+        """
+        location = self._location()
+        if location is None:
+            return None
+        home = homes.current()
+        own = home is not None and location.origin == home.name
+        return str(Location(None, location.path) if own else location)
+
+    def _location(self) -> Location | None:
+        """Return the path as its origin names it; without a name where the origin has none."""
+        name = self.origin_name
+        if self._unattached:
+            return unattached.location_of_value(self._value(), name)
+        home = homes.current()
+        if name is None or home is None:
+            return None
+        # A relative path of one's own means what it means to `open` in this process.
+        value = os.path.abspath(self) if name == home.name else self._value()
+        return homes.location_of(home, name, value)
+
+    # --- exists and get -------------------------------------------------------------------------
+
+    def exists(self, *, follow_symlinks: bool = True) -> bool:
+        """Say whether the path is on this machine, or else at its origin.
+
+        Raises:
+            OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
+        """
+        if super().exists(follow_symlinks=follow_symlinks):
+            return True
+        return self._origin is not None and self.exists_remote()
+
+    def exists_local(self) -> bool:
+        """Say whether the path is on this machine; no other process is asked.
+
+        Raises:
+            NotAttached: here no file may be looked at, or the path has no place yet.
+        """
+        if self._origin is not None:
+            homes.refuse("exists_local()")
+        return super().exists()
+
+    def exists_remote(self) -> bool:
+        """Say whether the path is at its origin now.
+
+        Raises:
+            NotAttached: the path has no origin, or here no other Work may be asked.
+            OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
+        """
+        name = self._checked_origin("exists_remote()", "there is no other place to look at")
+        if self._is_own(name):
+            return super().exists()
+        location = self._location()
+        return location is not None and homes.transport("exists_remote()").exists(location)
+
+    def stat_remote(self) -> Entry:
+        """Return kind, size, mode and mtime of the path at its origin.
+
+        Raises:
+            NotAttached: the path has no origin, or here no other Work may be asked.
+            PathNotFound: the path is not there.
+            InvalidURI: the path lies where its origin has no name for it.
+            OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
+        """
+        name = self._checked_origin(
+            "stat_remote()", "there is nothing to describe but the file itself: use stat()"
+        )
+        location = self._checked_location()
+        return _own_entry(self) if self._is_own(name) else homes.transport("stat_remote()").stat(location)
+
+    def get(
+        self,
+        overwrite: bool = False,
+        *,
+        to: str | os.PathLike[str] | None = None,
+        timeout: float | None = None,
+        durable: bool = True,
+        on_change: Literal["raise", "accept"] = "raise",
+        symlinks: Literal["keep", "follow"] = "keep",
+        progress: Progress | None = None,
+    ) -> Transfer:
+        """Copy the path, file or whole directory, from its origin to this machine.
+
+        The copy appears at once and whole, or not at all. One's own path transfers nothing.
+
+        Args:
+            overwrite: replace what is there; extra local files are gone then.
+            to: copy there; by default to this path's own value.
+            timeout: seconds for the whole transfer; None: as long as bytes arrive.
+            durable: flush to the disk before the copy appears.
+            on_change: "accept" takes files that only grew meanwhile, "raise" takes none that changed.
+            symlinks: "follow" copies what links within the share mean, "keep" copies links.
+            progress: called with bytes done and bytes in all (None while unknown).
+
+        Raises:
+            NotAttached: the path has no origin, or here nothing may be transferred.
+            InvalidURI: the path lies where its origin has no name for it.
+            PathExists: something is there already, and `overwrite` is not set.
+            PathNotFound: the path is not at its origin.
+            SourceChanged: the files changed while they were copied.
+            OriginUnavailable, TransferTimeout, RegistryUnavailable, IntegrityError: it could not be done.
+        """
+        name = self._checked_origin("get()", "there is nowhere to get it from")
+        location = self._checked_location()
+        _check_choice("on_change", on_change, ("raise", "accept"))
+        _check_choice("symlinks", symlinks, ("keep", "follow"))
+        home = homes.current()
+        if home is None or self._is_own(name):
+            return self._own_transfer(to)
+        target = homes.value_of(home, location) if to is None else os.path.abspath(os.fspath(to))
+        if not overwrite and os.path.lexists(target):
+            raise PathExists(f"{target!r} exists already; pass overwrite=True to replace it")
+        return homes.transport("get()").get(
+            location,
+            target,
+            confined=to is None,
+            overwrite=overwrite,
+            timeout=timeout,
+            durable=durable,
+            on_change=on_change,
+            symlinks=symlinks,
+            progress=progress,
+        )
+
+    def _checked_origin(self, action: str, consequence: str) -> str:
+        if self._origin is not None:
+            homes.refuse(action)
+        name = self.origin_name
+        if self._unattached:
+            self._refuse_unattached(action)
+        if name is None:
+            raise NotAttached(
+                f"{action}: {str(self)!r} belongs to no Work, so {consequence}; "
+                "a Path has an origin once it is an attribute of a Work, or made from 'lit://…'"
+            )
+        if homes.current() is None:
+            homes.transport(action)
+        return name
+
+    def _refuse_unattached(self, action: str) -> None:
+        raise NotAttached(
+            f"{action}: {str(self)!r} is not attached yet; call it in a Work's run(), "
+            "or make the path after lit_storage.join() or lit_storage.connect()"
+        )
+
+    def _checked_location(self) -> Location:
+        location = self._location()
+        if location is None:
+            raise InvalidURI(
+                f"{self._value()!r} lies outside of what {self.origin_name!r} shares; "
+                "use a path below the one that was handed over"
+            )
+        return location
+
+    def _is_own(self, name: str) -> bool:
+        home = homes.current()
+        return home is not None and home.name == name
+
+    def _own_transfer(self, to: str | os.PathLike[str] | None) -> Transfer:
+        from lit_storage_client.fetch import Transfer
+
+        if to is not None:
+            raise InvalidURI(
+                f"{self._value()!r} is this Work's own; copy it with shutil, get() only copies others' files"
+            )
+        if not os.path.lexists(self):
+            raise PathNotFound(f"{self._value()!r} is this Work's own, and it is not there")
+        return Transfer(files=0, bytes=0, seconds=0.0, how="own", skipped=())
+
+    # --- Travelling -----------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the path as strings for JSON: keys uri, path, origin, consumer and machine."""
+        home = homes.current()
+        return {
+            "uri": self.uri,
+            "path": str(self),
+            "origin": self.origin_name,
+            "consumer": self.consumer_name,
+            "machine": home.machine_id if home is not None else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, str | None]) -> Self:
+        """Return the path that `to_dict` wrote, rooted in the session of this process.
+
+        Raises:
+            InvalidURI: `data` does not come from `to_dict`.
+        """
+        text, path, name, consumer = (data.get(key) for key in ("uri", "path", "origin", "consumer"))
+        if not isinstance(path, str) or not all(
+            isinstance(each, str | None) for each in (text, name, consumer)
+        ):
+            raise InvalidURI(f"{data!r} is no Path; give what to_dict() returned")
+        origin = recall(name)
+        return _arrived(cls, text, path, origin, recall(consumer))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        tokens = tuple("" if origin is None else origin.token for origin in (self._origin, self._consumer))
+        return _unpickle, (type(self), self.to_dict(), *tokens)
+
+
+# --- What Works and Apps do with Paths ----------------------------------------------------------
+
+
+def with_origin(path: P, origin: Origin) -> P:
+    """Return `path` with `origin`, or `path` itself if it has one already."""
+    if path._origin is not None:
+        return path
+    return made(type(path), path._value(), origin, path._consumer, is_lit=path._unattached)
+
+
+def with_consumer(path: P, consumer: Origin) -> P:
+    """Return `path` with `consumer` as the Work that holds it."""
+    return made(type(path), path._value(), path._origin, consumer, is_lit=path._unattached)
+
+
+def attach(path: P, origin: Origin, home: Home) -> P:
+    """Return `path` as an attribute of the Work `origin` has it in a process with `home`.
+
+    An unattached path gets its value. A plain one, which its Work's ``__init__`` made, means a
+    path on that Work's machine.
+
+    Raises:
+        NotAttached: the Work has no name yet.
+    """
+    owner = path._origin if path._origin is not None else origin
+    if owner.name is None:
+        raise NotAttached(f"{str(path)!r} cannot be attached before its Work has a name; build the App first")
+    value = path._value()
+    if path._unattached:
+        parts = unattached.parts_below_origin(value, owner.name)
+        is_absolute = parts[:1] == [unattached.ABSOLUTE]
+        base = homes.value_of(home, Location(owner.name, "/" if is_absolute else ""))
+        value = os.path.join(base, *parts[is_absolute:])
+    elif (
+        owner.same(origin) and owner.name != home.name and homes.location_of(home, owner.name, value) is None
+    ):
+        value = homes.value_of(home, Location(owner.name, os.path.abspath(value)))
+    return made(type(path), value, owner, path._consumer, is_lit=False)
+
+
+def _arrived(cls: type[P], text: str | None, path: str, origin: Origin | None, consumer: Origin | None) -> P:
+    home = homes.current()
+    is_lit = path.startswith(SCHEME)
+    if origin is None and is_lit and home is not None and home.name is not None:
+        origin = Origin(home.name)
+    name = origin.name if origin is not None else None
+    if text is None or name is None:
+        return made(cls, unattached.value_of_text(path) if is_lit else path, origin, consumer, is_lit=is_lit)
+    location = uris.parse(text)
+    if location.origin not in (None, name):
+        raise InvalidURI(f"{text!r} is said to be of {name!r}; give what to_dict() returned")
+    location = Location(name, location.path)
+    if home is None:
+        return made(cls, unattached.value_of_text(str(location)), origin, consumer, is_lit=True)
+    return made(cls, homes.value_of(home, location), origin, consumer, is_lit=False)
+
+
+def _unpickle(cls: type[P], data: dict[str, str | None], origin_token: str, consumer_token: str) -> P:
+    path = cls.from_dict(data)
+    origin = path._origin if path._origin is not None else recall(None, origin_token)
+    consumer = path._consumer if path._consumer is not None else recall(None, consumer_token)
+    mark(path, origin, consumer, is_lit=False)
+    return path
+
+
+# --- get ----------------------------------------------------------------------------------------
+
+
+def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{argument}={value!r} is none of {', '.join(map(repr, choices))}")
+
+
+def _own_entry(path: Path) -> Entry:
+    from lit_storage_proto.entry import Entry, Kind
+
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise PathNotFound(f"{os.fspath(path)!r} is this Work's own, and it is not there") from None
+    kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY}
+    kind = kinds.get(stat.S_IFMT(status.st_mode), Kind.SKIPPED)
+    size = status.st_size if kind is Kind.FILE else 0
+    return Entry("", kind, size, status.st_mode & 0o777, status.st_mtime_ns)
