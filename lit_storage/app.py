@@ -1,0 +1,249 @@
+"""`App`: names the Works of a Flow, starts each in its own process, and ends them all.
+
+Whatever happens (the Flow returns or raises, Ctrl-C, SIGTERM, a killed App), no process of a Work
+outlives the App.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Literal
+
+from lit_storage import app_file, environment, home, work
+from lit_storage.executors import Executor, Start
+from lit_storage.executors.process import ProcessExecutor
+from lit_storage.flow import Flow, attach_paths, name_works
+from lit_storage.home import Home
+from lit_storage.session import Session, connect_flow
+from lit_storage.supervisor import Supervisor
+from lit_storage.work import Work, internals
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import InvalidApp
+from lit_storage_proto.limits import Limits
+
+
+class App:
+    """Runs a Flow once, with each of its Works in a process of its own.
+
+    Args:
+        flow: the root of the tree of Works.
+        executor: where the Works' processes come from.
+        on_flow_end: what happens to Works that still run when the Flow's `run` has returned.
+        root: as of `lit_storage.join`, as are `registry`, `security` and `limits`.
+
+    Raises:
+        InvalidApp: `flow` is not a Flow.
+        InvalidURI: the attributes that lead to a Work make no name.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        *,
+        executor: Literal["process"] = "process",
+        on_flow_end: Literal["wait", "stop"] = "wait",
+        root: str | os.PathLike[str] | None = None,
+        registry: str | None = None,
+        security: Security | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        if not isinstance(flow, Flow):
+            raise InvalidApp(
+                f"App() takes a Flow, not a {type(flow).__name__}; give it an instance of your Flow"
+            )
+        if executor != "process":
+            raise ValueError(f"executor={executor!r} is not known; use 'process'")
+        if on_flow_end not in ("wait", "stop"):
+            raise ValueError(f"on_flow_end={on_flow_end!r} is neither 'wait' nor 'stop'")
+        self.flow = flow
+        self._on_flow_end = on_flow_end
+        self._root = environment.find_root(root)
+        self._registry = registry
+        self._security = security
+        self._limits = limits or Limits()
+        self._supervisors: list[Supervisor] = []
+        self._session: Session | None = None
+        self._executor: Executor | None = None
+        self._name_and_attach()
+
+    @property
+    def works(self) -> dict[str, Work]:
+        """The Works by name."""
+        return name_works(self.flow)
+
+    def run(self) -> None:
+        """Run the Flow once; return when it and all its Works have ended.
+
+        Raises:
+            BaseException: what the Flow raised; else what a parallel Work raised that nobody waited
+                for. A Work's exception has the Work's traceback as its cause.
+        """
+        if app_file.is_loading():
+            raise app_file.LoadedFarEnough
+        if self._executor is not None:
+            raise RuntimeError("this App is running already")
+        if environment.registry_url(self._registry, self._root).startswith("memory:"):
+            raise InvalidApp(
+                "a memory: registry is known to one process only; give the App another one, or none"
+            )
+        self._session = connect_flow(self._root, self._registry, self._security, self._limits)
+        self._executor = ProcessExecutor(self._limits.stop_grace_seconds)
+        try:
+            with _sigterm_raises(), work.adopting(self._adopt):
+                self._run_flow()
+        finally:
+            self._executor.close()
+            self._executor = None
+            self._supervisors.clear()
+            self._session.is_flow, self._session.gives_way = False, True
+
+    def _run_flow(self) -> None:
+        try:
+            self._start_works()
+            self.flow.run()
+            if self._on_flow_end == "wait":
+                self._wait_for_works()
+        except BaseException:
+            self._stop_works()
+            raise
+        self._stop_works()
+        for supervisor in self._supervisors:
+            if (error := supervisor.unraised()) is not None:
+                raise error
+
+    def _name_and_attach(self) -> None:
+        here = Home(None, os.path.join(self._root, "flow"), "")
+        home.expect(here)
+        name_works(self.flow)
+        attach_paths(self.flow, here)
+
+    def _adopt(self, late: Work) -> None:
+        """Name and start Works that the Flow made while it runs."""
+        self._name_and_attach()
+        self._start_works()
+        if internals(late).supervisor is None:
+            raise RuntimeError(
+                f"this {type(late).__name__} is no attribute of the Flow, so it has no name; "
+                "assign it to the Flow before calling run()"
+            )
+
+    def _start_works(self) -> None:
+        for name, member in self.works.items():
+            own = internals(member)
+            if own.supervisor is None or own.supervisor not in self._supervisors:
+                own.supervisor = self._supervise(name, member)
+                self._supervisors.append(own.supervisor)
+                own.supervisor.start()
+
+    def _supervise(self, name: str, member: Work) -> Supervisor:
+        assert self._executor is not None
+        return Supervisor(
+            name,
+            vars(member),
+            self._executor,
+            lambda: self._start_of(name, member),
+            parallel=internals(member).parallel,
+            stop_grace_seconds=self._limits.stop_grace_seconds,
+        )
+
+    def _start_of(self, name: str, member: Work) -> Start:
+        assert self._session is not None
+        return Start(
+            name,
+            self._session.root,
+            self._session.registry.url,
+            self._session.security,
+            self._limits,
+            app_file.locate(type(member)),
+            _pickled(name, member),
+        )
+
+    def _wait_for_works(self) -> None:
+        for supervisor in self._supervisors:
+            supervisor.join()
+
+    def _stop_works(self) -> None:
+        """Stop all Works together; a second Ctrl-C kills them."""
+        with ThreadPoolExecutor(max(1, len(self._supervisors)), thread_name_prefix="lit-stop") as pool:
+            try:
+                list(pool.map(Supervisor.stop, self._supervisors))
+            except BaseException:
+                for supervisor in self._supervisors:
+                    supervisor.kill()
+                raise
+
+
+def load_app(path: str | os.PathLike[str], arguments: list[str] | None = None) -> App:
+    """Load the App that a file defines, as ``lit-storage run`` does.
+
+    Args:
+        path: a Python file that makes one `App` at its top level, or names one ``app``.
+        arguments: what the file finds in ``sys.argv`` after its own name.
+
+    Raises:
+        InvalidApp: there is no such file, or no App in it, or several.
+    """
+    file = os.path.abspath(path)
+    if not os.path.isfile(file):
+        raise InvalidApp(f"{os.fspath(path)!r} is not a file; give the Python file that defines the app")
+    sys.argv = [os.fspath(path), *(arguments or [])]
+    sys.path.insert(0, os.path.dirname(file))
+    module = vars(app_file.load_main(file))
+    named = module.get("app")
+    apps = {id(value): value for value in module.values() if isinstance(value, App)}
+    if isinstance(named, App):
+        return named
+    if not apps:
+        raise InvalidApp(f"{os.fspath(path)!r} defines no App at its top level; add: app = App(YourFlow())")
+    if len(apps) > 1:
+        raise InvalidApp(f"{os.fspath(path)!r} defines {len(apps)} Apps; call the one to run 'app'")
+    return next(iter(apps.values()))
+
+
+def _pickled(name: str, member: Work) -> bytes:
+    """Return `member` pickled for its process.
+
+    Raises:
+        TypeError: an attribute cannot travel; it is named.
+    """
+    try:
+        return pickle.dumps(member)
+    except Exception as error:
+        for attribute, value in vars(member).items():
+            try:
+                pickle.dumps(None if attribute == "_lit" else value)
+            except Exception:  # noqa: BLE001  pickling calls code of the user
+                raise TypeError(
+                    f"attribute {attribute!r} of {name!r} is a {type(value).__name__}, which cannot be sent "
+                    f"to the Work's process ({error}); make it in run()"
+                ) from error
+        raise
+
+
+class _sigterm_raises:  # noqa: N801  reads as what it does
+    """While the block runs, SIGTERM raises SystemExit, so that the Works are stopped.
+
+    A handler of the user's own stays; outside of the main thread none can be set.
+    """
+
+    def __enter__(self) -> None:
+        self._replaced = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        )
+        if self._replaced:
+            signal.signal(signal.SIGTERM, self._exit)
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._replaced:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    @staticmethod
+    def _exit(signum: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)

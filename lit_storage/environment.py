@@ -1,0 +1,95 @@
+"""Defaults from the environment: each ``LIT_STORAGE_*`` variable, read here and nowhere else.
+
+    LIT_STORAGE_ROOT               the nearest .lit upwards from the working directory, else ./.lit
+    LIT_STORAGE_REGISTRY           sqlite://<root>/registry.db
+    LIT_STORAGE_BIND               127.0.0.1:0
+    LIT_STORAGE_ADVERTISE          the address that is bound
+    LIT_STORAGE_TOKEN              a random one kept in <root>/token
+    LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
+    LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
+
+An argument beats its variable.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from lit_storage_client.security import Security, root_token
+from lit_storage_proto.errors import AccessDenied
+
+ROOT_NAME = ".lit"
+
+
+def find_root(root: str | os.PathLike[str] | None) -> str:
+    """Return the absolute path of the root, without making it.
+
+    Args:
+        root: what the caller gave; None looks at the environment, then for ``.lit`` upwards from
+            the working directory as git looks for ``.git``.
+    """
+    given = os.fspath(root) if root is not None else os.environ.get("LIT_STORAGE_ROOT")
+    if given:
+        return os.path.realpath(given)
+    here = os.getcwd()
+    above = here
+    while not os.path.isdir(os.path.join(above, ROOT_NAME)):
+        if above == os.path.dirname(above):
+            return os.path.join(os.path.realpath(here), ROOT_NAME)
+        above = os.path.dirname(above)
+    return os.path.realpath(os.path.join(above, ROOT_NAME))
+
+
+def make_root(root: str) -> str:
+    """Make the directory `root`, which git is told to pass over, and return it.
+
+    Raises:
+        AccessDenied: it cannot be made or written.
+    """
+    try:
+        os.makedirs(root, exist_ok=True)
+        if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError
+        ignore = os.path.join(root, ".gitignore")
+        if not os.path.lexists(ignore):
+            with open(ignore, "w", encoding="ascii") as file:
+                file.write("*\n")
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        why = "is not writable" if isinstance(error, PermissionError) else "cannot be a directory"
+        raise AccessDenied(
+            f"the root {root!r} {why}; choose another one with root= or LIT_STORAGE_ROOT"
+        ) from None
+    return root
+
+
+def registry_url(registry: str | None, root: str) -> str:
+    """Return the URL of the registry to use."""
+    return registry or os.environ.get("LIT_STORAGE_REGISTRY") or f"sqlite://{root}/registry.db"
+
+
+def bind_address(bind: str | None) -> str:
+    """Return ``host:port`` to listen on; port 0 takes a free one."""
+    return bind or os.environ.get("LIT_STORAGE_BIND") or "127.0.0.1:0"
+
+
+def advertised_address(advertise: str | None) -> str | None:
+    """Return the ``host:port`` or host that others should dial, or None to tell from what is bound."""
+    return advertise or os.environ.get("LIT_STORAGE_ADVERTISE") or None
+
+
+def security_of(security: Security | None, root: str) -> Security:
+    """Return what proves who we are: as given, else of the environment, else the root's own token."""
+    if security is not None:
+        return security
+    files = [os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")]
+    token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
+    return Security(token, *files)
+
+
+def refuse_other_systems() -> None:
+    """Raise OSError where files cannot be served: everywhere but on Linux."""
+    if sys.platform != "linux":
+        raise OSError(
+            f"lit-storage moves files on Linux only, and this is {sys.platform}; run it in a container"
+        )

@@ -1,0 +1,80 @@
+"""Ends the process groups of Works whose App was killed: `Guard` in the App, `_main` beside it.
+
+A killed App cannot clean up, and a Work whose ``run`` holds the interpreter in C code notices
+neither the end of the App nor SIGTERM. The guard is a small process of its own that reads the
+numbers of the groups from a pipe. The pipe ends when the App does, however that came about;
+then the guard asks each group to stop, gives it time, and kills what is left. It runs as a script
+and imports nothing of this package, so that it starts in few milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+class Guard:
+    """The App's end of the pipe."""
+
+    def __init__(self, grace_seconds: float) -> None:
+        """`grace_seconds`: from asking orphaned Works to stop until they are killed."""
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(  # noqa: S603  this interpreter and this file
+            [sys.executable, "-I", "-S", os.path.abspath(__file__), str(grace_seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def watch(self, pid: int) -> None:
+        """End the group of `pid` if this process dies."""
+        self._say(f"+{pid}\n")
+
+    def unwatch(self, pid: int) -> None:
+        """Forget a group that has ended; call it before its leader is reaped."""
+        self._say(f"-{pid}\n")
+
+    def close(self) -> None:
+        """End the guard; every group has been forgotten."""
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._process.wait()
+
+    def _say(self, line: str) -> None:
+        with (
+            self._lock,
+            contextlib.suppress(BrokenPipeError),
+        ):  # somebody killed the guard: Works still see EOF
+            assert self._process.stdin is not None
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+
+
+def _main(grace_seconds: float) -> None:
+    groups: dict[int, int] = {}  # pid of the leader -> pidfd, which no other process can take over
+    for line in sys.stdin.buffer:
+        pid = int(line[1:])
+        if line[:1] == b"+":
+            with contextlib.suppress(ProcessLookupError):
+                groups[pid] = os.pidfd_open(pid)
+        elif pid in groups:
+            os.close(groups.pop(pid))
+    for pidfd in groups.values():
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    deadline = time.monotonic() + grace_seconds
+    for pid, pidfd in groups.items():
+        select.select([pidfd], [], [], max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _main(float(sys.argv[1]))

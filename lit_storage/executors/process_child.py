@@ -1,0 +1,65 @@
+"""What runs in a Work's process from its first line: wires a `WorkHost` to the App's socket.
+
+The main thread runs the Work; another one reads commands. SIGTERM, a Stop of the App and the end
+of the App are one thing: `WorkStopped` is raised in ``run``, and the Work leaves. SIGINT is passed
+over, for the App decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from types import FrameType
+
+from lit_storage import app_file
+from lit_storage.executors import Report, Start, Stop
+from lit_storage.work_host import WorkHost, WorkStopped
+
+
+def main(connection: Connection) -> None:
+    """Serve the Work that the first command describes, then exit."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a Work prints appears when it prints it
+    start = connection.recv()
+    assert isinstance(start, Start)
+    sending = threading.Lock()
+
+    def send(report: Report) -> None:
+        with sending, contextlib.suppress(OSError):  # the App is gone, and the reader will tell
+            connection.send(report)
+
+    host = WorkHost(start, send, lambda: app_file.load(start.file))
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        host.command(Stop())
+        if host.in_run:
+            host.in_run = False  # one exception is enough: unwinding is not interrupted again
+            raise WorkStopped(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, lambda _signum, _frame: None)  # not SIG_IGN, which children would inherit
+    threading.Thread(target=_listen, args=(connection, host, start), name="lit-commands", daemon=True).start()
+    host.serve()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+
+
+def _listen(connection: Connection, host: WorkHost, start: Start) -> None:
+    """Pass commands on; when there will be no more, stop, and within the grace exit for certain."""
+    try:
+        while not isinstance(command := connection.recv(), Stop):
+            host.command(command)
+        app_is_gone = False
+    except (EOFError, OSError):
+        app_is_gone = True
+    host.command(Stop())
+    os.kill(os.getpid(), signal.SIGTERM)
+    if app_is_gone:
+        threading.Event().wait(start.limits.stop_grace_seconds / 2)
+        os._exit(1)

@@ -1,0 +1,89 @@
+"""`Flow`: the tree of Works, and the order in which they run.
+
+A Work is named after the attributes that lead to it, joined by dots: ``train``, ``stage.train``,
+``workers.0``, ``workers.key``. Naming changes nothing but `Origin.name` and the Paths, which are
+replaced by attached ones.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+from lit_storage.handover import replace_paths
+from lit_storage.home import Home
+from lit_storage.path import Path, attach
+from lit_storage.work import Work, internals
+from lit_storage_proto.uri import SCHEME
+
+
+class Flow(abc.ABC):
+    """Holds Works (and other Flows) as attributes; subclass it and write `run`.
+
+    An attribute that is a str starting with ``lit://`` becomes a `Path`, which has no origin until
+    it becomes an attribute of a Work. A Flow moves no files.
+    """
+
+    @abc.abstractmethod
+    def run(self) -> Any:
+        """Call the `run` of the Works. Runs once, in the main process."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, str) and value.startswith(SCHEME):
+            value = Path(value)
+        object.__setattr__(self, name, value)
+
+
+def name_works(flow: Flow) -> dict[str, Work]:
+    """Name each Work of the tree that has no name yet; return all of them by name.
+
+    Raises:
+        InvalidURI: the attributes and keys that lead to a Work make no name.
+    """
+    works: dict[str, Work] = {}
+    for name, member in _members(flow, ""):
+        if isinstance(member, Work) and not any(member is known for known in works.values()):
+            origin = internals(member).origin
+            if origin.name is None:
+                origin.assign(name)
+            works[origin.name or name] = member
+    return works
+
+
+def attach_paths(flow: Flow, here: Home) -> None:
+    """Replace each Path in the attributes of the tree whose origin has a name by an attached one."""
+
+    def attached(path: Path) -> Path:
+        origin = path._origin
+        return path if origin is None or origin.name is None else attach(path, origin, here)
+
+    for holder in (flow, *(member for _, member in _members(flow, ""))):
+        attributes = vars(holder)
+        for name, value in list(attributes.items()):
+            if name != "_lit":
+                attributes[name] = replace_paths(value, attached)
+
+
+def _members(
+    value: Any, prefix: str, *, seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Work | Flow]]:
+    """Yield each Work and Flow below `value` with the dotted name of the way to it."""
+    if id(value) in seen:
+        return
+    seen |= {id(value)}
+    for key, item in _children(value):
+        name = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(item, (Work, Flow)):
+            yield name, item
+        if not isinstance(item, Work):
+            yield from _members(item, name, seen=seen)
+
+
+def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Flow):
+        yield from list(vars(value).items())
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+    elif isinstance(value, dict):
+        yield from list(value.items())

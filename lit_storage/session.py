@@ -1,0 +1,335 @@
+"""What a process has once it joined or connected: its name, registry, channels, storage root.
+
+One session a process. `join` makes the process a Work: it serves its files under a name.
+`connect` only resolves and copies. An App holds a session for the Flow's process; that one
+refuses file operations while the Flow runs, and gives way to whatever comes after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from lit_storage import environment, home
+from lit_storage.home import Home
+from lit_storage.origin import Origin
+from lit_storage.path import Path, with_origin
+from lit_storage_client.channels import Channels
+from lit_storage_client.fetch import Transfer, fetch
+from lit_storage_client.machine import machine_id
+from lit_storage_client.registries import open_registry
+from lit_storage_client.remote import Remote
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import AccessDenied, InvalidURI, NotAttached
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkState
+from lit_storage_proto.uri import Location, check_name
+
+if TYPE_CHECKING:
+    from lit_storage_proto.entry import Entry
+    from lit_storage_server.peer import PeerServer
+    from lit_storage_server.shares import Shares
+
+_current: Session | None = None
+_opening = threading.Lock()
+_making = threading.local()
+
+
+class Session:
+    """A process's way to the files of others, and theirs to its own; made by `join` and `connect`."""
+
+    def __init__(
+        self, home_: Home, root: str, registry: Registry, security: Security, limits: Limits
+    ) -> None:
+        self.home = home_
+        self.root = root
+        self.registry = registry
+        self.security = security
+        self.limits = limits
+        self._channels = Channels(security, limits)
+        self.remote = Remote(registry, self._channels, limits)
+        self.instance_id = uuid.uuid4().hex
+        self.is_flow = False
+        """Whether a Flow runs here, which hands Paths around and moves no files itself."""
+        self.gives_way = False
+        """Whether the next session of this process may simply take its place."""
+        self._server: PeerServer | None = None
+        self._shares: Shares | None = None
+        self._persisted: set[str] = set()
+        self._registered = False
+        self._closed = False
+
+    @property
+    def name(self) -> str | None:
+        """The name under which this process serves; None if it only connected."""
+        return self.home.name
+
+    @property
+    def storage_root(self) -> str:
+        """The directory under which this process keeps its own files, and its copies of others'."""
+        return self.home.storage_root
+
+    @property
+    def endpoint(self) -> str | None:
+        """``host:port`` at which this process serves; None if it only connected."""
+        return self._server.endpoint if self._server else None
+
+    @property
+    def persisted(self) -> frozenset[str]:
+        """The declared paths that are to stay readable when this process has stopped."""
+        return frozenset(self._persisted)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close(WorkState.STOPPED if exc_info[0] is None else WorkState.FAILED)
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.name or 'a connected process'} at {self.storage_root!r}>"
+
+    def declare(self, path: str | os.PathLike[str], *, persist: bool = True) -> Path:
+        """Share a path of one's own, as an attribute of a Work does.
+
+        Args:
+            path: below the storage root, where all is shared anyway, or elsewhere.
+            persist: keep it readable when this process has stopped.
+
+        Returns:
+            The path, with this process as its origin.
+
+        Raises:
+            NotAttached: this process only connected, and so serves nothing.
+            AccessDenied: the path is ``/`` or above the storage root.
+            InvalidURI: it is another Work's, or under a reserved name.
+        """
+        if self._shares is None:
+            raise NotAttached(
+                "a process that only connected serves no files; join() under a name to declare some"
+            )
+        own = (
+            path
+            if isinstance(path, Path) and path.origin_name
+            else with_origin(Path(path), Origin(self.name))
+        )
+        location = home.location_of(self.home, self.home.name or "", os.path.abspath(own))
+        if location is None or own.origin_name != self.name:
+            raise InvalidURI(
+                f"{os.fspath(own)!r} is not this Work's own; declare only what {self.name!r} owns"
+            )
+        if location.path.startswith("/"):
+            self._shares.declare(location.path)
+        if persist:
+            self._persisted.add(location.path)
+        return own
+
+    def close(self, state: WorkState = WorkState.STOPPED) -> None:
+        """Leave: give the name back, stop serving, release everything. A second call does nothing.
+
+        Args:
+            state: what the registry says of this Work from now on.
+        """
+        global _current
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
+            if _current is self:
+                _current = None
+                leaving.callback(home.leave)
+            leaving.callback(self.registry.close)
+            leaving.callback(self._channels.close)
+            if self._shares is not None:
+                leaving.callback(self._shares.close)
+            if self._server is not None:
+                leaving.callback(self._server.stop, 1.0)
+            if self._registered and self.name is not None:
+                leaving.callback(self.registry.unregister, self.name, self.instance_id)
+                leaving.callback(self.registry.update_work, self._work_record(state))
+
+    def _serve(self, bind: str, advertise: str | None) -> None:
+        """Start the peer server and register its endpoint under this session's name."""
+        from lit_storage_server.peer import PeerServer
+        from lit_storage_server.shares import Shares
+
+        assert self.name is not None
+        self._shares = Shares(self.storage_root, name=self.name)
+        server = PeerServer(
+            self.name, self.instance_id, self._shares, bind=bind, security=self.security, limits=self.limits
+        )
+        server.start()
+        self._server = server
+        endpoint = _advertised(server.endpoint, advertise, spans_machines=self.registry.spans_machines)
+        self.registry.register(
+            LiveRecord(
+                self.name,
+                self.instance_id,
+                endpoint,
+                self.home.machine_id,
+                self.name if self.security.tls else "",
+            )
+        )
+        self._registered = True
+
+    def _work_record(self, state: WorkState) -> WorkRecord:
+        assert self.name is not None
+        return WorkRecord(self.name, self.instance_id, state, self.home.machine_id)
+
+    # What a Path asks of its session: `lit_storage.home.Transport`.
+
+    def refuse(self, action: str) -> None:
+        """Raise NotAttached where no files may be moved: in a Flow, and while a Work is being made."""
+        if self.is_flow:
+            raise NotAttached(f"a Flow cannot {action}: pass the Path to the run() of a Work, which can")
+        if getattr(_making, "depth", 0):
+            raise NotAttached(f"a Work cannot {action} in its __init__: do it in run()")
+
+    def exists(self, location: Location) -> bool:
+        """See `Remote.exists`."""
+        return self.remote.exists(location)
+
+    def stat(self, location: Location) -> Entry:
+        """See `Remote.stat`."""
+        return self.remote.stat(location)
+
+    def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
+        """See `lit_storage_client.fetch.fetch`."""
+        root = self.storage_root if confined else None
+        return fetch(self.remote, location, root=root, target=target, **options)
+
+
+def join(
+    name: str,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    registry: str | None = None,
+    bind: str | None = None,
+    advertise: str | None = None,
+    security: Security | None = None,
+    limits: Limits | None = None,
+) -> Session:
+    """Make this process a Work: serve its files under `name` until the session is closed.
+
+    Args:
+        name: parts joined by dots, such as ``trainer-0`` or ``workers.0``.
+        root: directory that all Works on this machine share; their storage roots lie in it.
+        registry: URL of the registry.
+        bind: ``host:port`` to listen on; port 0 takes a free one.
+        advertise: ``host`` or ``host:port`` that consumers dial, where it is not what is bound.
+        security: token and TLS files.
+        limits: every deadline and size.
+            What is None comes from the environment; see `lit_storage.environment`.
+
+    Raises:
+        InvalidURI: `name` is outside the grammar.
+        NameTaken: another live process has the name.
+        AddressInUse: the port is taken.
+        AccessDenied: the root cannot be written, or `bind` would serve others without protection.
+        RegistryUnavailable: the registry cannot be reached or written.
+        RuntimeError: this process has a session already.
+    """
+    check_name(name)
+    with _opening:
+        session = _open(name, f"works/{name}", root, registry, security, limits)
+        try:
+            session._serve(environment.bind_address(bind), environment.advertised_address(advertise))
+        except BaseException:
+            session.close(WorkState.FAILED)
+            raise
+        return _enter(session)
+
+
+def connect(
+    *,
+    root: str | os.PathLike[str] | None = None,
+    registry: str | None = None,
+    security: Security | None = None,
+    limits: Limits | None = None,
+) -> Session:
+    """Let this process resolve names and copy files, without a name and without serving.
+
+    Args and what is raised: as of `join`.
+    """
+    with _opening:
+        return _enter(_open(None, "connect", root, registry, security, limits))
+
+
+def connect_flow(
+    root: str, registry: str | None, security: Security | None, limits: Limits | None
+) -> Session:
+    """Open the session of a Flow's process, in which a Path of a Work can be held and handed on."""
+    with _opening:
+        session = _open(None, "flow", root, registry, security, limits)
+        session.is_flow = True
+        return _enter(session)
+
+
+def current() -> Session | None:
+    """Return the session of this process, if it has one."""
+    return _current
+
+
+@contextlib.contextmanager
+def constructing() -> Iterator[None]:
+    """While the block runs, this thread makes a Work, and no files may be moved."""
+    _making.depth = getattr(_making, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _making.depth -= 1
+
+
+def _open(
+    name: str | None,
+    directory: str,
+    root: str | os.PathLike[str] | None,
+    registry: str | None,
+    security: Security | None,
+    limits: Limits | None,
+) -> Session:
+    environment.refuse_other_systems()
+    if _current is not None:
+        if not _current.gives_way:
+            raise RuntimeError(
+                f"this process has a session already, {_current!r}; close() it before another one"
+            )
+        _current.close()
+    limits = limits or Limits()
+    root = environment.make_root(environment.find_root(root))
+    storage_root = os.path.join(root, directory)
+    try:
+        os.makedirs(storage_root, exist_ok=True)
+    except OSError as error:
+        raise AccessDenied(f"the storage root {storage_root!r} cannot be made: {error.strerror}") from None
+    machine = machine_id(root)
+    security = environment.security_of(security, root)
+    opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)
+    return Session(Home(name, os.path.realpath(storage_root), machine), root, opened, security, limits)
+
+
+def _enter(session: Session) -> Session:
+    global _current
+    _current = session
+    home.enter(session.home, session)
+    return session
+
+
+def _advertised(endpoint: str, advertise: str | None, *, spans_machines: bool) -> str:
+    """Return the ``host:port`` that others dial.
+
+    Raises:
+        AccessDenied: it is a loopback or wildcard address in a registry of many machines.
+    """
+    host, _, port = endpoint.rpartition(":")
+    if advertise:
+        return advertise if ":" in advertise.rsplit("]", 1)[-1] else f"{advertise}:{port}"
+    if spans_machines and host.strip("[]") in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::"):  # noqa: S104
+        raise AccessDenied(
+            f"{endpoint} cannot be dialed from other machines; set bind= and advertise= "
+            "(LIT_STORAGE_BIND, LIT_STORAGE_ADVERTISE) to an address that they reach"
+        )
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else endpoint  # noqa: S104

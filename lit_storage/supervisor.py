@@ -1,0 +1,320 @@
+"""A Work's life as the Flow sees it: one `Supervisor` a Work, over any executor.
+
+The life is the table `_NEXT`; every change of status goes through it. Reports of the Work arrive
+on a thread of the executor; calls of the Flow may come from any thread. One condition guards
+both, and every waiter waits on it.
+"""
+
+from __future__ import annotations
+
+import enum
+import pickle
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from lit_storage.executors import (
+    Changed,
+    Executor,
+    Joined,
+    Raised,
+    Report,
+    Returned,
+    Run,
+    Start,
+    Stop,
+    Worker,
+)
+from lit_storage.state import Changes, Ledger, is_public
+from lit_storage_proto.errors import TransferTimeout, WorkError
+
+
+class Status(enum.StrEnum):
+    """What a Work is doing."""
+
+    NOT_STARTED = "not_started"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+_NEXT: Final[Mapping[Status, frozenset[Status]]] = {
+    Status.NOT_STARTED: frozenset({Status.RUNNING, Status.STOPPED, Status.FAILED}),
+    Status.RUNNING: frozenset({Status.SUCCEEDED, Status.FAILED, Status.STOPPED}),
+    Status.SUCCEEDED: frozenset({Status.RUNNING, Status.STOPPED, Status.FAILED}),
+    Status.FAILED: frozenset({Status.RUNNING}),  # in a new process, as a new instance
+    Status.STOPPED: frozenset({Status.RUNNING}),
+}
+
+
+class WorkTraceback(Exception):
+    """The traceback of a Work, shown as the cause of what its ``run`` raised."""
+
+    def __str__(self) -> str:
+        return "\n" + str(self.args[0])
+
+
+class Supervisor:
+    """Starts one Work, calls its ``run``, keeps its state, and ends it.
+
+    Args:
+        name: the Work's name.
+        attributes: the ``__dict__`` of the Flow's copy of the Work, kept up to date here.
+        executor: starts the process.
+        make_start: gives the first command, with the attributes as they are then.
+        parallel: whether `run` returns at once.
+        stop_grace_seconds: from asking the Work to stop until it is given up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        attributes: dict[str, Any],
+        executor: Executor,
+        make_start: Callable[[], Start],
+        *,
+        parallel: bool,
+        stop_grace_seconds: float,
+    ) -> None:
+        self.name = name
+        self.withheld: dict[str, str] = {}
+        self._attributes = attributes
+        self._executor = executor
+        self._make_start = make_start
+        self._parallel = parallel
+        self._stop_grace_seconds = stop_grace_seconds
+        self._ledger = Ledger()
+        self._to_send: set[str] = set()
+        self._changed = threading.Condition()
+        self._status = Status.NOT_STARTED
+        self._exception: BaseException | None = None
+        self._exception_was_raised = False
+        self._value: Any = None
+        self._worker: Worker | None = None
+        self._leaving: list[Worker] = []  # said that they are done; their processes may still exist
+        self._generation = 0
+        self._stopping = False
+        self._start_deadline: threading.Timer | None = None
+
+    @property
+    def status(self) -> Status:
+        """What the Work is doing."""
+        return self._status
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the last call of ``run`` raised."""
+        return self._exception
+
+    def start(self) -> None:
+        """Start the Work's process unless it runs; return at once."""
+        with self._changed:
+            if self._worker is not None:
+                return
+            start = self._make_start()
+            for name, value in self._attributes.items():
+                if is_public(name):
+                    self._ledger.note(name, value)
+            self._to_send.clear()
+            self._generation += 1
+            self._stopping = False
+            generation = self._generation
+            self._worker = self._executor.start(
+                start,
+                lambda report: self._receive(generation, report),
+                lambda how: self._ended(generation, how),
+            )
+            seconds = start.limits.start_seconds
+            self._start_deadline = threading.Timer(seconds, self._start_is_late, (generation, seconds))
+            self._start_deadline.daemon = True
+            self._start_deadline.start()
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call ``run`` in the Work's process; wait for it unless the Work is parallel.
+
+        Raises:
+            RuntimeError: it is running already.
+            BaseException: what ``run`` raised, with the Work's traceback as its cause.
+        """
+        arguments = pickle.dumps((args, kwargs))
+        with self._changed:
+            if self._status is Status.RUNNING:
+                raise RuntimeError(
+                    f"{self.name!r} is running already; wait() for it, or give this call to another Work"
+                )
+            self.start()
+            worker = self._worker
+            assert worker is not None
+            self._exception, self._exception_was_raised, self._value = None, False, None
+            self._become(Status.RUNNING)
+            worker.send(Run(arguments, self._changes_of_flow()))
+        return None if self._parallel else self.wait(None)
+
+    def wait(self, timeout_seconds: float | None) -> Any:
+        """Wait until ``run`` has ended; return what it returned, or raise what it raised.
+
+        Raises:
+            TransferTimeout: it still runs after `timeout_seconds`.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._status is not Status.RUNNING, timeout_seconds):
+                raise TransferTimeout(f"{self.name!r} still runs after {timeout_seconds:g} s")
+            if self._exception is not None:
+                self._exception_was_raised = True
+                raise self._exception
+            return self._value
+
+    def join(self) -> None:
+        """Wait until ``run`` has ended, however it did."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status is not Status.RUNNING)
+
+    def stop(self) -> None:
+        """End the Work's process: it unwinds, leaves, or is killed after half of the grace."""
+        with self._changed:
+            self._stopping = True
+            worker, leaving = self._worker, list(self._leaving)
+        if worker is not None:
+            worker.send(Stop())
+            worker.stop(self._stop_grace_seconds)
+        for late in leaving:
+            late.stop(self._stop_grace_seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: self._worker is None, self._stop_grace_seconds)
+            self._leaving = [late for late in self._leaving if late not in leaving]
+            if self._status in (Status.NOT_STARTED, Status.SUCCEEDED):
+                self._become(Status.STOPPED)
+
+    def kill(self) -> None:
+        """End the Work's process now."""
+        with self._changed:
+            self._stopping = True
+            workers = [*self._leaving, *([self._worker] if self._worker else [])]
+        for worker in workers:
+            worker.kill()
+
+    def unraised(self) -> BaseException | None:
+        """Return what ``run`` raised if nobody has been told yet."""
+        return None if self._exception_was_raised else self._exception
+
+    def assigned(self, name: str) -> None:
+        """Know that the Flow assigned or deleted an attribute: the next `run` brings it along."""
+        self.withheld.pop(name, None)
+        self._to_send.add(name)
+
+    def _changes_of_flow(self) -> Changes:
+        known_there = {n: v for n, v in self._attributes.items() if n not in self.withheld}
+        changes = self._ledger.changes(known_there)
+        # What is withheld from the Flow has no value here: its absence is no deletion.
+        deleted = tuple(name for name in changes.deleted if name not in self.withheld)
+        return Changes(self._assigned(changes), {}, deleted)
+
+    def _assigned(self, changes: Changes) -> dict[str, bytes]:
+        """Return what is sent: all state that differs, and what the Flow assigned of other types."""
+        assigned = dict(changes.assigned)
+        for name in self._to_send & set(self._attributes):
+            if is_public(name) and name not in assigned:
+                assigned[name] = pickle.dumps(self._attributes[name])
+        self._to_send.clear()
+        return assigned
+
+    def _receive(self, generation: int, report: Report) -> None:
+        with self._changed:
+            if generation != self._generation:
+                return
+            if isinstance(report, Joined):
+                self._cancel_start_deadline()
+                return
+            self._apply(report.changes)
+            if isinstance(report, Changed):
+                return
+            if isinstance(report, Returned):
+                self._value = pickle.loads(report.value)  # noqa: S301  from the App's own process
+                self._become(Status.SUCCEEDED)
+                return
+            self._retire()
+            if isinstance(report, Raised):
+                self._fail(_exception_of(self.name, report))
+            else:
+                self._note_stop()
+
+    def _ended(self, generation: int, how: str) -> None:
+        with self._changed:
+            if generation != self._generation:
+                return
+            self._cancel_start_deadline()
+            self._worker = None
+            if self._status is Status.RUNNING and self._stopping:
+                self._become(Status.STOPPED)
+            elif self._status is Status.RUNNING:
+                self._fail(WorkError(f"the process of {self.name!r} {how} before run() had ended"))
+            elif self._status is Status.SUCCEEDED and self._stopping:
+                self._become(Status.STOPPED)
+            self._changed.notify_all()
+
+    def _retire(self) -> None:
+        """Have no process any more: it gave its name back, so that another one can start."""
+        self._cancel_start_deadline()
+        if self._worker is not None:
+            self._leaving.append(self._worker)
+            self._worker = None
+
+    def _note_stop(self) -> None:
+        if self._stopping or self._status is not Status.RUNNING:
+            if self._status is not Status.FAILED:
+                self._become(Status.STOPPED)
+        else:
+            self._fail(WorkError(f"{self.name!r} was stopped from outside before run() had ended"))
+
+    def _start_is_late(self, generation: int, seconds: float) -> None:
+        with self._changed:
+            if generation != self._generation or self._worker is None:
+                return
+            worker = self._worker
+            if self._status is Status.RUNNING:
+                self._fail(
+                    TransferTimeout(f"the process of {self.name!r} did not start within {seconds:g} s")
+                )
+        worker.kill()
+
+    def _cancel_start_deadline(self) -> None:
+        if self._start_deadline is not None:
+            self._start_deadline.cancel()
+            self._start_deadline = None
+
+    def _fail(self, exception: BaseException) -> None:
+        if self._status is Status.NOT_STARTED:
+            return  # its process could not start; the first call of run() starts another and is told
+        self._exception = exception
+        self._become(Status.FAILED)
+
+    def _become(self, status: Status) -> None:
+        if status is not self._status:
+            assert status in _NEXT[self._status], f"{self._status} -> {status}"
+            self._status = status
+        self._changed.notify_all()
+
+    def _apply(self, changes: Changes) -> None:
+        for name, pickled in changes.assigned.items():
+            value = pickle.loads(pickled)  # noqa: S301  from the App's own process
+            self._attributes[name] = value
+            self._ledger.note(name, value)
+            self.withheld.pop(name, None)
+        for name, kind in changes.withheld.items():
+            self._attributes.pop(name, None)
+            self.withheld[name] = kind
+        for name in changes.deleted:
+            self._attributes.pop(name, None)
+            self._ledger.forget(name)
+            self.withheld.pop(name, None)
+
+
+def _exception_of(name: str, report: Raised) -> BaseException:
+    exception: BaseException | None = None
+    if report.exception:
+        exception = pickle.loads(report.exception)  # noqa: S301  from the App's own process
+    if exception is None:
+        exception = WorkError(f"{name!r} raised {report.summary}")
+    exception.__cause__ = WorkTraceback(report.traceback)
+    return exception

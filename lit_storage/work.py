@@ -1,0 +1,208 @@
+"""`Work`: a named process that owns files.
+
+One class stands on three grounds, and `Internals` says on which a copy stands: being made (no
+name yet), in the Flow's process (a `Supervisor` is set: `run` is a call to another process), or
+in the Work's own process (`on_assign` is set: assignments are told to the Flow).
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+from lit_storage import home, session
+from lit_storage.handover import plain_paths
+from lit_storage.origin import Origin
+from lit_storage.path import Path, attach, with_consumer, with_origin
+from lit_storage.supervisor import Status, Supervisor
+from lit_storage_proto.uri import SCHEME
+
+
+@dataclass(slots=True)
+class Internals:
+    """What a Work is to the product, apart from its attributes."""
+
+    origin: Origin = field(default_factory=Origin)
+    parallel: bool = False
+    supervisor: Supervisor | None = None
+    on_assign: Callable[[Work, str], None] | None = None
+
+
+class _WorkType(abc.ABCMeta):
+    """Marks the time in which a Work's ``__init__`` runs: no files can be moved then."""
+
+    if not TYPE_CHECKING:  # a checker would take the type of every Work for what this returns
+
+        def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+            with session.constructing():
+                return super().__call__(*args, **kwargs)
+
+
+class Work(metaclass=_WorkType):
+    """A named process that owns files; subclass it and write `run`.
+
+    Public attributes of JSON-like types and Paths are the state of the Work: the Flow sees them.
+    An attribute that is a str starting with ``lit://`` becomes a `Path` of this Work.
+
+    Args:
+        parallel: `run` returns at once, and `wait` waits for it.
+    """
+
+    def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
+        """Give the Work its internals before any ``__init__``, which may forget to call ours."""
+        work = super().__new__(cls)
+        object.__setattr__(work, "_lit", Internals())
+        return work
+
+    def __init__(self, *, parallel: bool = False) -> None:
+        internals(self).parallel = parallel
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "run" in cls.__dict__:
+            cls.run = _dispatched(cls.__dict__["run"])  # type: ignore[method-assign]
+
+    @abc.abstractmethod
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work. What it returns reaches the Flow if it is JSON-like or a Path."""
+
+    @property
+    def status(self) -> Status:
+        """What the Work is doing, as its Flow sees it."""
+        supervisor = internals(self).supervisor
+        return supervisor.status if supervisor else Status.NOT_STARTED
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the last `run` raised, with the Work's traceback as its cause; None if nothing."""
+        supervisor = internals(self).supervisor
+        return supervisor.exception if supervisor else None
+
+    def wait(self, timeout: float | None = None) -> Any:
+        """Wait until a parallel `run` has ended; return what it returned.
+
+        Args:
+            timeout: seconds; None waits as long as the process lives.
+
+        Raises:
+            TransferTimeout: it still runs after `timeout`.
+            BaseException: what `run` raised, with the Work's traceback as its cause.
+        """
+        supervisor = internals(self).supervisor
+        return supervisor.wait(timeout) if supervisor else None
+
+    def stop(self) -> None:
+        """End the Work's process. A later `run` starts a new one."""
+        supervisor = internals(self).supervisor
+        if supervisor is not None:
+            supervisor.stop()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_lit":
+            raise AttributeError("'_lit' is kept for lit-storage; choose another name for this attribute")
+        if isinstance(value, Work):
+            raise TypeError(
+                f"{name!r} cannot hold a Work: assign it to the Flow, and pass its Paths to run()"
+            )
+        object.__setattr__(self, name, _converted(self, value))
+        self._tell(name)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._tell(name)
+
+    if not TYPE_CHECKING:  # a checker would take every misspelt attribute for one of type Any
+
+        def __getattr__(self, name: str) -> Any:
+            """Say of an attribute that is missing here whether the Work's own process has it."""
+            supervisor = None if name == "_lit" else internals(self).supervisor
+            if supervisor is not None and name in supervisor.withheld:
+                raise AttributeError(
+                    f"{name!r} is a {supervisor.withheld[name]} and stays in the process of "
+                    f"{supervisor.name!r}; only JSON-like values and Paths reach the Flow"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        own = internals(self)
+        attributes = {name: value for name, value in vars(self).items() if name != "_lit"}
+        return _rebuild, (type(self), own.parallel, attributes)
+
+    def _tell(self, name: str) -> None:
+        own = internals(self)
+        if own.supervisor is not None:
+            own.supervisor.assigned(name)
+        if own.on_assign is not None:
+            own.on_assign(self, name)
+
+
+_adopters: list[Callable[[Work], None]] = []
+
+
+@contextlib.contextmanager
+def adopting(adopt: Callable[[Work], None]) -> Iterator[None]:
+    """While the block runs, a Work of this process that is called before it was named goes to `adopt`."""
+    _adopters.append(adopt)
+    try:
+        yield
+    finally:
+        _adopters.remove(adopt)
+
+
+def internals(work: Work) -> Internals:
+    """Return what `work` is to the product."""
+    own: Internals = work.__dict__["_lit"]
+    return own
+
+
+def _rebuild(cls: type[Work], parallel: bool, attributes: dict[str, Any]) -> Work:
+    work = cls.__new__(cls)
+    internals(work).parallel = parallel
+    vars(work).update(attributes)
+    return work
+
+
+def _converted(work: Work, value: Any) -> Any:
+    """Return `value`, a ``lit://`` str as a Path, and a Path with this Work as origin or consumer."""
+    if isinstance(value, str) and value.startswith(SCHEME):
+        value = Path(value)
+    if not isinstance(value, Path):
+        return value
+    origin = internals(work).origin
+    if value.origin_name == origin.name is not None:
+        return value
+    if value._origin is not None:
+        return with_consumer(value, origin)
+    here = home.current()
+    value = with_origin(value, origin)
+    return attach(value, origin, here) if here is not None and origin.name is not None else value
+
+
+def _plain_path_warning(path: str, work: str) -> str:
+    return (
+        f"{path!r} is passed to the run() of {work} as a plain path, so its files are not handed over; "
+        f'assign "lit://…" or lit_storage.Path({path!r}) to an attribute of the Work that owns the files, '
+        "and pass that"
+    )
+
+
+def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `run` such that in the Flow's process it is called in the Work's process."""
+
+    @functools.wraps(run)
+    def call(self: Work, *args: Any, **kwargs: Any) -> Any:
+        own = internals(self)
+        if own.supervisor is None and own.on_assign is None and _adopters:
+            _adopters[-1](self)
+        if own.supervisor is None:
+            return run(self, *args, **kwargs)
+        for plain in plain_paths((args, kwargs)):
+            warnings.warn(_plain_path_warning(plain, type(self).__name__), stacklevel=2)
+        return own.supervisor.run(args, kwargs)
+
+    return call

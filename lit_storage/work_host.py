@@ -1,0 +1,200 @@
+"""A Work's life inside its own process: join, call ``run`` when told, report, leave.
+
+`WorkHost.serve` runs on the process's main thread, so that ``run`` may install signal handlers
+and is unwound by an exception. Commands come from another thread through `command`. Whatever
+ends the life, the Work leaves its session first and reports after it: when the Flow hears of the
+end, the name is free.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from lit_storage.executors import (
+    Changed,
+    Command,
+    Joined,
+    Raised,
+    Report,
+    Returned,
+    Run,
+    Start,
+    Stop,
+    Stopped,
+)
+from lit_storage.handover import fetch_all, find_paths, replace_paths
+from lit_storage.path import Path, with_consumer
+from lit_storage.session import Session, join
+from lit_storage.state import Changes, Ledger, NotState, to_state
+from lit_storage.work import Work, internals
+from lit_storage_proto.registry import WorkState
+
+
+class WorkStopped(SystemExit):
+    """Raised in ``run`` when the Work is to stop, so that it unwinds as at ``sys.exit``."""
+
+
+class WorkHost:
+    """Runs one Work in this process.
+
+    Args:
+        start: who the Work is.
+        send: carries a report to the Flow's side; called from any thread.
+        load: loads the module of the Work's class.
+    """
+
+    def __init__(self, start: Start, send: Callable[[Report], None], load: Callable[[], None]) -> None:
+        self._start = start
+        self._send = send
+        self._load = load
+        self._sending = threading.Lock()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._ledger = Ledger()
+        self._session: Session | None = None
+        self._stopping = False
+        self._state = WorkState.STOPPED
+        self.in_run = False
+        """Whether code of the user runs on the main thread, which `WorkStopped` may interrupt."""
+
+    def command(self, command: Command) -> None:
+        """Queue what the Work does next; after a Stop, no queued `run` begins any more."""
+        if isinstance(command, Stop):
+            self._stopping = True
+        self._commands.put(command)
+
+    def serve(self) -> None:
+        """Join, then do as commanded until stopped or until ``run`` raises."""
+        work: Work | None = None
+        try:
+            self._session = join(
+                self._start.name,
+                root=self._start.root,
+                registry=self._start.registry,
+                security=self._start.security,
+                limits=self._start.limits,
+            )
+            self._load()
+            work = self._unpickle_work()
+            self._send(Joined())
+            while not isinstance(command := self._commands.get(), Stop):
+                if isinstance(command, Run):
+                    self._send(self._run(work, command))
+                    self._state = WorkState.SUCCEEDED
+        except WorkStopped:
+            self._state = WorkState.STOPPED
+        except BaseException as error:  # noqa: BLE001  whatever it is, it is raised in the Flow
+            self._leave(WorkState.FAILED)
+            self._send(_raised(error, self._changes(work)))
+            return
+        self._leave(self._state)
+        self._send(Stopped(self._changes(work)))
+
+    def assigned(self, work: Work, name: str) -> None:
+        """Tell the Flow at once that `run` assigned or deleted an attribute."""
+        self._declare_own(vars(work).get(name))
+        with self._sending:
+            changes = self._ledger.changes(vars(work), only=[name])
+            if changes != Changes():
+                self._send(Changed(changes))
+
+    def _unpickle_work(self) -> Work:
+        work = pickle.loads(self._start.work)  # noqa: S301  from the App that started this process
+        assert isinstance(work, Work)
+        internals(work).origin.assign(self._start.name)
+        self._declare_own(vars(work))
+        for name, value in vars(work).items():
+            self._ledger.note(name, value)
+        internals(work).on_assign = self.assigned
+        return work
+
+    def _run(self, work: Work, command: Run) -> Report:
+        args, kwargs = pickle.loads(command.arguments)  # noqa: S301  from the App that started this process
+        self._apply(work, command.changes)
+        self._declare_own(vars(work))
+        me = internals(work).origin
+        args, kwargs = replace_paths((args, kwargs), lambda path: with_consumer(path, me))
+        self.in_run = True
+        try:
+            if self._stopping:
+                raise WorkStopped
+            fetch_all(self._foreign(args, kwargs, vars(work)), workers=self._start.limits.fetch_workers)
+            value = work.run(*args, **kwargs)
+        except SystemExit as error:
+            if isinstance(error, WorkStopped) or error.code not in (None, 0):
+                raise
+            value = None
+        finally:
+            self.in_run = False
+        return Returned(self._changes(work), self._pickle_value(value))
+
+    def _foreign(self, *values: Any) -> list[Path]:
+        return [
+            path
+            for path in find_paths(values)
+            if path.origin_name is not None and path.origin_name != self._start.name and path.uri is not None
+        ]
+
+    def _declare_own(self, value: Any) -> None:
+        assert self._session is not None
+        for path in find_paths(value):
+            if path.origin_name == self._start.name:
+                self._session.declare(path)
+
+    def _apply(self, work: Work, changes: Changes) -> None:
+        attributes = vars(work)
+        for name, pickled in changes.assigned.items():
+            value = pickle.loads(pickled)  # noqa: S301  from the App that started this process
+            attributes[name] = value
+            self._ledger.note(name, value)
+        for name in changes.deleted:
+            attributes.pop(name, None)
+            self._ledger.forget(name)
+
+    def _changes(self, work: Work | None) -> Changes:
+        with self._sending:
+            return Changes() if work is None else self._ledger.changes(vars(work))
+
+    def _pickle_value(self, value: Any) -> bytes:
+        try:
+            return pickle.dumps(to_state(value))
+        except NotState as error:
+            warnings.warn(
+                f"run() of {self._start.name!r} returned a {error}, which stays in its process; "
+                "return JSON-like values or Paths",
+                stacklevel=2,
+            )
+            return pickle.dumps(None)
+
+    def _leave(self, state: WorkState) -> None:
+        if self._session is not None:
+            self._session.close(state)
+            self._session = None
+
+
+def _raised(error: BaseException, changes: Changes) -> Raised:
+    if isinstance(error, SystemExit):
+        summary = f"SystemExit: {error.code}"
+    else:
+        summary = "".join(traceback.format_exception_only(error)).strip()
+    return Raised(changes, _pickle_exception(error), summary, "".join(traceback.format_exception(error)))
+
+
+def _pickle_exception(error: BaseException) -> bytes:
+    """Return `error` pickled, or nothing where the Flow could not unpickle it.
+
+    SystemExit stays here: raised in the Flow it would end the App without a word.
+    """
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return b""
+    try:
+        pickled = pickle.dumps(error)
+        pickle.loads(pickled)  # noqa: S301  made in the line above
+    except Exception:  # noqa: BLE001  a pickle of user code may raise anything
+        return b""
+    return pickled

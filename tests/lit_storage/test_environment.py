@@ -1,0 +1,50 @@
+"""Defaults: the argument, then the variable, then what is found."""
+
+import pytest
+
+from lit_storage import environment
+from lit_storage_client.security import Security
+
+
+@pytest.fixture
+def work_tree(tmp_path, monkeypatch):
+    (tmp_path / "project" / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project" / "deep" / "er")
+    return tmp_path / "project"
+
+
+def test_the_root_is_looked_for_upwards(work_tree):
+    """As git finds .git, the nearest .lit above the working directory is the root."""
+    (work_tree / ".lit").mkdir()
+    assert environment.find_root(None) == str(work_tree / ".lit")
+
+
+def test_without_one_the_root_is_here(work_tree):
+    """Where no .lit is found, it will be in the working directory, and is not made yet."""
+    assert environment.find_root(None) == str(work_tree / "deep" / "er" / ".lit")
+    assert not (work_tree / "deep" / "er" / ".lit").exists()
+
+
+def test_the_variable_beats_what_is_found(work_tree, monkeypatch):
+    """LIT_STORAGE_ROOT is taken as it is."""
+    (work_tree / ".lit").mkdir()
+    monkeypatch.setenv("LIT_STORAGE_ROOT", str(work_tree / "other"))
+    assert environment.find_root(None) == str(work_tree / "other")
+
+
+def test_the_argument_beats_the_variable(work_tree, monkeypatch):
+    """What the caller gives is taken."""
+    monkeypatch.setenv("LIT_STORAGE_ROOT", "/elsewhere")
+    assert environment.find_root(work_tree / "given") == str(work_tree / "given")
+
+
+def test_the_registry_of_one_machine_is_in_the_root():
+    """Without a URL the registry is a file of the root."""
+    assert environment.registry_url(None, "/r") == "sqlite:///r/registry.db"
+
+
+def test_a_token_of_the_environment_beats_the_roots(tmp_path, monkeypatch):
+    """LIT_STORAGE_TOKEN replaces the token of the root, and none is made."""
+    monkeypatch.setenv("LIT_STORAGE_TOKEN", "secret")
+    assert environment.security_of(None, str(tmp_path)) == Security("secret")
+    assert not (tmp_path / "token").exists()
