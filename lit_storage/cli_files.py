@@ -1,0 +1,154 @@
+"""The commands that look at or copy the files of a Work: ls, stat, get and cat."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Annotated
+
+import typer
+
+from lit_storage.cli_command import Json, place_of, reporting
+from lit_storage.cli_output import age, entry_fields, entry_line, human_size, print_json, printable
+from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.uri import Location, parse_remote
+
+Remote = Annotated[
+    str, typer.Argument(metavar="NAME:PATH", help="A path of a Work; lit://@NAME/PATH means the same.")
+]
+Destination = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DEST", help="The copy itself, or where it goes if this ends in a slash or is a dot."
+    ),
+]
+
+
+@reporting
+def list_files(
+    context: typer.Context,
+    remote: Remote,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also what lies deeper.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List what a directory of a Work holds; of a file, the file itself."""
+    location = parse_remote(remote)
+    with place_of(context).connect() as session:
+        entries = list(session.remote.list(location, recursive=recursive))
+    if not entries:
+        raise ProtocolViolation(f"the list of '{location}' came without the path itself")
+    root, *below = entries
+    shown = below if root.kind is Kind.DIRECTORY else [_named(root, location)]
+    shown.sort(key=lambda entry: entry.path)
+    if as_json:
+        print_json([entry_fields(entry) for entry in shown])
+        return
+    for entry in shown:
+        typer.echo(entry_line(entry))
+
+
+@reporting
+def stat(context: typer.Context, remote: Remote, as_json: Json = False) -> None:
+    """Describe one path of a Work."""
+    location = parse_remote(remote)
+    with place_of(context).connect() as session:
+        entry = _named(session.remote.stat(location), location)
+    if as_json:
+        print_json({"uri": str(location)} | entry_fields(entry))
+        return
+    typer.echo(f"uri   {printable(str(location))}")
+    typer.echo(f"kind  {entry.kind.name.lower()}")
+    if entry.kind is Kind.FILE:
+        typer.echo(f"size  {human_size(entry.size)} ({entry.size} bytes)")
+    typer.echo(f"mode  {entry.mode:04o}")
+    typer.echo(f"time  {age(entry.mtime_ns)}")
+
+
+@reporting
+def get(
+    context: typer.Context,
+    remote: Remote,
+    destination: Destination = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there, as a whole.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a file or a directory of a Work, verified, to a path of one's own."""
+    from lit_storage.path import Path
+
+    location = parse_remote(remote)
+    target = _target(location, destination)
+    with place_of(context).connect(), _progress() as progress:
+        transfer = Path(str(location)).get(overwrite, to=target, progress=progress)
+    if as_json:
+        print_json({"uri": str(location), "target": target} | dataclasses.asdict(transfer))
+        return
+    files = f"{transfer.files} file{'' if transfer.files == 1 else 's'}"
+    typer.echo(f"{printable(target)}: {files}, {human_size(transfer.bytes)} in {transfer.seconds:.2f} s")
+    if transfer.skipped_count:
+        names = ", ".join(map(printable, transfer.skipped))
+        more = ", …" if transfer.skipped_count > len(transfer.skipped) else ""
+        typer.echo(
+            f"{transfer.skipped_count} neither file nor directory, and left out: {names}{more}", err=True
+        )
+
+
+@reporting
+def cat(context: typer.Context, remote: Remote) -> None:
+    """Write the bytes of a file of a Work to stdout; each chunk is verified before it is written."""
+    from lit_storage_client.fetch.verify import Verifier
+
+    location = parse_remote(remote)
+    verifier, summary = Verifier(), None
+    with place_of(context).connect() as session, session.remote.stream(location) as frames:
+        for frame in frames:
+            for entry in frame.entries:
+                if entry.kind is not Kind.FILE:
+                    raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
+                verifier.announce(entry)
+            for chunk in frame.chunks:
+                verifier.accept(chunk)
+                sys.stdout.buffer.write(chunk.data)
+            summary = frame.summary or summary
+    verifier.finish(summary)
+
+
+def _named(entry: Entry, location: Location) -> Entry:
+    """Return `entry`, whose path is "", under the name that a person would give it."""
+    return dataclasses.replace(entry, path=_last_name(location))
+
+
+def _last_name(location: Location) -> str:
+    return location.path.rpartition("/")[2] or location.origin or ""
+
+
+def _target(location: Location, destination: str | None) -> str:
+    """Return where a copy goes, as an absolute path.
+
+    What stands at the target is replaced as a whole, so a directory is only ever written into
+    where the destination says so.
+    """
+    into = destination is None or destination.endswith("/") or os.path.basename(destination) in (".", "..")
+    target = os.path.join(destination or "", _last_name(location)) if into else destination
+    return os.path.abspath(target or "")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
+    """Show on a terminal how far a copy has come; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    bar = Progress(DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True), transient=True)
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

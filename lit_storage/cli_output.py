@@ -1,0 +1,87 @@
+"""What the command line prints: nothing that steers a terminal, and JSON that a program can rely on.
+
+Names of files and sentences of errors come from elsewhere, so each passes `printable` on its way
+to a person. JSON is ASCII and carries names as they are, sizes in bytes and times in nanoseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import typer
+
+from lit_storage_proto.entry import Entry
+from lit_storage_proto.errors import InvalidApp, InvalidURI, StorageError
+
+_SECONDS_OF = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+
+
+def printable(text: str) -> str:
+    """Return `text` with each character that could steer a terminal written as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def human_size(size_bytes: int) -> str:
+    """Return a size as people read it, such as ``1.5 MiB``."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def age(mtime_ns: int) -> str:
+    """Return how long ago a time was, such as ``3 minutes ago``; it is in nanoseconds since 1970 UTC."""
+    seconds = time.time() - mtime_ns / 1e9
+    if seconds < 0:
+        return "in the future"
+    for unit, length in _SECONDS_OF.items():
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "now"
+
+
+def entry_fields(entry: Entry) -> dict[str, Any]:
+    """Return an entry as JSON shows it."""
+    fields: dict[str, Any] = {
+        "path": entry.path,
+        "kind": entry.kind.name.lower(),
+        "size": entry.size,
+        "mode": entry.mode,
+        "mtime_ns": entry.mtime_ns,
+    }
+    return fields | ({"link_target": entry.link_target} if entry.link_target else {})
+
+
+def entry_line(entry: Entry) -> str:
+    """Return an entry as a person reads it, on one line."""
+    kind = entry.kind.name.lower()
+    size = human_size(entry.size) if kind == "file" else "-"
+    link = f" -> {printable(entry.link_target)}" if entry.link_target else ""
+    return f"{kind:<9}  {size:>9}  {age(entry.mtime_ns):>14}  {printable(entry.path)}{link}"
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on stdout."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def report(error: StorageError | OSError, *, as_json: bool) -> int:
+    """Say on stderr, in one sentence, what went wrong; return the exit code: 2 for wrong usage, else 1."""
+    message = _sentence(error)
+    if as_json:
+        typer.echo(json.dumps({"error": type(error).__name__, "message": message}), err=True)
+    else:
+        typer.echo(printable(message), err=True)
+    return 2 if isinstance(error, InvalidURI | InvalidApp) else 1
+
+
+def _sentence(error: StorageError | OSError) -> str:
+    if isinstance(error, StorageError) or not error.strerror:
+        return str(error)
+    where = f": {error.filename!r}" if error.filename is not None else ""
+    return f"{error.strerror}{where}"

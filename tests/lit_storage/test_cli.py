@@ -1,0 +1,323 @@
+"""The command line: what it prints, and the code with which it ends."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+]
+SERVE = """
+import sys, lit_storage
+with lit_storage.join("trainer", root=sys.argv[1]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+HOSTILE = "\x1b[31mred"
+CONTENT = bytes(range(256)) * 8192  # 2 MiB, so several chunks
+
+Run = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A root with one running Work, "trainer", and files of its own."""
+    root = tmp_path_factory.mktemp("root")
+    own = root / "works" / "trainer"
+    (own / "out" / "deep").mkdir(parents=True)
+    (own / "out" / "model.bin").write_bytes(CONTENT)
+    (own / "out" / "deep" / "notes.txt").write_text("hello")
+    (own / "hostile").mkdir()
+    (own / "hostile" / HOSTILE).touch()
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as work:
+        assert work.stdout is not None
+        assert work.stdout.readline() == "ready\n"
+        yield root
+        work.communicate(timeout=30)
+
+
+@pytest.fixture
+def lit(root: Path, tmp_path: Path) -> Run:
+    """Run the command in an empty directory."""
+
+    def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*COMMAND, "--root", root, *arguments], cwd=tmp_path, capture_output=True, timeout=60, **options
+        )
+
+    return run
+
+
+def one_line(text: bytes) -> str:
+    (line,) = text.decode().splitlines()
+    return line
+
+
+def test_works(lit: Run) -> None:
+    """`works` shows name and state of a running Work."""
+    assert one_line(lit("works").stdout.splitlines()[1]).split()[:2] == ["trainer", "running"]
+
+
+def test_works_json(lit: Run) -> None:
+    """`works --json` gives name, state, endpoint and instance."""
+    (row,) = json.loads(lit("works", "--json").stdout)
+    assert (row["name"], row["state"]) == ("trainer", "running")
+    assert row["endpoint"].startswith("127.0.0.1:")
+    assert row["instance"]
+
+
+def test_ls_children(lit: Run) -> None:
+    """`ls` of a directory lists its direct children, with sizes."""
+    lines = lit("ls", "trainer:out").stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["directory", "file"]
+    assert "2.0 MiB" in lines[1]
+
+
+def test_ls_recursive(lit: Run) -> None:
+    """`ls --recursive --json` gives paths below the one asked for, sizes in bytes, times in ns."""
+    rows = json.loads(lit("ls", "trainer:out", "--recursive", "--json").stdout)
+    assert [row["path"] for row in rows] == ["deep", "deep/notes.txt", "model.bin"]
+    assert rows[2]["size"] == len(CONTENT)
+    assert rows[2]["mtime_ns"] > 10**18
+
+
+def test_ls_file(lit: Run) -> None:
+    """`ls` of a file lists the file itself; a URI names it as well."""
+    (row,) = json.loads(lit("ls", "lit://@trainer/out/model.bin", "--json").stdout)
+    assert (row["path"], row["kind"]) == ("model.bin", "file")
+
+
+def test_hostile_name(lit: Run) -> None:
+    """A name with control characters is escaped for people, and kept in JSON."""
+    assert b"\\x1b[31mred" in lit("ls", "trainer:hostile").stdout
+    assert json.loads(lit("ls", "trainer:hostile", "--json").stdout)[0]["path"] == HOSTILE
+
+
+def test_stat(lit: Run) -> None:
+    """`stat` gives kind and size, for people and for programs."""
+    assert f"({len(CONTENT)} bytes)".encode() in lit("stat", "trainer:out/model.bin").stdout
+    assert json.loads(lit("stat", "trainer:out", "--json").stdout)["kind"] == "directory"
+
+
+def test_get_default_destination(lit: Run, tmp_path: Path) -> None:
+    """`get` copies to the path's last name in the working directory."""
+    assert lit("get", "trainer:out").returncode == 0
+    assert (tmp_path / "out" / "model.bin").read_bytes() == CONTENT
+    assert (tmp_path / "out" / "deep" / "notes.txt").read_text() == "hello"
+
+
+def test_get_json(lit: Run, tmp_path: Path) -> None:
+    """`get --json` says what was transferred, and to where."""
+    transfer = json.loads(lit("get", "trainer:out/model.bin", "copy.bin", "--json").stdout)
+    assert (transfer["files"], transfer["bytes"]) == (1, len(CONTENT))
+    assert transfer["target"] == str(tmp_path / "copy.bin")
+
+
+@pytest.mark.parametrize("destination", [".", "sub/"])
+def test_get_into(lit: Run, tmp_path: Path, destination: str) -> None:
+    """A destination that is a dot or ends in a slash is where the copy goes, and is not replaced."""
+    (tmp_path / destination).mkdir(exist_ok=True)
+    (tmp_path / destination / "mine").touch()
+    assert lit("get", "trainer:out", destination, "--overwrite").returncode == 0
+    assert sorted(os.listdir(tmp_path / destination)) == ["mine", "out"]
+
+
+def test_get_existing(lit: Run, tmp_path: Path) -> None:
+    """`get` onto what exists fails with one sentence and changes nothing."""
+    (tmp_path / "out").write_text("mine")
+    done = lit("get", "trainer:out")
+    assert done.returncode == 1
+    assert "overwrite" in one_line(done.stderr)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_get_overwrite(lit: Run, tmp_path: Path) -> None:
+    """`get --overwrite` replaces what exists."""
+    (tmp_path / "out").write_text("mine")
+    assert lit("get", "trainer:out", "--overwrite").returncode == 0
+    assert (tmp_path / "out" / "model.bin").exists()
+
+
+def test_get_progress(root: Path, tmp_path: Path) -> None:
+    """On a terminal `get` works with its progress bar too."""
+    ours, theirs = pty.openpty()
+    copy = [*COMMAND, "--root", root, "get", "trainer:out/model.bin"]
+    assert subprocess.run(copy, cwd=tmp_path, stdout=theirs, stderr=theirs, timeout=60).returncode == 0
+    os.close(theirs)
+    os.close(ours)
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+
+
+def test_cat(lit: Run) -> None:
+    """`cat` writes the bytes of a file and nothing else."""
+    assert lit("cat", "trainer:out/model.bin").stdout == CONTENT
+
+
+def test_cat_directory(lit: Run) -> None:
+    """`cat` of a directory fails with one sentence and writes nothing."""
+    done = lit("cat", "trainer:out")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert "trainer" in one_line(done.stderr)
+
+
+def test_cat_broken_pipe(root: Path) -> None:
+    """`cat` into a pipe that closes ends quietly, as cat does."""
+    cat = subprocess.Popen(
+        [*COMMAND, "--root", root, "cat", "trainer:out/model.bin"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert cat.stdout is not None
+    cat.stdout.close()
+    assert cat.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert cat.stderr is not None
+    assert cat.stderr.read() == b""
+    cat.stderr.close()
+
+
+@pytest.mark.parametrize("command", ["ls", "stat", "get", "cat"])
+def test_absent(lit: Run, command: str) -> None:
+    """What is not there is one sentence that names it, and the code 1."""
+    done = lit(command, "trainer:nowhere")
+    assert done.returncode == 1
+    assert "nowhere" in one_line(done.stderr)
+
+
+def test_absent_work(lit: Run) -> None:
+    """A Work that does not run is named."""
+    done = lit("ls", "nobody:out")
+    assert done.returncode == 1
+    assert "'nobody' is not running" in one_line(done.stderr)
+
+
+def test_error_json(lit: Run) -> None:
+    """With --json an error is JSON on stderr."""
+    done = lit("stat", "trainer:nowhere", "--json")
+    assert json.loads(done.stderr)["error"] == "PathNotFound"
+    assert done.stdout == b""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ls", "tr@iner:out"],
+        ["ls", "trainer:../out"],
+        ["cat", "lit://../etc/passwd"],
+        ["get", "lit://out"],
+        ["stat", "trainer:@other/x"],
+        ["works", "--bogus"],
+        ["ls"],
+        ["bogus"],
+        ["run", "missing.py"],
+        ["run"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage(lit: Run, arguments: list[str]) -> None:
+    """Wrong usage ends with 2, prints nothing on stdout, and is no traceback."""
+    done = lit(*arguments)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"Traceback" not in done.stderr
+    assert done.stderr
+
+
+def test_registry_option(lit: Run) -> None:
+    """--registry decides where names are looked up."""
+    assert json.loads(lit("--registry", "static:elsewhere=127.0.0.1:9", "works", "--json").stdout)[0][
+        "name"
+    ] == ("elsewhere")
+
+
+APP = """
+import sys
+from lit_storage import App, Flow, Work
+
+class Count(Work):
+    def run(self):
+        {body}
+
+class Pipeline(Flow):
+    def __init__(self):
+        super().__init__()
+        self.count = Count()
+
+    def run(self):
+        self.count.run()
+
+app = App(Pipeline())
+"""
+
+
+@pytest.fixture
+def run_app(lit: Run, tmp_path: Path) -> Run:
+    """Run an app whose Work has the given body, below a root of its own."""
+
+    def run(body: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        (tmp_path / "app.py").write_text(APP.format(body=body))
+        return lit("--root", tmp_path / "own", "run", "app.py", *arguments)
+
+    return run
+
+
+def test_run(run_app: Run, tmp_path: Path) -> None:
+    """`run` runs the app, with the root that was named, and ends with 0."""
+    done = run_app("print('counted', flush=True)")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"counted\n", b"")
+    assert (tmp_path / "own" / "works" / "count").is_dir()
+
+
+def test_run_failing_work(run_app: Run) -> None:
+    """An exception in a Work is shown with the Work's traceback, once, and the code is 1."""
+    done = run_app("raise KeyError('no such digit')")
+    assert done.returncode == 1
+    assert done.stderr.count(b"Traceback") == 1
+    assert b"app.py" in done.stderr
+    assert done.stderr.strip().endswith(b"KeyError: 'no such digit'")
+
+
+def test_run_arguments(lit: Run, tmp_path: Path) -> None:
+    """What follows the file's name, options too, is the app's."""
+    (tmp_path / "app.py").write_text("import sys\nprint(sys.argv)\nraise SystemExit(0)\n")
+    assert one_line(lit("run", "app.py", "--epochs", "3").stdout) == "['app.py', '--epochs', '3']"
+
+
+def test_run_without_app(lit: Run, tmp_path: Path) -> None:
+    """A file without an App is wrong usage, in one sentence that says what to add."""
+    (tmp_path / "app.py").write_text("x = 1\n")
+    done = lit("run", "app.py")
+    assert done.returncode == 2
+    assert "App" in one_line(done.stderr)
+
+
+def test_run_broken_file(lit: Run, tmp_path: Path) -> None:
+    """An exception of the file itself is shown with its traceback, and the code is 1."""
+    (tmp_path / "app.py").write_text("1 / 0\n")
+    done = lit("run", "app.py")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(b"ZeroDivisionError: division by zero")
+
+
+def test_run_interrupted(root: Path, tmp_path: Path) -> None:
+    """Ctrl-C stops the app and ends with 130."""
+    (tmp_path / "app.py").write_text(
+        APP.format(body="print('begun', flush=True); import threading; threading.Event().wait(60)")
+    )
+    app = [*COMMAND, "--root", tmp_path / "own", "run", tmp_path / "app.py"]
+    with subprocess.Popen(app, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"begun\n"
+        running.send_signal(signal.SIGINT)
+        _, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert b"Traceback" not in errors
