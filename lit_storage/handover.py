@@ -61,9 +61,12 @@ def fetch_all(paths: Iterable[Path], *, workers: int) -> None:
         _fetch_if_there(outermost[0])
         return
     if outermost:
-        with ThreadPoolExecutor(workers, thread_name_prefix="lit-fetch") as pool:
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="lit-fetch")
+        try:
             for outcome in [pool.submit(_fetch_if_there, path) for path in outermost]:
                 outcome.result()
+        finally:  # after an error the others are not waited for: the Work leaves, which ends them
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _fetch_if_there(path: Path) -> None:

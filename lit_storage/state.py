@@ -76,7 +76,7 @@ class Ledger:
         for name, value in public.items():
             try:
                 pickled = pickle.dumps(to_state(value))
-            except NotState:
+            except (NotState, RecursionError):  # RecursionError: a list that holds itself
                 if name not in self._known or self._known[name] is not None:
                     withheld[name] = type(value).__name__
                     self._known[name] = None
@@ -92,7 +92,7 @@ class Ledger:
         """Know that both sides have `value` now."""
         try:
             self._known[name] = pickle.dumps(to_state(value))
-        except NotState:
+        except (NotState, RecursionError):
             self._known[name] = None
 
     def forget(self, name: str) -> None:

@@ -22,7 +22,6 @@ from lit_storage.executors import (
     Returned,
     Run,
     Start,
-    Stop,
     Worker,
 )
 from lit_storage.state import Changes, Ledger, is_public
@@ -135,9 +134,10 @@ class Supervisor:
 
         Raises:
             RuntimeError: it is running already.
+            TypeError: an argument cannot be pickled.
             BaseException: what ``run`` raised, with the Work's traceback as its cause.
         """
-        arguments = pickle.dumps((args, kwargs))
+        arguments = self._pickled((args, kwargs))
         with self._changed:
             if self._status is Status.RUNNING:
                 raise RuntimeError(
@@ -150,6 +150,14 @@ class Supervisor:
             self._become(Status.RUNNING)
             worker.send(Run(arguments, self._changes_of_flow()))
         return None if self._parallel else self.wait(None)
+
+    def _pickled(self, arguments: tuple[Any, ...]) -> bytes:
+        try:
+            return pickle.dumps(arguments)
+        except Exception as error:
+            raise TypeError(
+                f"an argument of run() cannot be sent to the process of {self.name!r}: {error}"
+            ) from error
 
     def wait(self, timeout_seconds: float | None) -> Any:
         """Wait until ``run`` has ended; return what it returned, or raise what it raised.
@@ -175,11 +183,8 @@ class Supervisor:
         with self._changed:
             self._stopping = True
             worker, leaving = self._worker, list(self._leaving)
-        if worker is not None:
-            worker.send(Stop())
-            worker.stop(self._stop_grace_seconds)
-        for late in leaving:
-            late.stop(self._stop_grace_seconds)
+        for each in [*leaving, *([worker] if worker else [])]:
+            each.stop(self._stop_grace_seconds)
         with self._changed:
             self._changed.wait_for(lambda: self._worker is None, self._stop_grace_seconds)
             self._leaving = [late for late in self._leaving if late not in leaving]

@@ -8,6 +8,7 @@ end, the name is free.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import queue
 import threading
@@ -34,6 +35,8 @@ from lit_storage.session import Session, join
 from lit_storage.state import Changes, Ledger, NotState, to_state
 from lit_storage.work import Work, internals
 from lit_storage_proto.registry import WorkState
+
+_LOG = logging.getLogger("lit_storage.work")
 
 
 class WorkStopped(SystemExit):
@@ -163,18 +166,22 @@ class WorkHost:
     def _pickle_value(self, value: Any) -> bytes:
         try:
             return pickle.dumps(to_state(value))
-        except NotState as error:
+        except (NotState, RecursionError):
             warnings.warn(
-                f"run() of {self._start.name!r} returned a {error}, which stays in its process; "
-                "return JSON-like values or Paths",
+                f"run() of {self._start.name!r} returned a {type(value).__name__}, which stays in its "
+                "process; return JSON-like values or Paths",
                 stacklevel=2,
             )
             return pickle.dumps(None)
 
     def _leave(self, state: WorkState) -> None:
-        if self._session is not None:
-            self._session.close(state)
-            self._session = None
+        session, self._session = self._session, None
+        try:
+            if session is not None:
+                session.close(state)
+        except Exception:  # noqa: BLE001  it is told, and the report still follows
+            # What ended the Work is worth more to its Flow than what then went wrong in leaving.
+            _LOG.exception("%r could not leave properly", self._start.name)
 
 
 def _raised(error: BaseException, changes: Changes) -> Raised:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
-from lit_storage.executors import Command, Report, Start
+from lit_storage.executors import Command, Report, Start, Stop
 from lit_storage.executors.guard import Guard
 
 _CHILD = (
@@ -59,6 +60,7 @@ class ProcessWorker:
         self._ended = ended
         self._guard = guard
         self._sending = threading.Lock()
+        self._reaping = threading.Lock()
         self._gone = threading.Event()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -81,16 +83,32 @@ class ProcessWorker:
 
     def stop(self, grace_seconds: float) -> None:
         """See `Worker.stop`."""
+        self._ask_to_stop()
         if not self._gone.wait(grace_seconds / 2):
             self.kill()
             self._gone.wait(grace_seconds / 2)
 
     def kill(self) -> None:
         """See `Worker.kill`."""
-        self._signal_group()
+        self._signal(os.killpg, signal.SIGKILL)
+
+    def _ask_to_stop(self) -> None:
+        """Ask by signal, and by a message for a `run` that took the signal for itself.
+
+        Neither waits: the process may be suspended, with a message to it half written.
+        """
+        self._signal(os.kill, signal.SIGTERM)
+        if self._sending.acquire(blocking=False):
+            try:
+                if select.select([], [self._connection], [], 0)[1]:
+                    self._connection.send(Stop())
+            except (OSError, ValueError):
+                pass  # its end is told by `ended`
+            finally:
+                self._sending.release()
 
     def _put(self, message: object) -> None:
-        with self._sending, contextlib.suppress(OSError):  # its end is told by `ended`
+        with self._sending, contextlib.suppress(OSError):  # if it has ended, `ended` tells
             self._connection.send(message)
 
     def _listen(self) -> None:
@@ -107,14 +125,16 @@ class ProcessWorker:
         pid = self._process.pid
         # While it is not reaped its number, which is also that of its group, stays its own.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self._signal_group()
+        self._signal(os.killpg, signal.SIGKILL)
         self._guard.unwatch(pid)
-        code = self._process.wait()
+        with self._reaping:
+            code = self._process.wait()
         self._connection.close()
         self._gone.set()
         self._ended(f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}")
 
-    def _signal_group(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def _signal(self, send: Callable[[int, int], None], signum: signal.Signals) -> None:
+        with self._reaping:  # once it is reaped, another process may get its number
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    send(self._process.pid, signum)
