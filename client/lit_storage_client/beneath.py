@@ -21,7 +21,6 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
 
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.uri import normalise
@@ -86,18 +85,6 @@ def reach_beneath(
     except BaseException:
         walk.close()
         raise
-
-
-@contextlib.contextmanager
-def beneath(
-    root_fd: int, path: str, *, root_path: str | None = None, follow_last: bool = True
-) -> Iterator[int]:
-    """Hold the descriptor of `open_beneath` open for the length of a ``with`` block."""
-    fd = open_beneath(root_fd, path, root_path=root_path, follow_last=follow_last)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
 
 
 def _parts(path: str) -> list[str]:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lit_storage_client.beneath import open_beneath
+from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathExists
 from lit_storage_proto.uri import check_name, normalise
@@ -146,19 +147,6 @@ def choose(target: str) -> Destination:
                 missing.insert(0, last)
                 parent = parent or "/"
     return Destination(anchor_fd, "/".join([*missing, name]), anchor_fd, tuple(missing), name, target)
-
-
-def mount_of(fd: int) -> str:
-    """Return the kernel's number of the mount that `fd` lies in; a mount point has its own.
-
-    Within one mount names can be exchanged; the device does not tell, as of bind mounts. The
-    field is described in proc_pid_fdinfo(5).
-    """
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return line.split()[1]
-    raise OSError(f"/proc/self/fdinfo/{fd} names no mount")
 
 
 def _deepest(root_fd: int, base: str, parents: list[str], target: str) -> tuple[int, int]:

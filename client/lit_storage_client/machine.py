@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 
+from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied, StorageError
 
 MACHINE_ID_VARIABLE = "LIT_STORAGE_MACHINE_ID"
@@ -42,7 +43,7 @@ def machine_id(root: str) -> str:
         raise _denied(root, error) from None
     try:
         os.makedirs(root, exist_ok=True)
-        _write_once(path)
+        write_once(path, secrets.token_hex(16) + "\n", mode=0o644)
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
@@ -55,23 +56,6 @@ def _denied(root: str, error: OSError) -> AccessDenied:
         f"no machine id can be kept in {root} ({os.strerror(error.errno or errno.EACCES)}); "
         f"name a root that this process may write, or set {MACHINE_ID_VARIABLE}"
     )
-
-
-def _write_once(path: str) -> None:
-    """Write a new id as `path` unless there is one: link(2) lets one of many processes win."""
-    temporary = f"{path}.{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(16) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # a power cut leaves the whole id or none
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-    finally:
-        os.unlink(temporary)
 
 
 def _read(path: str) -> str:

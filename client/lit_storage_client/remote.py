@@ -35,7 +35,7 @@ from lit_storage_proto.errors import (
 )
 from lit_storage_proto.frames import Frame, decode_frame
 from lit_storage_proto.limits import Limits
-from lit_storage_proto.registry import LiveRecord, Registry
+from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_proto.status import error_of
 from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
@@ -43,6 +43,12 @@ from lit_storage_proto.v1 import path_storage_pb2 as pb
 T = TypeVar("T")
 
 _STALE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+_LAST_SEEN = {
+    WorkState.RUNNING: "ended just now",
+    WorkState.SUCCEEDED: "ended well",
+    WorkState.STOPPED: "was stopped",
+    WorkState.FAILED: "failed or was killed",
+}
 _MAX_DETAILS = 1024  # characters of a peer's sentence that are passed on
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
@@ -54,14 +60,6 @@ class Remote:
         self._registry = registry
         self._channels = channels
         self.limits = limits
-
-    def resolve(self, name: str) -> LiveRecord | None:
-        """Return who lives under `name` now, or None.
-
-        Raises:
-            RegistryUnavailable: the registry does not answer.
-        """
-        return self._registry.resolve(name)
 
     def exists(self, location: Location) -> bool:
         """Say whether the Work is live and has this path.
@@ -175,8 +173,14 @@ class Remote:
             raise NotAttached(f"{shown(str(location))} names no Work that could be asked")
         record = self._registry.resolve(location.origin)
         if record is None:
-            raise PathNotFound(f"{shown(str(location))} is not there: {location.origin!r} is not running")
+            raise PathNotFound(f"{shown(str(location))} is not there: {self._why_absent(location.origin)}")
         return record
+
+    def _why_absent(self, name: str) -> str:
+        work = self._registry.work(name)
+        if work is None:
+            return f"no Work {name!r} is known to {self._registry.url}"
+        return f"{name!r} is not running (it {_LAST_SEEN[work.state]})"
 
     def _stream(
         self,

@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class Security:
             return None
         import grpc
 
-        return grpc.ssl_channel_credentials(_read(self.ca), _read(self.key), _read(self.certificate))
+        return grpc.ssl_channel_credentials(
+            _read_if_given(self.ca), _read_if_given(self.key), _read_if_given(self.certificate)
+        )
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that every call carries."""
@@ -68,8 +71,7 @@ class Security:
 def root_token(root: str) -> str:
     """Return the token kept in ``<root>/token``, which is made at random by whoever comes first.
 
-    Of processes that come at once one wins, and all return what it wrote: a finished temporary
-    file is linked to the name, which fails where the name is taken.
+    Of processes that come at once one wins, and all return what it wrote.
 
     Raises:
         AccessDenied: the file cannot be made or read, or is empty.
@@ -77,7 +79,8 @@ def root_token(root: str) -> str:
     path = os.path.join(root, TOKEN_FILE)
     try:
         if not os.path.exists(path):
-            _make_token(root, path)
+            os.makedirs(root, exist_ok=True)
+            write_once(path, secrets.token_urlsafe(_TOKEN_BYTES), mode=0o600)
         with open(path, encoding="ascii") as file:
             token = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -90,26 +93,18 @@ def root_token(root: str) -> str:
     return token
 
 
-def _make_token(root: str, path: str) -> None:
-    os.makedirs(root, exist_ok=True)
-    temporary = f"{path}.{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(_TOKEN_BYTES))
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass  # another process was first, and its token is read
-    finally:
-        os.unlink(temporary)
+def read_pem(path: str) -> bytes:
+    """Return what a TLS file holds.
 
-
-def _read(path: str | None) -> bytes | None:
-    if path is None:
-        return None
+    Raises:
+        AccessDenied: the file cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
         raise AccessDenied(f"the TLS file {path!r} cannot be read ({error.strerror})") from None
+
+
+def _read_if_given(path: str | None) -> bytes | None:
+    return None if path is None else read_pem(path)

@@ -1,7 +1,8 @@
-"""Every number that bounds a wait, a message or a queue, with its default.
+"""The numbers that bound a wait, a message or a queue, with their defaults.
 
-No wait is without a number, and no number stands elsewhere. `Limits` is a frozen value: give
-another one to ``join`` or ``connect`` to change a default.
+No wait is without a number. Those that a user may want to change are fields of `Limits`, a frozen
+value: give another one to ``join``, ``connect`` or ``App``. A number that only one module needs,
+and that nobody would change, is a named constant of that module.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ MAX_MESSAGE_BYTES = 4 * MIB  # gRPC's customary limit on what is received
 MAX_FRAME_BYTES = 1 * MIB  # what a sender keeps every message of a stream within
 MAX_NAME_CHARACTERS = 128
 MAX_PATH_BYTES = 64 * KIB  # over Linux' PATH_MAX of 4 KiB: trees are walked through directory fds
+MAX_RANGES = 10_000  # of one request: more are asked for in further ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,6 @@ class Limits:
     """One look-up in the registry."""
     progress_seconds: float = 60.0
     """A stream that carries nothing new for so long is given up, on either side."""
-    resume_seconds: float = 60.0
-    """How long an interrupted get tries to reach its origin again."""
-    lease_seconds: float = 15.0
-    """Life of a lease in a registry of many machines."""
     stop_grace_seconds: float = 30.0
     """From asking a Work to stop until it is killed."""
     linger_seconds: float = 1.0
@@ -42,6 +40,8 @@ class Limits:
     """From starting a Work's process until it is registered."""
     staging_seconds: float = 24 * 3600.0
     """Age at which staged files are discarded whose owner cannot be looked up."""
+    reader_seconds: float = 30.0
+    """How long a replaced tree stays for readers that hold a descriptor of its directory."""
     chunk_bytes: int = 512 * KIB
     """Largest run of bytes of one file in one message."""
     server_streams: int = 16

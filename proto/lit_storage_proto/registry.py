@@ -51,7 +51,8 @@ class WorkRecord:
     state: WorkState
     machine_id: str
     artifacts_url: str = ""
-    """Where what it declared can be read after it; empty if nothing was published."""
+    """Where what was declared under the name can be read when nobody lives under it; empty if nothing was
+    ever published. Until this instance publishes, it is what an earlier one did."""
 
 
 class Registry(Protocol):
@@ -69,6 +70,9 @@ class Registry(Protocol):
 
     def register(self, record: LiveRecord) -> None:
         """Make `record` the live record of its name, and its work record ``running``.
+
+        The work record keeps the `artifacts_url` of the former one: what an earlier instance
+        published stays readable until `update_work` names something newer.
 
         Raises:
             NameTaken: another live process holds the name.

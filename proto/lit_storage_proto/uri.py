@@ -111,7 +111,11 @@ def parse_remote(text: str) -> Location:
     if text.startswith(SCHEME):
         location = parse(text)
         if location.origin is None:
-            raise InvalidURI(f"{text!r} names no Work; write {SCHEME}@NAME/PATH or NAME:PATH")
+            name, _, below = location.path.partition("/")
+            if not _NAME.fullmatch(name):
+                raise InvalidURI(f"{text!r} names no Work; write {SCHEME}@NAME/PATH or NAME:PATH")
+            uri, short = str(Location(name, below)), f"{name}:{below}"
+            raise InvalidURI(f"{text!r} names no Work; if {name!r} is one, write {uri!r} or {short!r}")
         return location
     name, _, path = text.partition(":")
     path = normalise(path)

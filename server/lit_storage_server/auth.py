@@ -8,14 +8,14 @@ calls.
 from __future__ import annotations
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 
-from lit_storage_client.security import Security
-from lit_storage_proto.errors import AccessDenied, InvalidURI
+from lit_storage_client.security import Security, read_pem
+from lit_storage_proto.endpoint import is_loopback, split_address
+from lit_storage_proto.errors import AccessDenied
 from lit_storage_server.refusal import terminator
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
@@ -66,10 +66,12 @@ def server_credentials(security: Security) -> grpc.ServerCredentials | None:
         raise AccessDenied(
             "a server needs a certificate and its key to serve with TLS: set both beside the CA"
         )
-    pair = (_read(security.key), _read(security.certificate))
+    pair = (read_pem(security.key), read_pem(security.certificate))
     if security.ca is None:
         return grpc.ssl_server_credentials([pair])
-    return grpc.ssl_server_credentials([pair], root_certificates=_read(security.ca), require_client_auth=True)
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=read_pem(security.ca), require_client_auth=True
+    )
 
 
 def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tuple[str, int]:
@@ -85,7 +87,7 @@ def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tupl
         AccessDenied: others could reach the server, and nothing would tell who they are.
     """
     host, port = split_address(bind)
-    if _is_loopback(host):
+    if is_loopback(host):
         return host, port
     has_certificate = security.certificate is not None and security.key is not None
     if has_certificate and (security.ca is not None or security.token is not None):
@@ -94,36 +96,5 @@ def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tupl
         return host, port
     raise AccessDenied(
         f"{bind!r} can be reached from other machines: give a certificate, a key and a CA, or a certificate, "
-        "a key and a token, or allow the token to travel in clear with --insecure"
+        "a key and a token"
     )
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host, without brackets, and port.
-
-    Raises:
-        InvalidURI: it is not ``HOST:PORT``.
-    """
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon = ""
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise InvalidURI(f"{address!r} is not an address to listen on: write HOST:PORT, or [IPV6]:PORT")
-    return host, int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise AccessDenied(f"the TLS file {path!r} cannot be read ({error.strerror})") from None

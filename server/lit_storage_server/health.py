@@ -30,7 +30,7 @@ class HealthServicer:
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server routes the calls of the service through.
 
-        Its Watch takes the callback that `guard` has gRPC pass, and holds no thread.
+        Its Watch takes the callback that `admission` has gRPC pass, and holds no thread.
         """
         return grpc.method_handlers_generic_handler(
             HEALTH_SERVICE,

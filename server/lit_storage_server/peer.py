@@ -18,10 +18,11 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from lit_storage_client.security import Security
+from lit_storage_proto.endpoint import join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
+from lit_storage_server.admission import AdmissionInterceptor, Places, Watchdog
 from lit_storage_server.auth import HEALTH_SERVICE, TokenInterceptor, check_bind, server_credentials
-from lit_storage_server.guard import GuardInterceptor, Places, Watchdog
 from lit_storage_server.health import HealthServicer
 from lit_storage_server.pool import DaemonThreadPool
 from lit_storage_server.servicer import SERVICE, PathStorageServicer
@@ -132,12 +133,12 @@ class PeerServer:
         self._watchdog.stop()
 
     def _interceptors(self) -> list[grpc.ServerInterceptor]:
-        guard = GuardInterceptor(self._places, self._watchdog, self._limits)
+        admission = AdmissionInterceptor(self._places, self._watchdog, self._limits)
         token = self._security.token
-        return [TokenInterceptor(token), guard] if token is not None else [guard]
+        return [TokenInterceptor(token), admission] if token is not None else [admission]
 
     def _address(self, port: int) -> str:
-        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+        return join_address(self._host, port)
 
     def _why_not(self, address: str) -> OSError:
         """Return why nothing can listen on `address`; gRPC does not tell, so the system is asked."""

@@ -1,15 +1,18 @@
 """The four calls of lit_storage.v1.PathStorage: requests become values here, and values answers.
 
-Invariant: nothing is answered to a request that was meant for another name or instance. Generated
-types go no further in than this module, and no exception goes further out than `refusing`.
+Invariant: nothing is answered to a request that was meant for another name or instance, or that
+holds a field which is not known here. Generated types go no further in than this module, and no
+exception goes further out than `refusing`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
+from google.protobuf.message import Message
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lit_storage_proto.entry import get_path, to_wire
 from lit_storage_proto.errors import AccessDenied, PathNotFound
@@ -27,12 +30,7 @@ _PAGE_ENTRIES = 1000
 _PAGE_NAME_CHARACTERS = 64 * 1024
 
 
-class _Request(Protocol):
-    path: str
-    path_bytes: bytes
-
-    @property
-    def target(self) -> pb.Origin: ...
+_Request = pb.ExistsRequest | pb.StatRequest | pb.ListFilesRequest | pb.StreamFilesRequest
 
 
 class PathStorageServicer:
@@ -75,7 +73,7 @@ class PathStorageServicer:
 
     def exists(self, request: pb.ExistsRequest, context: grpc.ServicerContext) -> pb.ExistsResponse:
         """Say whether a path is there for others; what is not shared is not there."""
-        self._check_target(request, context)
+        self._check(request, context)
         with refusing(context):
             try:
                 self._shares.open(get_path(request)).close()
@@ -86,7 +84,7 @@ class PathStorageServicer:
 
     def stat(self, request: pb.StatRequest, context: grpc.ServicerContext) -> pb.StatResponse:
         """Describe one path; a link at the path itself is followed."""
-        self._check_target(request, context)
+        self._check(request, context)
         with refusing(context), self._shares.open(get_path(request)) as opened:
             return pb.StatResponse(origin=self._origin, entry=to_wire(entry_of("", opened.status)))
         raise AssertionError  # as in `exists`
@@ -95,12 +93,13 @@ class PathStorageServicer:
         self, request: pb.ListFilesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ListFilesResponse]:
         """List a tree without its bytes, in pages."""
-        self._check_target(request, context)
+        self._check(request, context)
         with refusing(context), self._shares.open(get_path(request)) as opened:
             page, characters = pb.ListFilesResponse(origin=self._origin), 0
             for found in walk(opened, recursive=request.recursive):
+                assert found.entry is not None  # files are described too
                 page.entries.append(to_wire(found.entry))
-                characters += len(found.entry.path) + len(found.entry.link_target)
+                characters += len(found.path) + len(found.entry.link_target)
                 if len(page.entries) >= _PAGE_ENTRIES or characters >= _PAGE_NAME_CHARACTERS:
                     yield page
                     page, characters = pb.ListFilesResponse(), 0
@@ -109,14 +108,15 @@ class PathStorageServicer:
 
     def stream_files(self, request: pb.StreamFilesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
         """Copy a tree, or ranges of its files, as encoded frames."""
-        self._check_target(request, context)
+        self._check(request, context)
         with refusing(context):
             path = get_path(request)
-            ranges = [ByteRange(get_path(r), r.offset, r.length, r.version) for r in request.ranges]
+            ranges = [_byte_range(message) for message in request.ranges]
             stream = FrameStream(self._shares, (self._name, self._instance_id), self._limits.chunk_bytes)
             yield from stream.ranges(path, ranges) if ranges else stream.tree(path)
 
-    def _check_target(self, request: _Request, context: grpc.ServicerContext) -> None:
+    def _check(self, request: _Request, context: grpc.ServicerContext) -> None:
+        """Refuse a request that is meant for another one, or that holds what is not understood here."""
         target = request.target
         if target.name not in ("", self._name) or target.instance_id not in ("", self._instance_id):
             abort(
@@ -125,3 +125,31 @@ class PathStorageServicer:
                 f"this address belongs to {self._name!r}, instance {self._instance_id}, and the request was "
                 f"meant for {target.name!r}, instance {target.instance_id}; resolve the name again",
             )
+        number = _unknown_field(request)
+        if number is not None:
+            abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{request.DESCRIPTOR.name} holds field {number}, which {self._name!r} does not know; "
+                "upgrade its lit-storage",
+            )
+
+
+def _unknown_field(message: Message) -> int | None:
+    """Return the number of a field that this version does not know, in `message` or in one within it."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        return int(unknown[0].field_number)
+    for field, value in message.ListFields():
+        if field.message_type is None:
+            continue
+        for inner in (value,) if isinstance(value, Message) else value:
+            number = _unknown_field(inner)
+            if number is not None:
+                return number
+    return None
+
+
+def _byte_range(message: pb.Range) -> ByteRange:
+    length = message.length if message.HasField("length") else None
+    return ByteRange(get_path(message), message.offset, length, message.version)

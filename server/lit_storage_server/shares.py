@@ -75,11 +75,6 @@ class Shares:
         self._declared: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
-    @property
-    def declared(self) -> frozenset[str]:
-        """The absolute paths declared so far."""
-        return self._declared
-
     def declare(self, path: str) -> None:
         """Share `path` and all below it; it need not exist yet.
 

@@ -18,7 +18,7 @@ from lit_storage_proto.digest import DIGEST_BYTES, chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Chunk, Frame, Summary, encode_frame
-from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
+from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES, MAX_RANGES
 from lit_storage_server.shares import Shares
 from lit_storage_server.walk import Found, entry_of, version_of, walk
 
@@ -35,8 +35,8 @@ class ByteRange:
     path: str
     """Relative to the request's path; "" where that is the file."""
     offset: int
-    length: int
-    """0 means up to the end of the file."""
+    length: int | None
+    """None means up to the end of the file."""
     version: bytes
     """Empty means whatever is there."""
 
@@ -69,8 +69,8 @@ class FrameStream:
         """
         with self._shares.open(path) as opened:
             yield encode_frame(Frame(origin=self._origin))
-            for found in walk(opened):
-                if found.entry.kind is Kind.FILE:
+            for found in walk(opened, describe_files=False):
+                if found.entry is None:
                     yield from self._file(found, path)
                 else:
                     yield from self._packer.put_entry(found.entry)
@@ -80,30 +80,25 @@ class FrameStream:
         """Yield the ranges of files below `path`, one entry a file.
 
         Raises:
-            ProtocolViolation: a range lies outside its file or names no regular file.
+            ProtocolViolation: there are too many ranges, they do not ascend, or one lies outside its
+                file or names no regular file.
             SourceChanged: a file has, or gets, another version than the one asked for.
             StorageError, OSError: as of `tree`.
         """
-        by_file: dict[str, list[ByteRange]] = {}
-        for item in ranges:
-            if item.path.startswith("/"):
-                raise ProtocolViolation(
-                    f"the range of {item.path!r} must be relative to the path of the request"
-                )
-            by_file.setdefault(item.path, []).append(item)
+        by_file = _by_file(ranges)
         yield encode_frame(Frame(origin=self._origin))
         for name, wanted in by_file.items():
             yield from self._file_ranges(name, _join(path, name), wanted)
         yield self._packer.finish()
 
     def _file(self, found: Found, path: str) -> Iterator[bytes]:
-        shown = _join(path, found.entry.path)
+        shown = _join(path, found.path)
         opened = self._shares.open_regular(found.directory, found.name, shown)
         if opened is None:
             return
         fd, status = opened
         try:
-            entry = entry_of(found.entry.path, status)
+            entry = entry_of(found.path, status)
             yield from self._packer.put_entry(entry)
             yield from self._chunks(fd, shown, 0, entry.size)
             _check_unchanged(fd, entry, shown)
@@ -209,10 +204,32 @@ class _Packer:
         return message
 
 
+def _by_file(ranges: Sequence[ByteRange]) -> dict[str, list[ByteRange]]:
+    """Return the ranges of each file, which ascend and are disjoint."""
+    if len(ranges) > MAX_RANGES:
+        raise ProtocolViolation(
+            f"{len(ranges)} ranges were asked for in one request; {MAX_RANGES} are allowed, so send several"
+        )
+    by_file: dict[str, list[ByteRange]] = {}
+    for item in ranges:
+        if item.path.startswith("/"):
+            raise ProtocolViolation(f"the range of {item.path!r} must be relative to the path of the request")
+        of_file = by_file.setdefault(item.path, [])
+        if of_file:
+            before = of_file[-1]
+            if before.length is None or item.offset < before.offset + before.length:
+                raise ProtocolViolation(
+                    f"the ranges of {item.path!r} must ascend and be disjoint, and only the last one may "
+                    "lack a length"
+                )
+        of_file.append(item)
+    return by_file
+
+
 def _span(wanted: ByteRange, entry: Entry, shown: str) -> tuple[int, int]:
     if wanted.version and wanted.version != entry.version:
         raise _changed(shown)
-    end = wanted.offset + wanted.length if wanted.length else entry.size
+    end = entry.size if wanted.length is None else wanted.offset + wanted.length
     if wanted.offset > entry.size or end > entry.size:
         raise ProtocolViolation(
             f"bytes {wanted.offset} to {end} of {shown!r} were asked for; it has {entry.size}"

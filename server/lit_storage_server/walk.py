@@ -15,7 +15,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_proto.entry import Entry, Kind
@@ -32,11 +32,13 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _VERSION = struct.Struct("<QqQQ")
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An entry, and where it was found while the walk stands at it."""
+class Found(NamedTuple):
+    """What a name in the tree is, and where it was found while the walk stands at it."""
 
-    entry: Entry
+    path: str
+    """Relative to where the walk began."""
+    entry: Entry | None
+    """None of a regular file that was left for others to describe."""
     directory: int
     """Descriptor of the directory that holds it; of the path itself where `name` is empty."""
     name: str
@@ -60,12 +62,14 @@ def entry_of(path: str, status: os.stat_result, link_target: str | None = None) 
     return Entry(path, kind, size, mode, status.st_mtime_ns, link_target or "", version_of(status))
 
 
-def walk(opened: Opened, *, recursive: bool = True) -> Iterator[Found]:
+def walk(opened: Opened, *, recursive: bool = True, describe_files: bool = True) -> Iterator[Found]:
     """Yield what was opened, and if it is a directory what lies below it.
 
     Args:
         opened: where to begin; it stays open.
         recursive: False yields direct children only.
+        describe_files: False leaves regular files to whoever opens them, to be described from what
+            was opened: to do it here as well would be a sixth of the work on a tree of small files.
 
     Raises:
         AccessDenied: a directory cannot be read.
@@ -73,9 +77,11 @@ def walk(opened: Opened, *, recursive: bool = True) -> Iterator[Found]:
         InvalidURI: a path is too long to be sent.
         OSError: the file system failed.
     """
-    yield Found(entry_of("", opened.status), opened.fd, "")
+    entry = entry_of("", opened.status)
+    is_left = entry.kind is Kind.FILE and not describe_files
+    yield Found("", None if is_left else entry, opened.fd, "")
     if opened.is_directory:
-        tree = _Tree(opened, recursive)
+        tree = _Tree(opened, recursive, describe_files)
         try:
             yield from tree.run()
         finally:
@@ -101,9 +107,10 @@ class _Level:
 
 
 class _Tree:
-    def __init__(self, opened: Opened, recursive: bool) -> None:
+    def __init__(self, opened: Opened, recursive: bool, describe_files: bool) -> None:
         self._opened = opened
         self._recursive = recursive
+        self._describe_files = describe_files
         self._levels: list[_Level] = []
 
     def close(self) -> None:
@@ -128,7 +135,7 @@ class _Tree:
                 continue
             below, status = child
             self._enter(level, below)
-            yield Found(entry_of(path, status), below.fd, "")
+            yield Found(path, entry_of(path, status), below.fd, "")
             yield from self._scan(below)
 
     def _enter(self, level: _Level, below: _Level) -> None:
@@ -183,6 +190,9 @@ class _Tree:
                 if self._recursive and item.is_dir(follow_symlinks=False):
                     level.pending.append(item.name)
                     continue
+                if not self._describe_files and item.is_file(follow_symlinks=False):
+                    yield Found(_join(level.path, item.name), None, level.fd, item.name)
+                    continue
                 found = self._describe(level, item)
                 if found is not None:
                     yield found
@@ -201,7 +211,8 @@ class _Tree:
             if error.errno == errno.EINVAL:  # a link when it was looked at, and now none
                 raise self._changed(path) from None
             raise
-        return Found(entry_of(path, status, target), level.fd, item.name)
+        is_left = stat.S_ISREG(status.st_mode) and not self._describe_files  # it was none when it was scanned
+        return Found(path, None if is_left else entry_of(path, status, target), level.fd, item.name)
 
     def _stays(self, directory: str, target: str) -> bool:
         """Say whether a link in `directory` means, to the letter, something in what is copied."""

@@ -154,7 +154,7 @@ def test_absent_path(get):
 def test_absent_work(remote_of, tmp_path):
     """A Work that does not run is PathNotFound, and makes nothing here."""
     get = Get(remote_of(None), tmp_path / "R")
-    with pytest.raises(PathNotFound, match="not running"):
+    with pytest.raises(PathNotFound, match="no Work 'trainer' is known to"):
         get("t")
     assert not os.path.exists(f"{get.root}/@trainer")
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from lit_storage_client.confine import choose, confine
-from lit_storage_client.fetch.commit import STREAM, TWICE, commit
+from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, sync_file_system
 from lit_storage_client.fetch.staging import TREE, area_for
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.entry import Entry, Kind
@@ -57,6 +57,47 @@ def swap(tmp_path):
 def rename(request):
     """How names change: as this kernel does, and where the file system cannot exchange."""
     return {} if request.param == "exchange" else {"rename": cannot_exchange}
+
+
+@pytest.mark.parametrize("target", ["missing", "present"])
+@pytest.mark.parametrize("durable", [True, False])
+def test_durable_is_synced_around_the_swap(swap, tmp_path, monkeypatch, durable, target):
+    """A durable swap syncs all bytes before and the target's directory after it; another syncs nothing."""
+    steps = []
+
+    def note(step):
+        return lambda fd: steps.append((step, os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))[:5]))
+
+    def rename(*arguments):
+        renameat2(*arguments)
+        steps.append("swap")
+
+    monkeypatch.setattr(sys.modules[commit.__module__], "sync_file_system", note("syncfs"))
+    monkeypatch.setattr(os, "fsync", note("fsync"))
+    if target == "present":
+        os.mkdir(swap.target)
+    swap(durable=durable, rename=rename)
+    synced = [("syncfs", ".lit-"), "swap", ("fsync", tmp_path.name[:5])]
+    assert steps == (synced if durable else ["swap"])
+
+
+def test_journal_of_a_durable_swap_is_synced_first(swap, monkeypatch):
+    """Where names cannot be exchanged, the journal is on the disk before the old tree is moved."""
+    steps, real = [], os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: steps.append("fsync"))
+    monkeypatch.setattr(os, "rename", lambda *a, **k: (steps.append("rename"), real(*a, **k)))
+    os.mkdir(swap.target)
+    swap(durable=True, rename=cannot_exchange)
+    assert steps == ["fsync", "fsync", "rename", "rename", "fsync"]
+
+
+def test_syncing_a_file_system(tmp_path):
+    """The file system of a descriptor can be synced, and what goes wrong is raised."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    sync_file_system(fd)
+    os.close(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sync_file_system(fd)
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -216,6 +257,17 @@ def test_staging_of_who_knows_whom(tmp_path, owner):
     assert staging.exists()
     discard_dead(str(tmp_path / "target"), seconds=-1)
     assert not staging.exists()
+
+
+@pytest.mark.root
+def test_staging_of_another_user_stays(leave_behind, tmp_path):
+    """In a directory that several users can write, nobody removes what another one left, however old."""
+    staging = tmp_path / ".lit-staging-1"
+    leave_behind(staging, "target")
+    os.chown(staging, 65534, 65534)
+    discard_dead(str(tmp_path / "target"), seconds=-1)
+    assert sorted(os.listdir(staging)) == ["journal", "old", "owner", "tree"]
+    assert not os.path.exists(tmp_path / "target")
 
 
 def test_old_tree_is_put_back(leave_behind, tmp_path):

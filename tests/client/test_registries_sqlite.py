@@ -17,7 +17,7 @@ import pytest
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries.sqlite import SqliteRegistry
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
-from lit_storage_proto.registry import LiveRecord, WorkState
+from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
 RECORD = LiveRecord("trainer", "one", "127.0.0.1:4000", "machine")
 SUCCESSOR = LiveRecord("trainer", "two", "127.0.0.1:4001", "machine")
@@ -59,6 +59,21 @@ def registry(path: Path) -> Iterator[SqliteRegistry]:
     opened = open_file(path)
     yield opened
     opened.close()
+
+
+def test_columns_are_named(path: Path, registry: SqliteRegistry):
+    """Records come back field by field from tables with another order of columns, and more of them."""
+    with closing(sqlite3.connect(path)) as connection:
+        for table, first in (("live", "holder"), ("work", "artifacts_url")):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            columns.sort(key=lambda column: (column != first, column))
+            connection.execute(f"DROP TABLE {table}")
+            connection.execute(f"CREATE TABLE {table} ({', '.join(columns)}, later, PRIMARY KEY (name))")
+    record = LiveRecord("trainer", "one", "127.0.0.1:4000", "machine", "tls")
+    registry.register(record)
+    work = WorkRecord("trainer", "one", WorkState.STOPPED, "machine", "file:///kept")
+    assert (registry.update_work(work), registry.resolve("trainer")) == (True, record)
+    assert (registry.work("trainer"), registry.live(), registry.works()) == (work, [record], [work])
 
 
 @pytest.fixture

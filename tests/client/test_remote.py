@@ -116,7 +116,7 @@ def test_nobody_of_that_name(remote_of, within):
     remote = remote_of(None)
     with within(1):
         assert remote.exists(HERE) is False
-    with pytest.raises(PathNotFound, match="not running"):
+    with pytest.raises(PathNotFound, match="no Work 'trainer' is known to"):
         remote.stat(HERE)
 
 

@@ -144,6 +144,18 @@ class TestWork:
         registry.register(live_record())
         assert registry.work("trainer") == WorkRecord("trainer", "one", WorkState.RUNNING, "machine")
 
+    def test_what_an_earlier_instance_published_stays(self, registry: Registry):
+        """A new instance keeps the artifacts of the former one until it publishes something newer."""
+        registry.register(live_record())
+        registry.update_work(work_record(WorkState.SUCCEEDED))
+        registry.unregister("trainer", "one")
+        registry.register(live_record(instance="two"))
+        running = WorkRecord("trainer", "two", WorkState.RUNNING, "machine", artifacts_url="file:///kept")
+        assert registry.work("trainer") == running
+        newer = WorkRecord("trainer", "two", WorkState.STOPPED, "machine", artifacts_url="file:///newer")
+        registry.update_work(newer)
+        assert registry.work("trainer") == newer
+
     def test_its_own_instance_updates_it(self, registry: Registry):
         """update_work by the recorded instance replaces the record, also after unregister."""
         registry.register(live_record())

@@ -9,7 +9,7 @@ import pytest
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import get_path
 from lit_storage_proto.frames import Summary, decode_frame
-from lit_storage_proto.limits import MAX_FRAME_BYTES, MIB, Limits
+from lit_storage_proto.limits import MAX_FRAME_BYTES, MAX_RANGES, MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 
 Code = grpc.StatusCode
@@ -245,11 +245,47 @@ def versioned(peer, path, *spans):
     return [pb.Range(path=path, offset=offset, length=length, version=version) for offset, length in spans]
 
 
+# A field of number 31, which no message has.
+UNKNOWN = b"\xf8\x01\x01"
+
+
+@pytest.mark.parametrize(
+    ("method", "request_bytes", "where"),
+    [
+        ("Exists", UNKNOWN, "ExistsRequest holds field 31"),
+        ("Exists", pb.ExistsRequest(target=pb.Origin.FromString(UNKNOWN)).SerializeToString(), "field 31"),
+        ("Stat", pb.StatRequest(path="a").SerializeToString() + UNKNOWN, "StatRequest"),
+        ("ListFiles", UNKNOWN, "ListFilesRequest"),
+        ("StreamFiles", UNKNOWN, "StreamFilesRequest"),
+        (
+            "StreamFiles",
+            pb.StreamFilesRequest(
+                ranges=[pb.Range(path="a"), pb.Range.FromString(UNKNOWN)]
+            ).SerializeToString(),
+            "field 31",
+        ),
+    ],
+)
+def test_unknown_fields_are_refused(peer, root, method, request_bytes, where):
+    """A field that this version does not know, however deep, is refused and never passed over."""
+    (root / "a").touch()
+    call = peer.channel.unary_stream(f"/lit_storage.v1.PathStorage/{method}")
+    code, details = code_of(lambda: list(call(request_bytes)))
+    assert (code, where in details, "upgrade" in details) == (Code.INVALID_ARGUMENT, True, True)
+
+
+def test_unknown_field_of_a_request_for_another(peer):
+    """Who was meant comes first: a newer request for another instance is told to resolve the name again."""
+    request = pb.StatRequest(target=pb.Origin(name="other")).SerializeToString() + UNKNOWN
+    call = peer.channel.unary_unary("/lit_storage.v1.PathStorage/Stat")
+    assert code_of(lambda: call(request))[0] is Code.FAILED_PRECONDITION
+
+
 def test_ranges(peer, root):
-    """Ranges of several files arrive, with one entry a file; a length of 0 goes to the end."""
+    """Ranges of several files arrive, with one entry a file; one without a length goes to the end."""
     (root / "a").write_bytes(b"0123456789")
     (root / "b").write_bytes(b"abcdef")
-    wanted = versioned(peer, "a", (2, 3), (8, 0)) + versioned(peer, "b", (0, 1))
+    wanted = versioned(peer, "a", (2, 3), (8, None)) + versioned(peer, "b", (0, 1))
     copy = Copy(peer, ranges=wanted)
     assert copy.data == {"a": {2: b"234", 8: b"89"}, "b": {0: b"a"}}
     assert copy.frames[-1].summary == Summary(2, 3, 6, 0)
@@ -259,6 +295,43 @@ def test_range_of_the_path_itself(peer, root):
     """A range with an empty path means the path of the request."""
     (root / "a").write_bytes(b"0123456789")
     assert Copy(peer, path="a", ranges=[pb.Range(offset=4, length=2)]).data == {"": {4: b"45"}}
+
+
+def test_range_of_length_0(peer, root):
+    """A range of length 0 brings the entry of its file and no bytes."""
+    (root / "a").write_bytes(b"0123456789")
+    copy = Copy(peer, ranges=[pb.Range(path="a", offset=4, length=0)])
+    assert (list(copy.entries), copy.data, copy.frames[-1].summary) == (["a"], {}, Summary(1, 0, 0, 0))
+
+
+def test_ranges_that_touch(peer, root):
+    """Ranges may follow each other without a gap, and an empty one may stand where another begins."""
+    (root / "a").write_bytes(b"0123456789")
+    spans = [(0, 2), (2, 0), (2, 3), (5, None)]
+    wanted = [pb.Range(path="a", offset=offset, length=length) for offset, length in spans]
+    assert Copy(peer, ranges=wanted).data == {"a": {0: b"01", 2: b"234", 5: b"56789"}}
+
+
+@pytest.mark.parametrize(
+    "spans", [[(4, 2), (0, 2)], [(0, 3), (2, 3)], [(0, 2), (0, 2)], [(2, None), (4, 2)], [(2, None), (10, 0)]]
+)
+def test_ranges_of_a_file_ascend(peer, root, spans):
+    """Ranges of one file that overlap, go back, or follow one without a length are refused."""
+    (root / "a").write_bytes(b"0123456789")
+    (root / "b").write_bytes(b"x")
+    wanted = [pb.Range(path="a", offset=offset, length=length) for offset, length in spans]
+    wanted.insert(1, pb.Range(path="b"))
+    code, details = code_of(lambda: Copy(peer, ranges=wanted))
+    assert (code, "'a' must ascend" in details) == (Code.INVALID_ARGUMENT, True)
+
+
+def test_number_of_ranges(peer, root):
+    """As many ranges as a request may hold are served, and one more is refused before anything is sent."""
+    (root / "a").write_bytes(bytes(MAX_RANGES))
+    wanted = [pb.Range(path="a", offset=offset, length=1) for offset in range(MAX_RANGES)]
+    assert Copy(peer, ranges=wanted).frames[-1].summary == Summary(1, MAX_RANGES, MAX_RANGES, 0)
+    code, details = code_of(lambda: Copy(peer, ranges=[*wanted, pb.Range(path="b")]))
+    assert (code, str(MAX_RANGES + 1) in details) == (Code.INVALID_ARGUMENT, True)
 
 
 def test_range_of_another_version(peer, root):

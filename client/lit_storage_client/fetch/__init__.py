@@ -16,6 +16,7 @@ import time
 
 from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import commit
+from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.staging import TREE, area_for
 from lit_storage_client.fetch.stream import Progress, receive
 from lit_storage_client.fetch.transfer import Transfer
@@ -24,7 +25,7 @@ from lit_storage_client.remote import Remote
 from lit_storage_proto.errors import NotAttached, TransferTimeout
 from lit_storage_proto.uri import Location
 
-__all__ = ["Progress", "Transfer", "fetch"]
+__all__ = ["Discards", "Progress", "Transfer", "fetch"]
 
 
 def fetch(
@@ -39,6 +40,7 @@ def fetch(
     on_change: str = "raise",
     symlinks: str = "keep",
     progress: Progress | None = None,
+    discards: Discards | None = None,
 ) -> Transfer:
     """Copy `location` to `target`.
 
@@ -54,6 +56,7 @@ def fetch(
         on_change: what to do about files that change at their origin meanwhile: "raise".
         symlinks: what becomes of symbolic links: "keep".
         progress: called with the bytes done so far and None, after each message.
+        discards: keeps the tree that is replaced for its readers; None removes it at once.
 
     Raises:
         PathExists: the target is there and `overwrite` is false, or a file is in its way.
@@ -77,6 +80,8 @@ def fetch(
         area = area_for(destination, confined=root is not None)
         try:
             area.discard_dead(remote.limits.staging_seconds)
+            if discards is not None and not destination.missing:
+                discards.discard(target_in(destination.anchor_fd, destination.name))
             with remote.stream(location, deadline=deadline) as frames, area.create() as staging:
                 received = receive(frames, staging.fd, TREE, label=target, progress=progress)
                 if deadline is not None and time.monotonic() > deadline:
@@ -94,6 +99,8 @@ def fetch(
                         overwrite=overwrite,
                         durable=durable,
                     )
+                    if discards is not None and (old := staging.give_away()) is not None:
+                        discards.keep(target_in(parent_fd, destination.name), old)
                 finally:
                     os.close(parent_fd)
         finally:

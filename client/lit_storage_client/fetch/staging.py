@@ -8,15 +8,18 @@ by descriptors, follows no link, and stops at a mount.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
+import stat
 import time
 from dataclasses import dataclass
 from typing import Self
 
 from lit_storage_client.beneath import open_beneath
-from lit_storage_client.confine import Destination, mount_of
+from lit_storage_client.confine import Destination
+from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import AccessDenied
@@ -53,7 +56,7 @@ class StagingArea:
         name = self.prefix + secrets.token_hex(8)
         try:
             os.mkdir(name, 0o700, dir_fd=self.fd)
-        except PermissionError as error:
+        except (PermissionError, FileNotFoundError) as error:  # the latter in /proc and the like
             raise AccessDenied(f"no copy can be staged: {error.strerror} in its directory") from None
         staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
         try:
@@ -103,18 +106,53 @@ class Staging:
     def __init__(self, area: StagingArea, name: str, fd: int) -> None:
         self._area = area
         self._name = name
+        self._given_away = False
+        self._owns_area = False
         self.fd = fd
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._given_away:
+            self.close()
+        else:
+            self.remove()
+
+    def give_away(self) -> Staging | None:
+        """Return this staging for someone else to `remove`, if it holds a directory that was replaced.
+
+        Returns:
+            One with descriptors of its own; None where there is nothing that a reader may still
+            be in, or where descriptors are short, and this one is to be removed as ever.
+        """
+        try:
+            if not any(_is_directory(self.fd, name) for name in (TREE, OLD)):
+                return None
+            _remove(self.fd, _JOURNAL)  # it has done its work, and must not bring the old tree back later
+            area_fd = os.dup(self._area.fd)
+        except OSError:
+            return None
+        try:
+            fd = os.dup(self.fd)
+        except OSError:
+            os.close(area_fd)
+            return None
+        given = Staging(dataclasses.replace(self._area, fd=area_fd, base_fd=-1), self._name, fd)
+        given._owns_area = True
+        self._given_away = True
+        return given
+
+    def remove(self) -> None:
+        """Remove it and close it. It never raises: the get is decided, and the next one tries again."""
         try:
             self.discard()
         except OSError:
-            pass  # of a tree that another user's files keep: the get is decided, the next one tries again
+            pass  # of a tree that another user's files keep
         finally:
             self.close()
+            if self._owns_area:
+                self._area.close()
 
     def close(self) -> None:
         """Close the directory. A second call does nothing."""
@@ -172,6 +210,7 @@ class Staging:
 
     def discard(self) -> None:
         """Remove it with all that it holds; what is gone already is no error."""
+        _remove(self.fd, _JOURNAL)  # first, so that nothing half removed is ever put back
         for name in os.listdir(self.fd):
             if name != _OWNER:  # last, so that a removal that is cut short is found as dead
                 _remove(self.fd, name)
@@ -211,6 +250,13 @@ def area_for(destination: Destination, *, confined: bool) -> StagingArea:
             f"{shown(destination.label)} cannot be staged in {STAGING}: {error.strerror}"
         ) from None
     return StagingArea(fd, "", destination.base_fd, destination.path)
+
+
+def _is_directory(fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _remove(staging_fd: int, name: str) -> None:

@@ -39,17 +39,15 @@ class Verifier:
         self.files = 0
         self.bytes = 0
 
-    def announce(self, entry: Entry) -> int:
-        """Take the next entry; return its number. Only a file with bytes is waited for."""
-        number = self._entries
-        self._entries += 1
+    def announce(self, entry: Entry) -> None:
+        """Take the next entry, whose number is how many came before it; a file with bytes is waited for."""
         if entry.kind is Kind.FILE:
             self.files += 1
             if entry.size:
-                self._pending[number] = Expected(entry)
+                self._pending[self._entries] = Expected(entry)
         elif entry.kind is Kind.SKIPPED:
             self._skipped += 1
-        return number
+        self._entries += 1
 
     def accept(self, chunk: Chunk) -> Expected:
         """Check the next chunk; return its file, already advanced past the chunk.

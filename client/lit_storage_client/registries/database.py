@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from lit_storage_client.registries.mounts import file_system_of, spans_machines
+from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 
 SCHEMA_VERSION = 1
@@ -227,7 +227,8 @@ class Database:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-                connection.execute("INSERT INTO meta VALUES (?, ?)", (SCHEMA_VERSION, self._machine_id))
+                meta = (SCHEMA_VERSION, self._machine_id)
+                connection.execute("INSERT INTO meta (schema_version, machine_id) VALUES (?, ?)", meta)
             finally:
                 connection.close()
             with contextlib.suppress(FileExistsError):  # another process was first

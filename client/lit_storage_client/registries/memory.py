@@ -55,6 +55,8 @@ class MemoryRegistry:
     def register(self, record: LiveRecord) -> None:
         """Make `record` the live record of its name, and its work record ``running``.
 
+        What an earlier instance published stays recorded.
+
         Raises:
             NameTaken: another instance holds the name.
         """
@@ -65,9 +67,14 @@ class MemoryRegistry:
                     f"the name {record.name!r} is taken by a Work of this process at {holder.endpoint}; "
                     f"stop that one first, or take another name"
                 )
+            former = self._records.work.get(record.name)
             self._records.live[record.name] = record
             self._records.work[record.name] = WorkRecord(
-                record.name, record.instance_id, WorkState.RUNNING, record.machine_id
+                name=record.name,
+                instance_id=record.instance_id,
+                state=WorkState.RUNNING,
+                machine_id=record.machine_id,
+                artifacts_url=former.artifacts_url if former is not None else "",
             )
 
     def unregister(self, name: str, instance_id: str) -> None:

@@ -23,8 +23,20 @@ _WORK = """
     FROM work LEFT JOIN live ON live.name = work.name AND live.instance_id = work.instance_id
 """
 
+_INSERT_LIVE = """
+    INSERT OR REPLACE INTO live (name, instance_id, endpoint, machine_id, tls_name, holder)
+    VALUES (:name, :instance_id, :endpoint, :machine_id, :tls_name, :holder)
+"""
+# The artifacts of an earlier instance stay as they are.
+_BEGIN_WORK = """
+    INSERT INTO work (name, instance_id, state, machine_id, artifacts_url)
+    VALUES (:name, :instance_id, :state, :machine_id, '')
+    ON CONFLICT (name) DO UPDATE
+    SET instance_id = excluded.instance_id, state = excluded.state, machine_id = excluded.machine_id
+"""
 _UPDATE_WORK = """
-    UPDATE work SET state = ?, machine_id = ?, artifacts_url = ? WHERE name = ? AND instance_id = ?
+    UPDATE work SET state = :state, machine_id = :machine_id, artifacts_url = :artifacts_url
+    WHERE name = :name AND instance_id = :instance_id
 """
 
 _LiveRow = tuple[str, str, str, str, str, str]
@@ -62,23 +74,22 @@ class SqliteRegistry:
     def register(self, record: LiveRecord) -> None:
         """Make `record` the live record of its name, and its work record ``running``.
 
-        The calling process becomes its holder. The same instance may register anew.
+        The calling process becomes its holder. The same instance may register anew. What an
+        earlier instance published stays recorded.
 
         Raises:
             NameTaken: another instance holds the name, and its process is not known to be gone.
             RegistryUnavailable: the file cannot be read or written.
         """
-        holder = ProcessIdentity.current().to_text()
+        row = {
+            **dataclasses.asdict(record),
+            "holder": ProcessIdentity.current().to_text(),
+            "state": WorkState.RUNNING,
+        }
         with self._database.writing() as connection:
             self._refuse_second(connection, record)
-            connection.execute(
-                "INSERT OR REPLACE INTO live VALUES (?, ?, ?, ?, ?, ?)",
-                (*dataclasses.astuple(record), holder),
-            )
-            connection.execute(
-                "INSERT OR REPLACE INTO work VALUES (?, ?, ?, ?, '')",
-                (record.name, record.instance_id, WorkState.RUNNING, record.machine_id),
-            )
+            connection.execute(_INSERT_LIVE, row)
+            connection.execute(_BEGIN_WORK, row)
 
     def unregister(self, name: str, instance_id: str) -> None:
         """Remove the live record if that instance holds it; else do nothing.
@@ -97,7 +108,7 @@ class SqliteRegistry:
         """
         with self._database.reading() as connection:
             row: _LiveRow | None = connection.execute(f"{_LIVE} WHERE name = ?", (name,)).fetchone()
-        return LiveRecord(*row[:5]) if row is not None and self._lives(row[5]) else None
+        return None if row is None else self._live_of(row)
 
     def update_work(self, record: WorkRecord) -> bool:
         """Replace the work record if it is of the same instance; say whether it was.
@@ -106,10 +117,7 @@ class SqliteRegistry:
             RegistryUnavailable: the file cannot be read or written.
         """
         with self._database.writing() as connection:
-            changed = connection.execute(
-                _UPDATE_WORK,
-                (record.state, record.machine_id, record.artifacts_url, record.name, record.instance_id),
-            ).rowcount
+            changed = connection.execute(_UPDATE_WORK, dataclasses.asdict(record)).rowcount
         return changed == 1
 
     def work(self, name: str) -> WorkRecord | None:
@@ -130,7 +138,7 @@ class SqliteRegistry:
         """
         with self._database.reading() as connection:
             rows: list[_LiveRow] = connection.execute(f"{_LIVE} ORDER BY name").fetchall()
-        return [LiveRecord(*row[:5]) for row in rows if self._lives(row[5])]
+        return [record for row in rows if (record := self._live_of(row)) is not None]
 
     def works(self) -> Sequence[WorkRecord]:
         """Return all work records, by name, with the same derived state as `work`.
@@ -174,10 +182,24 @@ class SqliteRegistry:
         except ValueError:
             raise self._database.damaged() from None
 
+    def _live_of(self, row: _LiveRow) -> LiveRecord | None:
+        name, instance_id, endpoint, machine_id, tls_name, holder = row
+        if not self._lives(holder):
+            return None
+        return LiveRecord(
+            name=name, instance_id=instance_id, endpoint=endpoint, machine_id=machine_id, tls_name=tls_name
+        )
+
     def _work_of(self, row: _WorkRow) -> WorkRecord:
         name, instance_id, state, machine_id, artifacts_url, holder = row
         try:
-            record = WorkRecord(name, instance_id, WorkState(state), machine_id, artifacts_url)
+            record = WorkRecord(
+                name=name,
+                instance_id=instance_id,
+                state=WorkState(state),
+                machine_id=machine_id,
+                artifacts_url=artifacts_url,
+            )
         except ValueError:
             raise self._database.damaged() from None
         return derive_state(record, lives=holder is not None and self._lives(holder))

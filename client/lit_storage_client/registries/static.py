@@ -6,10 +6,10 @@ record carries no instance id, which stands for whatever instance answers at the
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
 
+from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.registry import LiveRecord, WorkRecord
 from lit_storage_proto.uri import check_name
@@ -40,7 +40,7 @@ class StaticRegistry:
     @property
     def spans_machines(self) -> bool:
         """True unless every endpoint is a loopback address."""
-        return not all(_is_loopback(record.endpoint) for record in self._live.values())
+        return not all(is_loopback(split_address(record.endpoint)[0]) for record in self._live.values())
 
     def register(self, record: LiveRecord) -> None:
         """Do nothing for a name of the list, so that a Work which the list foresees can join.
@@ -92,11 +92,3 @@ def _parse(text: str) -> dict[str, LiveRecord]:
             raise InvalidURI(f"the static registry lists {name!r} twice; keep one of the two")
         records[name] = LiveRecord(name, instance_id="", endpoint=endpoint, machine_id="")
     return records
-
-
-def _is_loopback(endpoint: str) -> bool:
-    host = endpoint.rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

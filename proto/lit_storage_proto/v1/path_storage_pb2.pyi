@@ -21,11 +21,17 @@ Rules that hold for every rpc
    `path_bytes` where it is not. Parts are separated by "/". No part is empty, "." or "..",
    none holds NUL. A client MUST check this of every name that a server sends, and a server of
    every name that a client sends, before it touches a disk.
+ * Later versions only add fields, and none of them may change what an older server does without
+   its knowing. So a server MUST refuse with INVALID_ARGUMENT a request that holds a field which
+   it does not know, in the request itself or in a message within it. And whatever a later version
+   lets a stream hold that this one forbids (entries of new kinds, gaps, an entry sent again,
+   chunks without data) is sent only where a field of the request asked for it. A client passes
+   over fields of an answer that it does not know.
  * Calls other than grpc.health.v1.Health carry the metadata `authorization: Bearer <token>`.
 
 Status codes, beside what each rpc adds
 
-   INVALID_ARGUMENT     the request breaks a rule written here
+   INVALID_ARGUMENT     the request breaks a rule written here, or holds an unknown field
    UNAUTHENTICATED      the token is missing or wrong
    PERMISSION_DENIED    the path is not shared, leaves its share, or is a file which the origin
                         could not write itself
@@ -325,6 +331,10 @@ class StreamFilesRequest(message.Message):
     def ranges(self) -> containers.RepeatedCompositeFieldContainer[Range]:
         """Empty: the whole tree. Otherwise only these ranges of files below `path`; no directories or
         links are sent, and each named file has one entry, however many ranges it has.
+
+        The ranges of one file MUST ascend and be disjoint: each begins at or after the end of the one
+        before it, and one without a length is the last of its file. A request holds at most 10000
+        ranges. All else, and a range that is not within its file, is INVALID_ARGUMENT.
         """
 
     def __init__(
@@ -357,7 +367,7 @@ class Range(message.Message):
     path_bytes: builtins.bytes
     offset: builtins.int
     length: builtins.int
-    """Bytes; 0 means up to the end of the file."""
+    """Bytes; 0 means none, of which the entry alone is sent. Absent: up to the end of the file."""
     version: builtins.bytes
     """The version for which the range was planned; the server answers ABORTED where the file has
     another one. Empty: whatever is there.
@@ -368,14 +378,16 @@ class Range(message.Message):
         path: builtins.str = ...,
         path_bytes: builtins.bytes = ...,
         offset: builtins.int = ...,
-        length: builtins.int = ...,
+        length: builtins.int | None = ...,
         version: builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["_length", b"_length", "length", b"length"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["length", b"length", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["_length", b"_length", "length", b"length", "offset", b"offset", "path", b"path", "path_bytes", b"path_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__length: _TypeAlias = typing.Literal["length"]  # noqa: Y015
+    _WhichOneofArgType__length: _TypeAlias = typing.Literal["_length", b"_length"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__length) -> _WhichOneofReturnType__length | None: ...
 
 @typing.final
 class StreamFilesResponse(message.Message):

@@ -21,11 +21,17 @@ Rules that hold for every rpc
    `path_bytes` where it is not. Parts are separated by "/". No part is empty, "." or "..",
    none holds NUL. A client MUST check this of every name that a server sends, and a server of
    every name that a client sends, before it touches a disk.
+ * Later versions only add fields, and none of them may change what an older server does without
+   its knowing. So a server MUST refuse with INVALID_ARGUMENT a request that holds a field which
+   it does not know, in the request itself or in a message within it. And whatever a later version
+   lets a stream hold that this one forbids (entries of new kinds, gaps, an entry sent again,
+   chunks without data) is sent only where a field of the request asked for it. A client passes
+   over fields of an answer that it does not know.
  * Calls other than grpc.health.v1.Health carry the metadata `authorization: Bearer <token>`.
 
 Status codes, beside what each rpc adds
 
-   INVALID_ARGUMENT     the request breaks a rule written here
+   INVALID_ARGUMENT     the request breaks a rule written here, or holds an unknown field
    UNAUTHENTICATED      the token is missing or wrong
    PERMISSION_DENIED    the path is not shared, leaves its share, or is a file which the origin
                         could not write itself

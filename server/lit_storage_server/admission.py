@@ -124,7 +124,7 @@ class Places:
             return None
 
 
-class GuardInterceptor(grpc.ServerInterceptor):
+class AdmissionInterceptor(grpc.ServerInterceptor):
     """Watches every call, and keeps the number of streams within its limit."""
 
     def __init__(self, places: Places, watchdog: Watchdog, limits: Limits) -> None:

@@ -1,8 +1,9 @@
-"""On which kind of file system a directory lies, to keep a database off the network.
+"""In which mount a file or directory lies, and on which kind of file system.
 
-Invariant: the decision is a pure function of what the kernel lists. A database in WAL mode needs
-memory that all its users share, which no file system over a network or between a host and its
-guests gives (https://www.sqlite.org/wal.html, section 1).
+Invariant: each answer is a pure function of what the kernel lists under ``/proc/self``. Two uses:
+names can be exchanged only within one mount, which the device does not tell, as of bind mounts.
+And a database in WAL mode needs memory that all its users share, which no file system over a
+network or between a host and its guests gives (https://www.sqlite.org/wal.html, section 1).
 """
 
 from __future__ import annotations
@@ -29,14 +30,26 @@ def file_system_of(directory: str) -> str:
     Raises:
         OSError: the directory cannot be entered, or ``/proc`` is not there.
     """
-    descriptor = os.open(os.path.join(directory, "."), os.O_PATH | os.O_CLOEXEC)
+    fd = os.open(os.path.join(directory, "."), os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as file:
-            mount_id = mount_id_in(file.read())
+        mount_id = mount_of(fd)
     finally:
-        os.close(descriptor)
+        os.close(fd)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return type_of_mount(file.read(), mount_id)
+
+
+def mount_of(fd: int) -> int:
+    """Return the kernel's number of the mount that `fd` lies in; a mount point has its own.
+
+    Returns:
+        -1 for any descriptor where the kernel does not say, as those of some sandboxes.
+
+    Raises:
+        OSError: ``/proc`` is not there.
+    """
+    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as file:
+        return mount_id_in(file.read())
 
 
 def mount_id_in(fdinfo: str) -> int:

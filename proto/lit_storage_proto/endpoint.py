@@ -1,0 +1,53 @@
+"""Addresses as ``HOST:PORT``: taken apart, put together, and told apart. Pure: nothing is looked up.
+
+Invariant: ``join_address(*split_address(address))`` means the same as `address`. An IPv6 address
+stands in brackets where a port follows it (RFC 3986, section 3.2.2), and without them elsewhere.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from lit_storage_proto.errors import InvalidURI
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host, without brackets, and port.
+
+    Raises:
+        InvalidURI: it is not ``HOST:PORT``.
+    """
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise InvalidURI(f"{address!r} is no address: write HOST:PORT, or [IPV6]:PORT")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return ``HOST:PORT``, with brackets around a host that holds a colon."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host`, without brackets, is reached from this machine alone.
+
+    Of names only "localhost" is: what others mean is for the resolver to say, and may change.
+    """
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1
+    return (mapped or address).is_loopback
+
+
+def is_wildcard(host: str) -> bool:
+    """Say whether `host`, without brackets, stands for all addresses of a machine; nobody can dial it."""
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,87 @@
+"""Writing a staged tree: nothing that somebody else put there meanwhile is opened or followed."""
+
+import os
+
+import pytest
+
+from lit_storage_client.fetch.tree import TreeWriter
+from lit_storage_proto.entry import Entry, Kind
+
+
+def directory(path):
+    return Entry(path, Kind.DIRECTORY, mode=0o755)
+
+
+def file(path, size):
+    return Entry(path, Kind.FILE, size, 0o644)
+
+
+@pytest.fixture
+def staging(tmp_path):
+    path = tmp_path / "staging"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file and a directory that no copy may touch."""
+    (tmp_path / "outside/d").mkdir(parents=True)
+    (tmp_path / "outside/file").write_text("untouched")
+    return tmp_path / "outside"
+
+
+@pytest.fixture
+def tree(staging):
+    fd = os.open(staging, os.O_RDONLY)
+    writer = TreeWriter(fd, "tree", "label")
+    writer.make_directory(directory(""))
+    yield writer
+    writer.close()
+    os.close(fd)
+
+
+@pytest.mark.parametrize("planted", ["file", "link"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_planted_name_is_not_opened(tree, staging, outside, planted, whole):
+    """A file or link that has come to be under a name ends the copy, and what it means stays as it was."""
+    if planted == "link":
+        (staging / "tree/f").symlink_to(outside / "file")
+    else:
+        os.link(outside / "file", staging / "tree/f")
+    with pytest.raises(FileExistsError) as caught:
+        if whole:
+            tree.write_whole(file("f", 3), b"new")
+        else:
+            tree.write(file("f", 6), 0, b"new", last=False)
+    assert caught.value.filename == "label/f"
+    assert (outside / "file").read_text() == "untouched"
+
+
+def test_planted_directory_is_not_taken(tree, staging, outside):
+    """A link in the place of a directory that is still to be made ends the copy."""
+    (staging / "tree/d").symlink_to(outside / "d")
+    with pytest.raises(FileExistsError):
+        tree.make_directory(directory("d"))
+
+
+def test_replaced_directory_is_not_followed(tree, staging, outside):
+    """A link that has taken the place of a directory is not followed: nothing is made where it leads."""
+    tree.make_directory(directory("d"))
+    (staging / "tree/d").rmdir()
+    (staging / "tree/d").symlink_to(outside / "d")
+    with pytest.raises(NotADirectoryError):
+        tree.write_whole(file("d/f", 3), b"new")
+    assert os.listdir(outside / "d") == []
+
+
+def test_replaced_file_is_not_followed(tree, staging, outside):
+    """A link that has taken the place of a half-written file is not followed when it is opened again."""
+    tree.write(file("f", 18), 0, b"new", last=False)
+    for number in range(20):  # more than stay open
+        tree.write(file(f"other{number}", 9), 0, b"new", last=False)
+    (staging / "tree/f").unlink()
+    (staging / "tree/f").symlink_to(outside / "file")
+    with pytest.raises(OSError, match="symbolic links"):
+        tree.write(file("f", 18), 3, b"new", last=False)
+    assert (outside / "file").read_text() == "untouched"
