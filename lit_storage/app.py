@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from types import FrameType
 from typing import Literal
 
 from lit_storage import app_file, environment, home, work
@@ -21,10 +18,11 @@ from lit_storage.executors.process import ProcessExecutor
 from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.home import Home
 from lit_storage.session import Session, connect_flow
-from lit_storage.supervisor import Supervisor
+from lit_storage.supervisor import Status, Supervisor
+from lit_storage.termination import exit_at_sigterm
 from lit_storage.work import Work, internals
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import InvalidApp
+from lit_storage_proto.errors import InvalidApp, NameTaken
 from lit_storage_proto.limits import Limits
 
 
@@ -40,6 +38,7 @@ class App:
     Raises:
         InvalidApp: `flow` is not a Flow.
         InvalidURI: the attributes that lead to a Work make no name.
+        NameTaken: those of two Works make the same name.
     """
 
     def __init__(
@@ -94,10 +93,12 @@ class App:
             )
         self._session = connect_flow(self._root, self._registry, self._security, self._limits)
         self._executor = ProcessExecutor(self._limits.stop_grace_seconds)
+        take_back = exit_at_sigterm()
         try:
-            with _sigterm_raises(), work.adopting(self._adopt):
+            with work.adopting(self._adopt):
                 self._run_flow()
         finally:
+            take_back()
             self._executor.close()
             self._executor = None
             self._supervisors.clear()
@@ -137,9 +138,17 @@ class App:
         for name, member in self.works.items():
             own = internals(member)
             if own.supervisor is None or own.supervisor not in self._supervisors:
+                self._refuse_running(name)
                 own.supervisor = self._supervise(name, member)
                 self._supervisors.append(own.supervisor)
                 own.supervisor.start()
+
+    def _refuse_running(self, name: str) -> None:
+        for supervisor in self._supervisors:
+            if supervisor.name == name and supervisor.status is not Status.STOPPED:
+                raise NameTaken(
+                    f"{name!r} was another Work before, which still serves; stop() that one first"
+                )
 
     def _supervise(self, name: str, member: Work) -> Supervisor:
         assert self._executor is not None
@@ -224,26 +233,3 @@ def _pickled(name: str, member: Work) -> bytes:
                     f"to the Work's process ({error}); make it in run()"
                 ) from error
         raise
-
-
-class _sigterm_raises:  # noqa: N801  reads as what it does
-    """While the block runs, SIGTERM raises SystemExit, so that the Works are stopped.
-
-    A handler of the user's own stays; outside of the main thread none can be set.
-    """
-
-    def __enter__(self) -> None:
-        self._replaced = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-        )
-        if self._replaced:
-            signal.signal(signal.SIGTERM, self._exit)
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._replaced:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    @staticmethod
-    def _exit(signum: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)

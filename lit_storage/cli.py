@@ -15,8 +15,8 @@ from typing import Annotated
 import typer
 
 from lit_storage import cli_files
-from lit_storage.cli_command import FAILED, Json, Place, place_of, reporting
-from lit_storage.cli_output import print_json, printable
+from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
+from lit_storage.cli_output import print_json, printable, report
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
@@ -31,17 +31,8 @@ main = typer.Typer(
 
 
 @main.callback()
-def options(
-    context: typer.Context,
-    root: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Root that the Works share; else the nearest .lit upwards."),
-    ] = None,
-    registry: Annotated[
-        str | None, typer.Option(metavar="URL", help="Registry of the Works; else the one in the root.")
-    ] = None,
-) -> None:
-    """Take the options that stand before every command."""
+def options(context: typer.Context, root: Root = None, registry: Registry = None) -> None:
+    """Take the options that may stand before every command, and after it as well."""
     context.obj = Place(root, registry)
 
 
@@ -53,32 +44,29 @@ def run(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="ARGS", help="What the file finds in sys.argv.")
     ] = None,
+    root: Root = None,
+    registry: Registry = None,
 ) -> None:
     """Run the App that a file defines."""
-    place = place_of(context)
+    place = place_of(context, root, registry)
     for name, value in (("LIT_STORAGE_ROOT", place.root), ("LIT_STORAGE_REGISTRY", place.registry)):
         if value is not None:
             os.environ[name] = value  # an App is made with what its environment says
     from lit_storage.app import load_app
-    from lit_storage.supervisor import WorkTraceback
 
     try:
         load_app(file, arguments).run()
-    except Exception as error:
-        if isinstance(error.__cause__, WorkTraceback):
-            typer.echo(str(error.__cause__).strip(), err=True)
-        elif isinstance(error, StorageError):
-            raise
-        else:
-            traceback.print_exception(error)  # the user's own code, outside of any Work
-        raise typer.Exit(FAILED) from None
+    except Exception as error:  # noqa: BLE001  code of the user may raise anything
+        raise typer.Exit(_tell(error)) from None
 
 
 @main.command()
 @reporting
-def works(context: typer.Context, as_json: Json = False) -> None:
+def works(
+    context: typer.Context, as_json: Json = False, root: Root = None, registry: Registry = None
+) -> None:
     """List the Works that run, and those that ended."""
-    with place_of(context).connect() as session:
+    with place_of(context, root, registry).connect() as session:
         rows = _rows(
             {w.name: w for w in session.registry.works()}, {r.name: r for r in session.registry.live()}
         )
@@ -99,6 +87,29 @@ main.command("ls")(cli_files.list_files)
 main.command()(cli_files.stat)
 main.command()(cli_files.get)
 main.command()(cli_files.cat)
+
+
+def _tell(error: Exception) -> int:
+    """Say on stderr what ended an app, without frames of ours first; return the exit code."""
+    from lit_storage.supervisor import WorkTraceback
+    from lit_storage.tracebacks import user_line, user_traceback
+
+    line = user_line(error)
+    if isinstance(error.__cause__, WorkTraceback):
+        text = str(error.__cause__)
+    elif isinstance(error, StorageError) or (isinstance(error, OSError) and not line):
+        code = report(error, in_code=bool(line))
+        if line:
+            typer.echo(f"  at {printable(line)}", err=True)
+        return code
+    elif line or isinstance(error, SyntaxError):
+        text = user_traceback(error)
+    elif error.__cause__ is not None:  # said on purpose, about what the app is made of
+        text = "".join(traceback.format_exception_only(error))
+    else:
+        text = "".join(traceback.format_exception(error))
+    typer.echo(text.rstrip(), err=True)
+    return FAILED
 
 
 def _rows(known: dict[str, WorkRecord], live: dict[str, LiveRecord]) -> list[dict[str, str | None]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 import typer
 
 from lit_storage.cli_output import report
-from lit_storage_proto.errors import StorageError
+from lit_storage_proto.errors import PathNotFound, StorageError
 
 if TYPE_CHECKING:
     from lit_storage.session import Session
@@ -22,6 +22,12 @@ P = ParamSpec("P")
 FAILED, INTERRUPTED, BROKEN_PIPE = 1, 130, 141  # the last two as shells count signals
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, also of an error.")]
+Root = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Root that the Works share; else the nearest .lit upwards.")
+]
+Registry = Annotated[
+    str | None, typer.Option(metavar="URL", help="Registry of the Works; else the one in the root.")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +38,27 @@ class Place:
     registry: str | None
 
     def connect(self) -> Session:
-        """Open the session of this command; it may raise what `lit_storage.connect` raises."""
+        """Open the session of this command; it may raise what `lit_storage.connect` raises.
+
+        Raises:
+            PathNotFound: there is no root. A look must not make one, which later apps would find.
+        """
+        from lit_storage import environment
         from lit_storage.session import connect
 
+        root = environment.find_root(self.root)
+        if not os.path.isdir(root):
+            raise PathNotFound(
+                f"there is no root {root!r}; go to where the app runs, or name its root with --root"
+            )
         return connect(root=self.root, registry=self.registry)
 
 
-def place_of(context: typer.Context) -> Place:
-    """Return what the options before the command said."""
-    place = context.obj
-    assert isinstance(place, Place)
-    return place
+def place_of(context: typer.Context, root: str | None, registry: str | None) -> Place:
+    """Return what the options said, of which those after the command beat those before it."""
+    before = context.obj
+    assert isinstance(before, Place)
+    return Place(root or before.root, registry or before.registry)
 
 
 def reporting(command: Callable[P, None]) -> Callable[P, None]:

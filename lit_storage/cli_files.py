@@ -12,19 +12,31 @@ from typing import Annotated
 
 import typer
 
-from lit_storage.cli_command import Json, place_of, reporting
+from lit_storage.cli_command import Json, Registry, Root, place_of, reporting
 from lit_storage.cli_output import age, entry_fields, entry_line, human_size, print_json, printable
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.errors import PathExists, ProtocolViolation
 from lit_storage_proto.uri import Location, parse_remote
 
 Remote = Annotated[
     str, typer.Argument(metavar="NAME:PATH", help="A path of a Work; lit://@NAME/PATH means the same.")
 ]
+
+
+def _checked_destination(destination: str | None) -> str | None:
+    if destination == "-":
+        raise typer.BadParameter("a copy is no stream; use cat to write a file to stdout, or name it './-'")
+    if destination == "":  # as of a variable that is not set
+        raise typer.BadParameter("it is empty; '.' is the working directory")
+    return destination
+
+
 Destination = Annotated[
     str | None,
     typer.Argument(
-        metavar="DEST", help="The copy itself, or where it goes if this ends in a slash or is a dot."
+        metavar="DEST",
+        help="The copy itself, or where it goes if this ends in a slash or is a dot.",
+        callback=_checked_destination,
     ),
 ]
 
@@ -35,15 +47,17 @@ def list_files(
     remote: Remote,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Also what lies deeper.")] = False,
     as_json: Json = False,
+    root: Root = None,
+    registry: Registry = None,
 ) -> None:
     """List what a directory of a Work holds; of a file, the file itself."""
     location = parse_remote(remote)
-    with place_of(context).connect() as session:
+    with place_of(context, root, registry).connect() as session:
         entries = list(session.remote.list(location, recursive=recursive))
     if not entries:
         raise ProtocolViolation(f"the list of '{location}' came without the path itself")
-    root, *below = entries
-    shown = below if root.kind is Kind.DIRECTORY else [_named(root, location)]
+    top, *below = entries
+    shown = below if top.kind is Kind.DIRECTORY else [_named(top, location)]
     shown.sort(key=lambda entry: entry.path)
     if as_json:
         print_json([entry_fields(entry) for entry in shown])
@@ -53,10 +67,16 @@ def list_files(
 
 
 @reporting
-def stat(context: typer.Context, remote: Remote, as_json: Json = False) -> None:
+def stat(
+    context: typer.Context,
+    remote: Remote,
+    as_json: Json = False,
+    root: Root = None,
+    registry: Registry = None,
+) -> None:
     """Describe one path of a Work."""
     location = parse_remote(remote)
-    with place_of(context).connect() as session:
+    with place_of(context, root, registry).connect() as session:
         entry = _named(session.remote.stat(location), location)
     if as_json:
         print_json({"uri": str(location)} | entry_fields(entry))
@@ -78,14 +98,23 @@ def get(
         bool, typer.Option("--overwrite", help="Replace what is there, as a whole.")
     ] = False,
     as_json: Json = False,
+    root: Root = None,
+    registry: Registry = None,
 ) -> None:
-    """Copy a file or a directory of a Work, verified, to a path of one's own."""
+    """Copy a file or a directory of a Work, verified.
+
+    The copy appears at once and whole, or not at all. A file never replaces a directory.
+    """
     from lit_storage.path import Path
 
     location = parse_remote(remote)
     target = _target(location, destination)
-    with place_of(context).connect(), _progress() as progress:
-        transfer = Path(str(location)).get(overwrite, to=target, progress=progress)
+    with place_of(context, root, registry).connect() as session:
+        if os.path.isdir(target):
+            _refuse_replacing(target, session.remote.stat(location), overwrite=overwrite)
+        target = os.path.abspath(target)
+        with _progress() as progress:
+            transfer = Path(str(location)).get(overwrite, to=target, progress=progress)
     if as_json:
         print_json({"uri": str(location), "target": target} | dataclasses.asdict(transfer))
         return
@@ -100,13 +129,17 @@ def get(
 
 
 @reporting
-def cat(context: typer.Context, remote: Remote) -> None:
-    """Write the bytes of a file of a Work to stdout; each chunk is verified before it is written."""
+def cat(context: typer.Context, remote: Remote, root: Root = None, registry: Registry = None) -> None:
+    """Write the bytes of a file of a Work to stdout.
+
+    Each chunk is verified before it is written.
+    """
     from lit_storage_client.fetch.verify import Verifier
 
     location = parse_remote(remote)
     verifier, summary = Verifier(), None
-    with place_of(context).connect() as session, session.remote.stream(location) as frames:
+    place = place_of(context, root, registry)
+    with place.connect() as session, session.remote.stream(location) as frames:
         for frame in frames:
             for entry in frame.entries:
                 if entry.kind is not Kind.FILE:
@@ -129,14 +162,28 @@ def _last_name(location: Location) -> str:
 
 
 def _target(location: Location, destination: str | None) -> str:
-    """Return where a copy goes, as an absolute path.
+    """Return where a copy goes.
 
     What stands at the target is replaced as a whole, so a directory is only ever written into
     where the destination says so.
     """
-    into = destination is None or destination.endswith("/") or os.path.basename(destination) in (".", "..")
-    target = os.path.join(destination or "", _last_name(location)) if into else destination
-    return os.path.abspath(target or "")
+    if destination is None:
+        return _last_name(location)
+    into = destination.endswith("/") or os.path.basename(destination) in (".", "..")
+    return os.path.join(destination, _last_name(location)) if into else destination
+
+
+def _refuse_replacing(directory: str, source: Entry, *, overwrite: bool) -> None:
+    """Raise PathExists unless `directory` may be replaced: by a directory, and with --overwrite.
+
+    A person who leaves out the slash after a directory's name means to copy into it, as with cp.
+    """
+    if source.kind is Kind.DIRECTORY and overwrite:
+        return
+    ways = "end it with '/' to copy into it"
+    if source.kind is Kind.DIRECTORY:
+        ways += ", or replace it as a whole with --overwrite"
+    raise PathExists(f"{directory!r} is a directory; {ways}")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ to a person. JSON is ASCII and carries names as they are, sizes in bytes and tim
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -16,6 +17,9 @@ from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import InvalidApp, InvalidURI, StorageError
 
 _SECONDS_OF = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
+_OPTION_OF = {"overwrite=True": "--overwrite", "root=": "--root", "registry=": "--registry"}
+# Only a word of its own: a file may be named so.
+_ARGUMENT = re.compile(rf"(?<!\S)({'|'.join(_OPTION_OF)})(?=[\s,;]|$)")
 
 
 def printable(text: str) -> str:
@@ -70,9 +74,15 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def report(error: StorageError | OSError, *, as_json: bool) -> int:
-    """Say on stderr, in one sentence, what went wrong; return the exit code: 2 for wrong usage, else 1."""
+def report(error: StorageError | OSError, *, as_json: bool = False, in_code: bool = False) -> int:
+    """Say on stderr, in one sentence, what went wrong; return the exit code: 2 for wrong usage, else 1.
+
+    The sentence names options of the command line, or, where it is about code of the user
+    (`in_code`), arguments of Python.
+    """
     message = _sentence(error)
+    if not in_code:
+        message = _ARGUMENT.sub(lambda match: _OPTION_OF[match[1]], message)
     if as_json:
         typer.echo(json.dumps({"error": type(error).__name__, "message": message}), err=True)
     else:

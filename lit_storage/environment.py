@@ -1,4 +1,4 @@
-"""Defaults from the environment: each ``LIT_STORAGE_*`` variable, read here and nowhere else.
+"""Defaults from the environment: what the ``LIT_STORAGE_*`` variables of a user say.
 
     LIT_STORAGE_ROOT               the nearest .lit upwards from the working directory, else ./.lit
     LIT_STORAGE_REGISTRY           sqlite://<root>/registry.db
@@ -42,18 +42,18 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
 
 
 def make_root(root: str) -> str:
-    """Make the directory `root`, which git is told to pass over, and return it.
+    """Make the directory `root` and return it; git is told to pass over one that is new.
 
     Raises:
         AccessDenied: it cannot be made or written.
     """
     try:
+        is_new = not os.path.isdir(root) or not os.listdir(root)
         os.makedirs(root, exist_ok=True)
         if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise PermissionError
-        ignore = os.path.join(root, ".gitignore")
-        if not os.path.lexists(ignore):
-            with open(ignore, "w", encoding="ascii") as file:
+        if is_new:  # in a directory of the user's own, git goes on to see what it saw
+            with open(os.path.join(root, ".gitignore"), "w", encoding="ascii") as file:
                 file.write("*\n")
     except (PermissionError, FileExistsError, NotADirectoryError) as error:
         why = "is not writable" if isinstance(error, PermissionError) else "cannot be a directory"

@@ -14,7 +14,8 @@ from typing import Any
 from lit_storage.handover import replace_paths
 from lit_storage.home import Home
 from lit_storage.path import Path, attach
-from lit_storage.work import Work, internals
+from lit_storage.work import Work, internals, own_paths
+from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.uri import SCHEME
 
 
@@ -40,14 +41,23 @@ def name_works(flow: Flow) -> dict[str, Work]:
 
     Raises:
         InvalidURI: the attributes and keys that lead to a Work make no name.
+        NameTaken: those of two Works make the same name.
     """
     works: dict[str, Work] = {}
+    seen: set[int] = set()
     for name, member in _members(flow, ""):
-        if isinstance(member, Work) and not any(member is known for known in works.values()):
-            origin = internals(member).origin
-            if origin.name is None:
-                origin.assign(name)
-            works[origin.name or name] = member
+        if not isinstance(member, Work) or id(member) in seen:
+            continue
+        seen.add(id(member))
+        origin = internals(member).origin
+        if origin.name is None:
+            origin.assign(name)
+        name = origin.name or name
+        if name in works:
+            raise NameTaken(
+                f"two Works of the Flow would both be {name!r}; rename an attribute or key of one"
+            )
+        works[name] = member
     return works
 
 
@@ -59,6 +69,8 @@ def attach_paths(flow: Flow, here: Home) -> None:
         return path if origin is None or origin.name is None else attach(path, origin, here)
 
     for holder in (flow, *(member for _, member in _members(flow, ""))):
+        if isinstance(holder, Work):
+            own_paths(holder)
         attributes = vars(holder)
         for name, value in list(attributes.items()):
             if name != "_lit":

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lit_storage.path import Path
-from lit_storage_proto.errors import PathNotFound
+from lit_storage_proto.errors import AccessDenied, PathNotFound
 
 
 def replace_paths(value: Any, change: Callable[[Path], Path]) -> Any:
@@ -21,27 +21,27 @@ def replace_paths(value: Any, change: Callable[[Path], Path]) -> Any:
 
     Containers are copied only where a Path in them has changed, so that others keep their identity.
     """
+    return _replaced(value, change, frozenset())
+
+
+def _replaced(value: Any, change: Callable[[Path], Path], inside: frozenset[int]) -> Any:
     if isinstance(value, Path):
         return change(value)
-    if type(value) in (list, tuple):
-        items = [replace_paths(item, change) for item in value]
-        return type(value)(items) if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    if type(value) not in (list, tuple, dict) or id(value) in inside:
+        return value
+    inside |= {id(value)}
+    parts = [part for pair in value.items() for part in pair] if type(value) is dict else list(value)
+    replaced = [_replaced(part, change, inside) for part in parts]
+    if all(new is old for new, old in zip(replaced, parts, strict=True)):
+        return value
     if type(value) is dict:
-        mapped = {key: replace_paths(item, change) for key, item in value.items()}
-        return mapped if any(mapped[key] is not value[key] for key in value) else value
-    return value
+        return dict(zip(replaced[::2], replaced[1::2], strict=True))
+    return type(value)(replaced)
 
 
 def find_paths(value: Any) -> Iterator[Path]:
     """Yield each Path in `value`, also nested in list, tuple and dict."""
-    if isinstance(value, Path):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from find_paths(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from find_paths(item)
+    return _find(value, is_wanted=lambda item: isinstance(item, Path), inside=frozenset())
 
 
 def fetch_all(paths: Iterable[Path], *, workers: int) -> None:
@@ -74,6 +74,10 @@ def _fetch_if_there(path: Path) -> None:
         path.get(overwrite=True, durable=False)
     except PathNotFound:
         pass  # absent is an answer: the Work starts without it
+    except AccessDenied:
+        if path.exists_remote():
+            raise
+        # What its origin does not share is not there for others.
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:
@@ -88,18 +92,22 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
 
 def plain_paths(value: Any) -> Iterator[str]:
     """Yield each existing plain path in `value`, which another Work would not find on its machine."""
-    if isinstance(value, Path):
-        return
-    if isinstance(value, (list, tuple)):
-        for item in value:
-            yield from plain_paths(item)
-    elif isinstance(value, dict):
-        yield from plain_paths(list(value.values()))
-    elif _is_existing_path(value):
-        yield str(value)
+    return map(str, _find(value, is_wanted=_is_existing_path, inside=frozenset()))
+
+
+def _find(value: Any, *, is_wanted: Callable[[Any], bool], inside: frozenset[int]) -> Iterator[Any]:
+    """Yield what is wanted in `value`, also in list, tuple and dict, once where these hold themselves."""
+    if isinstance(value, (list, tuple, dict)):
+        if id(value) in inside:
+            return
+        parts = list(value) if not isinstance(value, dict) else list(value.items())
+        for part in parts:
+            yield from _find(part, is_wanted=is_wanted, inside=inside | {id(value)})
+    elif is_wanted(value):
+        yield value
 
 
 def _is_existing_path(value: Any) -> bool:
     if isinstance(value, str):
         return os.sep in value and "\0" not in value and os.path.exists(value)
-    return isinstance(value, pathlib.PurePath) and os.path.exists(value)
+    return isinstance(value, pathlib.PurePath) and not isinstance(value, Path) and os.path.exists(value)

@@ -205,8 +205,10 @@ def transport(action: str) -> Transport:
     if _entered is not None and _entered.pid == os.getpid():
         return _entered.transport
     home = current()
-    if home is None:
-        raise NotAttached(f"{action} needs a session: call lit_storage.join() or lit_storage.connect() first")
+    if home is None or home is _expected:
+        raise NotAttached(
+            f"{action} needs a session: run the App, or call lit_storage.join() or connect() first"
+        )
     parent = f"the Work {home.name!r}" if home.name else "a session"
     raise NotAttached(
         f"{action} is not possible in a child process of {parent}: get the files there before starting it"

@@ -94,10 +94,10 @@ class Path(OriginPath):
             OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
         """
         name = self._checked_origin("exists_remote()", "there is no other place to look at")
-        if self._is_own(name):
-            return super().exists()
         location = self._location()
-        return location is not None and homes.transport("exists_remote()").exists(location)
+        if location is None:
+            return False
+        return super().exists() if self._is_own(name) else homes.transport("exists_remote()").exists(location)
 
     def stat_remote(self) -> Entry:
         """Return kind, size, mode and mtime of the path at its origin.
@@ -134,8 +134,10 @@ class Path(OriginPath):
             to: copy there; by default to this path's own value.
             timeout: seconds for the whole transfer; None: as long as bytes arrive.
             durable: flush to the disk before the copy appears.
-            on_change: "accept" takes files that only grew meanwhile, "raise" takes none that changed.
-            symlinks: "follow" copies what links within the share mean, "keep" copies links.
+            on_change: what becomes of files that change meanwhile: "raise" raises SourceChanged.
+                "accept" is reserved, and refused as long as this version cannot do it.
+            symlinks: what becomes of symbolic links: "keep" copies those that stay in the tree as
+                links. "follow" is reserved, and refused as long as this version cannot do it.
             progress: called with bytes done and bytes in all (None while unknown).
 
         Raises:
@@ -144,6 +146,7 @@ class Path(OriginPath):
             PathExists: something is there already, and `overwrite` is not set.
             PathNotFound: the path is not at its origin.
             SourceChanged: the files changed while they were copied.
+            ValueError: `on_change` or `symlinks` is not one that this version can do.
             OriginUnavailable, TransferTimeout, RegistryUnavailable, IntegrityError: it could not be done.
         """
         name = self._checked_origin("get()", "there is nowhere to get it from")

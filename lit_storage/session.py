@@ -7,6 +7,7 @@ refuses file operations while the Flow runs, and gives way to whatever comes aft
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -15,11 +16,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from lit_storage import environment, home
+from lit_storage.advertise import advertised_endpoint
 from lit_storage.home import Home
 from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
+from lit_storage.termination import exit_at_sigterm
 from lit_storage_client.channels import Channels
-from lit_storage_client.fetch import Transfer, fetch
+from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
 from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
@@ -51,6 +54,7 @@ class Session:
         self.security = security
         self.limits = limits
         self._channels = Channels(security, limits)
+        self._discards = Discards(limits.reader_seconds)
         self.remote = Remote(registry, self._channels, limits)
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
@@ -62,6 +66,8 @@ class Session:
         self._persisted: set[str] = set()
         self._registered = False
         self._closed = False
+        self._process = os.getpid()
+        self._stop_exiting = exit_at_sigterm() if home_.name is not None else None
 
     @property
     def name(self) -> str | None:
@@ -87,7 +93,8 @@ class Session:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.close(WorkState.STOPPED if exc_info[0] is None else WorkState.FAILED)
+        failed = exc_info[0] is not None and exc_info[0] is not SystemExit
+        self.close(WorkState.FAILED if failed else WorkState.STOPPED)
 
     def __repr__(self) -> str:
         return f"<Session of {self.name or 'a connected process'} at {self.storage_root!r}>"
@@ -134,14 +141,18 @@ class Session:
             state: what the registry says of this Work from now on.
         """
         global _current
-        if self._closed:
+        if self._closed or os.getpid() != self._process:  # a forked child must not end its parent's session
             return
         self._closed = True
+        atexit.unregister(self.close)
+        if self._stop_exiting is not None:
+            self._stop_exiting()
         with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
             if _current is self:
                 _current = None
                 leaving.callback(home.leave)
             leaving.callback(self.registry.close)
+            leaving.callback(self._discards.close)
             leaving.callback(self._channels.close)
             if self._shares is not None:
                 leaving.callback(self._shares.close)
@@ -149,7 +160,7 @@ class Session:
                 leaving.callback(self._server.stop, 1.0)
             if self._registered and self.name is not None:
                 leaving.callback(self.registry.unregister, self.name, self.instance_id)
-                leaving.callback(self.registry.update_work, self._work_record(state))
+                leaving.callback(lambda: self.registry.update_work(self._work_record(state)))
 
     def _serve(self, bind: str, advertise: str | None) -> None:
         """Start the peer server and register its endpoint under this session's name."""
@@ -163,7 +174,7 @@ class Session:
         )
         server.start()
         self._server = server
-        endpoint = _advertised(server.endpoint, advertise, spans_machines=self.registry.spans_machines)
+        endpoint = advertised_endpoint(server.endpoint, advertise, self.registry)
         self.registry.register(
             LiveRecord(
                 self.name,
@@ -177,7 +188,9 @@ class Session:
 
     def _work_record(self, state: WorkState) -> WorkRecord:
         assert self.name is not None
-        return WorkRecord(self.name, self.instance_id, state, self.home.machine_id)
+        former = self.registry.work(self.name)
+        artifacts_url = former.artifacts_url if former is not None else ""
+        return WorkRecord(self.name, self.instance_id, state, self.home.machine_id, artifacts_url)
 
     # What a Path asks of its session: `lit_storage.home.Transport`.
 
@@ -199,7 +212,7 @@ class Session:
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
         root = self.storage_root if confined else None
-        return fetch(self.remote, location, root=root, target=target, **options)
+        return fetch(self.remote, location, root=root, target=target, discards=self._discards, **options)
 
 
 def join(
@@ -315,21 +328,5 @@ def _enter(session: Session) -> Session:
     global _current
     _current = session
     home.enter(session.home, session)
+    atexit.register(session.close)
     return session
-
-
-def _advertised(endpoint: str, advertise: str | None, *, spans_machines: bool) -> str:
-    """Return the ``host:port`` that others dial.
-
-    Raises:
-        AccessDenied: it is a loopback or wildcard address in a registry of many machines.
-    """
-    host, _, port = endpoint.rpartition(":")
-    if advertise:
-        return advertise if ":" in advertise.rsplit("]", 1)[-1] else f"{advertise}:{port}"
-    if spans_machines and host.strip("[]") in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "::"):  # noqa: S104
-        raise AccessDenied(
-            f"{endpoint} cannot be dialed from other machines; set bind= and advertise= "
-            "(LIT_STORAGE_BIND, LIT_STORAGE_ADVERTISE) to an address that they reach"
-        )
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "[::]") else endpoint  # noqa: S104

@@ -39,20 +39,31 @@ def to_state(value: Any) -> Any:
     """Return `value` in the plain types that travel.
 
     Subclasses become what they are a kind of: a ``numpy.float64`` is a float, a namedtuple a tuple.
+    Containers are copied, so that other threads may go on changing the ones of `value`.
 
     Raises:
-        NotState: something in it is of another type.
+        NotState: something in it is of another type, or it holds itself.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise NotState(type(value).__name__) from None
+
+
+def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, Path)):
         return value
-    for plain in (int, float, str):
-        if isinstance(value, plain):
-            return value if type(value) is plain else plain(value)
+    if isinstance(value, str):
+        return str.__str__(value)  # and not str(value), to which an Enum gives another meaning
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, (list, tuple)):
-        items = [to_state(item) for item in value]
+        items = [_plain(item) for item in list(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, dict):
-        return {to_state(key): to_state(item) for key, item in value.items()}
+        return {_plain(key): _plain(item) for key, item in list(value.items())}
     raise NotState(type(value).__name__)
 
 
@@ -76,7 +87,7 @@ class Ledger:
         for name, value in public.items():
             try:
                 pickled = pickle.dumps(to_state(value))
-            except (NotState, RecursionError):  # RecursionError: a list that holds itself
+            except NotState:
                 if name not in self._known or self._known[name] is not None:
                     withheld[name] = type(value).__name__
                     self._known[name] = None
@@ -92,7 +103,7 @@ class Ledger:
         """Know that both sides have `value` now."""
         try:
             self._known[name] = pickle.dumps(to_state(value))
-        except (NotState, RecursionError):
+        except NotState:
             self._known[name] = None
 
     def forget(self, name: str) -> None:

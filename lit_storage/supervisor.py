@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import pickle
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -24,8 +25,9 @@ from lit_storage.executors import (
     Start,
     Worker,
 )
+from lit_storage.handover import find_paths
 from lit_storage.state import Changes, Ledger, is_public
-from lit_storage_proto.errors import TransferTimeout, WorkError
+from lit_storage_proto.errors import NotAttached, TransferTimeout, WorkError
 
 
 class Status(enum.StrEnum):
@@ -51,7 +53,8 @@ class WorkTraceback(Exception):
     """The traceback of a Work, shown as the cause of what its ``run`` raised."""
 
     def __str__(self) -> str:
-        return "\n" + str(self.args[0])
+        name, text = self.args
+        return f"in the process of {name!r}:\n\n{text}"
 
 
 class Supervisor:
@@ -135,8 +138,11 @@ class Supervisor:
         Raises:
             RuntimeError: it is running already.
             TypeError: an argument cannot be pickled.
+            WorkError: it was stopped, or its process ended, before `run` did.
+            NotAttached: a Path among the arguments is of a Work that is not in the Flow.
             BaseException: what ``run`` raised, with the Work's traceback as its cause.
         """
+        _refuse_nameless((args, kwargs))
         arguments = self._pickled((args, kwargs))
         with self._changed:
             if self._status is Status.RUNNING:
@@ -149,7 +155,12 @@ class Supervisor:
             self._exception, self._exception_was_raised, self._value = None, False, None
             self._become(Status.RUNNING)
             worker.send(Run(arguments, self._changes_of_flow()))
-        return None if self._parallel else self.wait(None)
+        if self._parallel:
+            return None
+        value = self.wait(None)
+        if self._status is Status.STOPPED:
+            raise WorkError(f"{self.name!r} was stopped before run() had ended")
+        return value
 
     def _pickled(self, arguments: tuple[Any, ...]) -> bytes:
         try:
@@ -235,7 +246,7 @@ class Supervisor:
             if isinstance(report, Changed):
                 return
             if isinstance(report, Returned):
-                self._value = pickle.loads(report.value)  # noqa: S301  from the App's own process
+                self._value = self._unpickled(report.value, "what run() returned")
                 self._become(Status.SUCCEEDED)
                 return
             self._retire()
@@ -274,14 +285,22 @@ class Supervisor:
 
     def _start_is_late(self, generation: int, seconds: float) -> None:
         with self._changed:
-            if generation != self._generation or self._worker is None:
-                return
             worker = self._worker
+            if generation != self._generation or worker is None or self._start_deadline is None:
+                return
+            self._retire()
             if self._status is Status.RUNNING:
                 self._fail(
                     TransferTimeout(f"the process of {self.name!r} did not start within {seconds:g} s")
                 )
         worker.kill()
+
+    def _unpickled(self, pickled: bytes, what: str) -> Any:
+        try:
+            return pickle.loads(pickled)  # noqa: S301  from the App's own process
+        except Exception as error:  # noqa: BLE001  its class may be one that only the Work can import
+            warnings.warn(f"{what} of {self.name!r} cannot be loaded in the Flow: {error}", stacklevel=2)
+            return None
 
     def _cancel_start_deadline(self) -> None:
         if self._start_deadline is not None:
@@ -302,7 +321,7 @@ class Supervisor:
 
     def _apply(self, changes: Changes) -> None:
         for name, pickled in changes.assigned.items():
-            value = pickle.loads(pickled)  # noqa: S301  from the App's own process
+            value = self._unpickled(pickled, f"attribute {name!r}")
             self._attributes[name] = value
             self._ledger.note(name, value)
             self.withheld.pop(name, None)
@@ -315,11 +334,23 @@ class Supervisor:
             self.withheld.pop(name, None)
 
 
+def _refuse_nameless(arguments: tuple[Any, ...]) -> None:
+    for path in find_paths(arguments):
+        if path._origin is not None and path._origin.name is None:
+            raise NotAttached(
+                f"{str(path)!r} is of a Work without a name, since it is no attribute of the Flow; assign it"
+            )
+
+
 def _exception_of(name: str, report: Raised) -> BaseException:
-    exception: BaseException | None = None
+    exception: object = None
     if report.exception:
-        exception = pickle.loads(report.exception)  # noqa: S301  from the App's own process
-    if exception is None:
+        try:
+            exception = pickle.loads(report.exception)  # noqa: S301  from the App's own process
+        except BaseException:  # noqa: BLE001  its class may be one that only the Work can import
+            exception = None
+    if not isinstance(exception, BaseException):
         exception = WorkError(f"{name!r} raised {report.summary}")
-    exception.__cause__ = WorkTraceback(report.traceback)
+    if report.traceback:
+        exception.__cause__ = WorkTraceback(name, report.traceback)
     return exception

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from lit_storage import home, session
-from lit_storage.handover import plain_paths
+from lit_storage.handover import plain_paths, replace_paths
 from lit_storage.origin import Origin
 from lit_storage.path import Path, attach, with_consumer, with_origin
 from lit_storage.supervisor import Status, Supervisor
@@ -158,6 +158,14 @@ def internals(work: Work) -> Internals:
     """Return what `work` is to the product."""
     own: Internals = work.__dict__["_lit"]
     return own
+
+
+def own_paths(work: Work) -> None:
+    """Make this Work the origin of each Path in its attributes, also in containers, that has none."""
+    attributes, origin = vars(work), internals(work).origin
+    for name, value in list(attributes.items()):
+        if name != "_lit":
+            attributes[name] = replace_paths(value, lambda path: with_origin(path, origin))
 
 
 def _rebuild(cls: type[Work], parallel: bool, attributes: dict[str, Any]) -> Work:

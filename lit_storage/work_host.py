@@ -9,6 +9,7 @@ end, the name is free.
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import queue
 import threading
@@ -33,7 +34,8 @@ from lit_storage.handover import fetch_all, find_paths, replace_paths
 from lit_storage.path import Path, with_consumer
 from lit_storage.session import Session, join
 from lit_storage.state import Changes, Ledger, NotState, to_state
-from lit_storage.work import Work, internals
+from lit_storage.tracebacks import user_traceback
+from lit_storage.work import Work, internals, own_paths
 from lit_storage_proto.registry import WorkState
 
 _LOG = logging.getLogger("lit_storage.work")
@@ -56,7 +58,8 @@ class WorkHost:
         self._start = start
         self._send = send
         self._load = load
-        self._sending = threading.Lock()
+        self._process = os.getpid()
+        self._telling = threading.RLock()  # a signal handler may assign an attribute while one is told
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._ledger = Ledger()
         self._session: Session | None = None
@@ -92,16 +95,17 @@ class WorkHost:
         except WorkStopped:
             self._state = WorkState.STOPPED
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised in the Flow
-            self._leave(WorkState.FAILED)
-            self._send(_raised(error, self._changes(work)))
+            self._end_if_forked(error)
+            self._end(WorkState.FAILED, _raised(error, self._last_changes(work)))
             return
-        self._leave(self._state)
-        self._send(Stopped(self._changes(work)))
+        self._end(self._state, Stopped(self._last_changes(work)))
 
     def assigned(self, work: Work, name: str) -> None:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""
+        if os.getpid() != self._process:
+            return  # a forked child of the Work has a Work of its own
         self._declare_own(vars(work).get(name))
-        with self._sending:
+        with self._telling:
             changes = self._ledger.changes(vars(work), only=[name])
             if changes != Changes():
                 self._send(Changed(changes))
@@ -121,7 +125,9 @@ class WorkHost:
         self._apply(work, command.changes)
         self._declare_own(vars(work))
         me = internals(work).origin
-        args, kwargs = replace_paths((args, kwargs), lambda path: with_consumer(path, me))
+        args, kwargs = replace_paths(
+            (args, kwargs), lambda path: with_consumer(path, me) if path.origin_name else path
+        )
         self.in_run = True
         try:
             if self._stopping:
@@ -134,6 +140,9 @@ class WorkHost:
             value = None
         finally:
             self.in_run = False
+        self._end_if_forked(None)
+        own_paths(work)
+        self._declare_own((vars(work), value))
         return Returned(self._changes(work), self._pickle_value(value))
 
     def _foreign(self, *values: Any) -> list[Path]:
@@ -144,10 +153,12 @@ class WorkHost:
         ]
 
     def _declare_own(self, value: Any) -> None:
-        assert self._session is not None
+        session = self._session
+        if session is None:
+            return  # a thread of the user outlives the Work
         for path in find_paths(value):
-            if path.origin_name == self._start.name:
-                self._session.declare(path)
+            if path.origin_name == self._start.name and path.uri is not None:
+                session.declare(path)
 
     def _apply(self, work: Work, changes: Changes) -> None:
         attributes = vars(work)
@@ -160,19 +171,38 @@ class WorkHost:
             self._ledger.forget(name)
 
     def _changes(self, work: Work | None) -> Changes:
-        with self._sending:
+        with self._telling:
             return Changes() if work is None else self._ledger.changes(vars(work))
 
     def _pickle_value(self, value: Any) -> bytes:
         try:
             return pickle.dumps(to_state(value))
-        except (NotState, RecursionError):
+        except NotState:
             warnings.warn(
                 f"run() of {self._start.name!r} returned a {type(value).__name__}, which stays in its "
                 "process; return JSON-like values or Paths",
                 stacklevel=2,
             )
             return pickle.dumps(None)
+
+    def _end_if_forked(self, error: BaseException | None) -> None:
+        """End here in a child that `run` forked and let return: only the Work itself may report."""
+        if os.getpid() != self._process:
+            if error is not None:
+                traceback.print_exception(error)
+            os._exit(error is not None)
+
+    def _last_changes(self, work: Work | None) -> Changes:
+        try:
+            return self._changes(work)
+        except Exception:  # noqa: BLE001  pickling calls code of the user; the report matters more
+            _LOG.exception("the last state of %r cannot be told", self._start.name)
+            return Changes()
+
+    def _end(self, state: WorkState, report: Report) -> None:
+        """Leave, then send `report`, which was made before: outside of a session Paths have no URI."""
+        self._leave(state)
+        self._send(report)
 
     def _leave(self, state: WorkState) -> None:
         session, self._session = self._session, None
@@ -189,7 +219,7 @@ def _raised(error: BaseException, changes: Changes) -> Raised:
         summary = f"SystemExit: {error.code}"
     else:
         summary = "".join(traceback.format_exception_only(error)).strip()
-    return Raised(changes, _pickle_exception(error), summary, "".join(traceback.format_exception(error)))
+    return Raised(changes, _pickle_exception(error), summary, user_traceback(error))
 
 
 def _pickle_exception(error: BaseException) -> bytes:
@@ -202,6 +232,6 @@ def _pickle_exception(error: BaseException) -> bytes:
     try:
         pickled = pickle.dumps(error)
         pickle.loads(pickled)  # noqa: S301  made in the line above
-    except Exception:  # noqa: BLE001  a pickle of user code may raise anything
+    except BaseException:  # noqa: BLE001  a pickle of user code may raise anything
         return b""
     return pickled

@@ -2,30 +2,35 @@
 
 A Work's process is a session and process group of its own, so that Ctrl-C in a terminal reaches
 the App alone, and so that ending it also ends what it started. It talks to the App over an
-inherited socket pair, whose end of file tells either side that the other is gone. A `guard`
-process ends the groups if the App is killed.
+inherited socket pair. That a process ended is told by its pidfd and not by the end of the socket,
+which a child of the Work may hold open. A `guard` process ends the groups if the App is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 
 from lit_storage.executors import Command, Report, Start, Stop
 from lit_storage.executors.guard import Guard
+from lit_storage.executors.outbox import Outbox
 
 _CHILD = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1]));"
     "sys.path[:], sys.argv[:] = c.recv(); from lit_storage.executors.process_child import main; main(c)"
 )
+_LAST_WORDS_SECONDS = 1  # for the rest of a message whose sender is dead
+_LOG = logging.getLogger("lit_storage.app")
 
 
 class ProcessExecutor:
@@ -34,7 +39,9 @@ class ProcessExecutor:
     def __init__(self, stop_grace_seconds: float) -> None:
         """`stop_grace_seconds`: how long the guard lets orphaned Works unwind."""
         self._guard = Guard(stop_grace_seconds)
+        self._workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
         self._closed = False
+        _executors.add(self)
 
     def start(
         self, start: Start, receive: Callable[[Report], None], ended: Callable[[str], None]
@@ -42,12 +49,31 @@ class ProcessExecutor:
         """See `Executor.start`."""
         if self._closed:
             raise RuntimeError(f"the App has ended, so {start.name!r} cannot run; run the App again")
-        return ProcessWorker(start, receive, ended, self._guard)
+        worker = ProcessWorker(start, receive, ended, self._guard)
+        self._workers.add(worker)
+        return worker
 
     def close(self) -> None:
         """See `Executor.close`."""
         self._closed = True
         self._guard.close()
+
+    def abandon(self) -> None:
+        """Let go of pipe and sockets in a forked child, so that they end when the App does."""
+        self._guard.abandon()
+        for worker in self._workers:
+            worker.abandon()
+
+
+_executors: weakref.WeakSet[ProcessExecutor] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for executor in _executors:
+        executor.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 class ProcessWorker:
@@ -56,13 +82,13 @@ class ProcessWorker:
     def __init__(
         self, start: Start, receive: Callable[[Report], None], ended: Callable[[str], None], guard: Guard
     ) -> None:
+        self._name = start.name
         self._receive = receive
         self._ended = ended
         self._guard = guard
-        self._sending = threading.Lock()
         self._reaping = threading.Lock()
         self._gone = threading.Event()
-        ours, theirs = socket.socketpair()
+        self._socket, theirs = socket.socketpair()
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and no argument of anyone else's
@@ -71,20 +97,25 @@ class ProcessWorker:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self._pidfd = os.pidfd_open(self._process.pid)
         guard.watch(self._process.pid)
-        self._connection: Connection = Connection(ours.detach())
-        self._put((sys.path, sys.argv))
-        self.send(start)
-        threading.Thread(target=self._listen, name=f"lit-work-{start.name}", daemon=True).start()
+        self._connection: Connection = Connection(os.dup(self._socket.fileno()))
+        self._outbox = Outbox(self._connection, f"lit-send-{start.name}")
+        self._outbox.put((sys.path, sys.argv))
+        self._outbox.put(start)
+        threading.Thread(target=self._attend, name=f"lit-work-{start.name}", daemon=True).start()
 
     def send(self, command: Command) -> None:
         """See `Worker.send`."""
-        self._put(command)
+        self._outbox.put(command)
 
     def stop(self, grace_seconds: float) -> None:
         """See `Worker.stop`."""
-        self._ask_to_stop()
+        # By signal, and by a message for a `run` that took the signal for itself.
+        self._signal(os.kill, signal.SIGTERM)
+        self._outbox.put(Stop())
         if not self._gone.wait(grace_seconds / 2):
+            _LOG.warning("%r did not stop within %g s and is killed", self._name, grace_seconds / 2)
             self.kill()
             self._gone.wait(grace_seconds / 2)
 
@@ -92,46 +123,56 @@ class ProcessWorker:
         """See `Worker.kill`."""
         self._signal(os.killpg, signal.SIGKILL)
 
-    def _ask_to_stop(self) -> None:
-        """Ask by signal, and by a message for a `run` that took the signal for itself.
+    def abandon(self) -> None:
+        """Let go of the socket, in a forked child."""
+        self._connection.close()
+        self._socket.close()
 
-        Neither waits: the process may be suspended, with a message to it half written.
-        """
-        self._signal(os.kill, signal.SIGTERM)
-        if self._sending.acquire(blocking=False):
-            try:
-                if select.select([], [self._connection], [], 0)[1]:
-                    self._connection.send(Stop())
-            except (OSError, ValueError):
-                pass  # its end is told by `ended`
-            finally:
-                self._sending.release()
-
-    def _put(self, message: object) -> None:
-        with self._sending, contextlib.suppress(OSError):  # if it has ended, `ended` tells
-            self._connection.send(message)
-
-    def _listen(self) -> None:
+    def _attend(self) -> None:
+        """Pass reports on until the process has ended, then see to its end."""
+        how = "ended"
         try:
-            while True:
-                self._receive(self._connection.recv())
-        except (EOFError, OSError):
-            pass
+            with contextlib.suppress(EOFError, OSError):
+                self._receive_all()
+        except Exception:  # noqa: BLE001  whatever it is, the Work's callers must hear of an end
+            _LOG.exception("a report of %r could not be taken, so it is killed", self._name)
+            self.kill()
         finally:
-            self._reap()
+            try:
+                how = self._reap()
+            finally:
+                self._gone.set()
+                self._ended(how)
 
-    def _reap(self) -> None:
-        """Wait for the process, end what it left behind in its group, and tell how it ended."""
+    def _receive_all(self) -> None:
+        while self._connection in (ready := wait([self._connection, self._pidfd])):
+            if self._pidfd in ready:
+                # What it sent before it died is here already, and what is missing never comes.
+                timeout = struct.pack("ll", _LAST_WORDS_SECONDS, 0)
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self._receive(self._connection.recv())
+
+    def _reap(self) -> str:
+        """Wait for the end of the process, end what it left in its group, and say how it ended."""
         pid = self._process.pid
-        # While it is not reaped its number, which is also that of its group, stays its own.
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        wait([self._pidfd])
+        known = True
+        try:
+            # While it is not reaped its number, which is also that of its group, stays its own.
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            known = False  # this program ignores SIGCHLD, or waits for any child
         self._signal(os.killpg, signal.SIGKILL)
         self._guard.unwatch(pid)
         with self._reaping:
             code = self._process.wait()
-        self._connection.close()
-        self._gone.set()
-        self._ended(f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}")
+        os.close(self._pidfd)
+        self._socket.shutdown(socket.SHUT_RDWR)  # wakes a sender that nobody reads from
+        self._outbox.close(_LAST_WORDS_SECONDS)
+        self.abandon()
+        if not known:
+            return "ended"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
     def _signal(self, send: Callable[[int, int], None], signum: signal.Signals) -> None:
         with self._reaping:  # once it is reaped, another process may get its number

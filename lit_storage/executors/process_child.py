@@ -1,8 +1,9 @@
 """What runs in a Work's process from its first line: wires a `WorkHost` to the App's socket.
 
-The main thread runs the Work; another one reads commands. SIGTERM, a Stop of the App and the end
-of the App are one thing: `WorkStopped` is raised in ``run``, and the Work leaves. SIGINT is passed
-over, for the App decides.
+The main thread runs the Work; another one reads commands, a third one sends reports. SIGTERM, a
+Stop of the App and the end of the App are one thing: `WorkStopped` is raised in ``run``, and the
+Work leaves. SIGINT is passed over, for the App decides. Children of the Work do not keep the
+socket.
 """
 
 from __future__ import annotations
@@ -17,23 +18,21 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from lit_storage import app_file
-from lit_storage.executors import Report, Start, Stop
+from lit_storage.executors import Start, Stop
+from lit_storage.executors.outbox import Outbox
 from lit_storage.work_host import WorkHost, WorkStopped
 
 
 def main(connection: Connection) -> None:
     """Serve the Work that the first command describes, then exit."""
+    os.set_inheritable(connection.fileno(), False)
+    os.register_at_fork(after_in_child=connection.close)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a Work prints appears when it prints it
     start = connection.recv()
     assert isinstance(start, Start)
-    sending = threading.Lock()
-
-    def send(report: Report) -> None:
-        with sending, contextlib.suppress(OSError):  # the App is gone, and the reader will tell
-            connection.send(report)
-
-    host = WorkHost(start, send, lambda: app_file.load(start.file))
+    outbox = Outbox(connection, "lit-reports")
+    host = WorkHost(start, outbox.put, lambda: app_file.load(start.file))
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         host.command(Stop())
@@ -45,6 +44,7 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGINT, lambda _signum, _frame: None)  # not SIG_IGN, which children would inherit
     threading.Thread(target=_listen, args=(connection, host, start), name="lit-commands", daemon=True).start()
     host.serve()
+    outbox.close(start.limits.stop_grace_seconds / 2)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -699,7 +699,7 @@ def test_run_does_not_start_where_the_origin_is_live_but_silent():
 
         return steps
 
-    assert run_app(build, limits=Limits(unary_seconds=0.5, connect_seconds=0.5)).starting.started is False
+    assert run_app(build, limits=Limits(unary_seconds=2.0, connect_seconds=2.0)).starting.started is False
 
 
 def test_two_consumers_of_one_path():

@@ -138,8 +138,52 @@ def test_get_existing(lit: Run, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     done = lit("get", "trainer:out")
     assert done.returncode == 1
-    assert "overwrite" in one_line(done.stderr)
+    assert one_line(done.stderr).endswith("pass --overwrite to replace it")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("options", [[], ["--overwrite"]], ids=["", "overwrite"])
+def test_get_file_onto_directory(lit: Run, tmp_path: Path, options: list[str]) -> None:
+    """A file never replaces a directory, whose name may just lack the slash."""
+    (tmp_path / "mydocs").mkdir()
+    done = lit("get", "trainer:out/model.bin", "mydocs", *options)
+    assert done.returncode == 1
+    assert one_line(done.stderr) == "'mydocs' is a directory; end it with '/' to copy into it"
+    assert os.listdir(tmp_path / "mydocs") == []
+
+
+def test_get_file_onto_directory_inside(lit: Run, tmp_path: Path) -> None:
+    """A file does not replace a directory of its own name either, inside of the destination."""
+    (tmp_path / "into" / "model.bin").mkdir(parents=True)
+    assert lit("get", "trainer:out/model.bin", "into/", "--overwrite").returncode == 1
+    assert (tmp_path / "into" / "model.bin").is_dir()
+
+
+def test_get_directory_onto_directory(lit: Run, tmp_path: Path) -> None:
+    """A directory onto a directory is refused with both ways out, and changes nothing."""
+    (tmp_path / "here").mkdir()
+    done = lit("get", "trainer:out", "here")
+    assert done.returncode == 1
+    assert "end it with '/' to copy into it, or replace it as a whole with --overwrite" in one_line(
+        done.stderr
+    )
+    assert os.listdir(tmp_path / "here") == []
+
+
+def test_get_directory_replaces_directory(lit: Run, tmp_path: Path) -> None:
+    """With --overwrite a directory replaces a directory as a whole."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine").touch()
+    assert lit("get", "trainer:out", "here", "--overwrite").returncode == 0
+    assert sorted(os.listdir(tmp_path / "here")) == ["deep", "model.bin"]
+
+
+def test_get_stdout(lit: Run, tmp_path: Path) -> None:
+    """`get` to a dash is refused, and points to cat."""
+    done = lit("get", "trainer:out/model.bin", "-")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"use cat to write a file to stdout" in done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_get_overwrite(lit: Run, tmp_path: Path) -> None:
@@ -195,10 +239,26 @@ def test_absent(lit: Run, command: str) -> None:
 
 
 def test_absent_work(lit: Run) -> None:
-    """A Work that does not run is named."""
+    """A Work that nobody knows is named, and so is the registry that was asked."""
     done = lit("ls", "nobody:out")
     assert done.returncode == 1
-    assert "'nobody' is not running" in one_line(done.stderr)
+    assert "no Work 'nobody' is known to sqlite://" in one_line(done.stderr)
+
+
+def test_absent_root(lit: Run, tmp_path: Path) -> None:
+    """A root that is not there is named, with the option to name another, and is not made."""
+    done = lit("--root", tmp_path / "nowhere", "works")
+    assert done.returncode == 1
+    assert "nowhere'; go to where the app runs, or name its root with --root" in one_line(done.stderr)
+    assert os.listdir(tmp_path) == []
+
+
+def test_missing_at_sign(lit: Run) -> None:
+    """A URI that lacks the @ before the name is shown as it should be written."""
+    done = lit("ls", "lit://trainer/out")
+    assert one_line(done.stderr) == (
+        "'lit://trainer/out' names no Work; if 'trainer' is one, write 'lit://@trainer/out' or 'trainer:out'"
+    )
 
 
 def test_error_json(lit: Run) -> None:
@@ -208,6 +268,18 @@ def test_error_json(lit: Run) -> None:
     assert done.stdout == b""
 
 
+def test_error_json_names_options(lit: Run, tmp_path: Path) -> None:
+    """With --json too, an error names the option and not the argument of Python."""
+    (tmp_path / "model.bin").touch()
+    message = json.loads(lit("get", "trainer:out/model.bin", "--json").stderr)["message"]
+    assert message.endswith("pass --overwrite to replace it")
+
+
+def test_error_keeps_names(lit: Run) -> None:
+    """A file that is called as an argument of Python keeps its name in an error."""
+    assert "'lit://@trainer/overwrite=True'" in one_line(lit("stat", "trainer:overwrite=True").stderr)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -215,6 +287,7 @@ def test_error_json(lit: Run) -> None:
         ["ls", "trainer:../out"],
         ["cat", "lit://../etc/passwd"],
         ["get", "lit://out"],
+        ["get", "trainer:out", ""],
         ["stat", "trainer:@other/x"],
         ["works", "--bogus"],
         ["ls"],
@@ -232,11 +305,26 @@ def test_wrong_usage(lit: Run, arguments: list[str]) -> None:
     assert done.stderr
 
 
-def test_registry_option(lit: Run) -> None:
-    """--registry decides where names are looked up."""
-    assert json.loads(lit("--registry", "static:elsewhere=127.0.0.1:9", "works", "--json").stdout)[0][
-        "name"
-    ] == ("elsewhere")
+def test_help_summaries(lit: Run) -> None:
+    """In 80 columns the help shows the summary of each command whole."""
+    text = lit("--help", env={**os.environ, "COLUMNS": "80"}).stdout.decode()
+    commands = text.partition("Commands:")[2].split("\n")[1:-1]
+    assert [line.split()[0] for line in commands] == ["run", "works", "ls", "stat", "get", "cat"]
+    assert all(line.endswith(".") and not line.endswith("...") for line in commands)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+def test_registry_option(lit: Run, before: bool) -> None:
+    """--registry, before or after the command, decides where names are looked up."""
+    registry = ["--registry", "static:elsewhere=127.0.0.1:9"]
+    done = lit(*registry, "works", "--json") if before else lit("works", "--json", *registry)
+    assert [row["name"] for row in json.loads(done.stdout)] == ["elsewhere"]
+
+
+def test_root_option_after(lit: Run, root: Path, tmp_path: Path) -> None:
+    """--root after the command beats the one before it."""
+    done = lit("--root", tmp_path / "nowhere", "stat", "trainer:out", "--root", root)
+    assert done.returncode == 0
 
 
 APP = """
@@ -277,13 +365,68 @@ def test_run(run_app: Run, tmp_path: Path) -> None:
     assert (tmp_path / "own" / "works" / "count").is_dir()
 
 
-def test_run_failing_work(run_app: Run) -> None:
-    """An exception in a Work is shown with the Work's traceback, once, and the code is 1."""
+def first_frame(text: bytes) -> str:
+    """The first line of a traceback that names a file."""
+    return next(line.strip() for line in text.decode().splitlines() if line.lstrip().startswith("File "))
+
+
+def test_run_failing_work(run_app: Run, tmp_path: Path) -> None:
+    """An exception in a Work is shown once, with the Work's name, from the user's frame on."""
     done = run_app("raise KeyError('no such digit')")
     assert done.returncode == 1
+    assert done.stderr.startswith(b"in the process of 'count':")
     assert done.stderr.count(b"Traceback") == 1
-    assert b"app.py" in done.stderr
-    assert done.stderr.strip().endswith(b"KeyError: 'no such digit'")
+    assert first_frame(done.stderr).startswith(f'File "{tmp_path / "app.py"}", line 7')
+    assert done.stderr.endswith(b"KeyError: 'no such digit'\n")
+
+
+def test_run_error_of_ours(run_app: Run, tmp_path: Path) -> None:
+    """An error of ours is one sentence and the user's line; no traceback."""
+    done = run_app("import os; os._exit(3)")
+    sentence, place = done.stderr.decode().splitlines()
+    assert sentence == "the process of 'count' exited with code 3 before run() had ended"
+    assert place == f"  at {tmp_path / 'app.py'}:15, in Pipeline.run"
+
+
+def test_run_taken_name(root: Path, lit: Run, tmp_path: Path) -> None:
+    """A second app of the same root is refused in one sentence, and the first goes on."""
+    app = tmp_path / "app.py"
+    app.write_text(APP.format(body=f"print('begun', flush=True); open({str(tmp_path / 'gate')!r}).read()"))
+    os.mkfifo(tmp_path / "gate")
+    command = [*COMMAND, "run", "--root", tmp_path / "own", app]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"begun\n"
+        second = lit("--root", tmp_path / "own", "run", app)
+        (tmp_path / "gate").write_text("go on")
+        first.communicate(timeout=60)
+    assert (first.returncode, second.returncode, second.stdout) == (0, 1, b"")
+    sentence, place = second.stderr.decode().splitlines()
+    assert sentence.startswith("the name 'count' is taken by process ")
+    assert place.startswith(f"  at {app}:")
+
+
+def test_run_names_options(lit: Run, tmp_path: Path) -> None:
+    """An error about the root that the command line gave names --root."""
+    (tmp_path / "file").touch()
+    (tmp_path / "app.py").write_text(APP.format(body="pass"))
+    done = lit("--root", tmp_path / "file", "run", "app.py")
+    assert "choose another one with --root or" in one_line(done.stderr)
+
+
+def test_run_names_arguments(lit: Run, tmp_path: Path) -> None:
+    """An error that the user's code met names arguments of Python."""
+    (tmp_path / "app.py").write_text("from lit_storage import PathExists\nraise PathExists\n")
+    assert b"pass overwrite=True" in lit("run", "app.py").stderr
+
+
+def test_run_attribute_that_cannot_travel(lit: Run, tmp_path: Path) -> None:
+    """An attribute that no process can be sent is one sentence that names it."""
+    app = APP.format(body="pass").replace("= Count()", "= Count(); self.count.lock = open(__file__)")
+    (tmp_path / "app.py").write_text(app)
+    done = lit("run", "--root", tmp_path / "own", "app.py")
+    assert done.returncode == 1
+    assert one_line(done.stderr).startswith("TypeError: attribute 'lock' of 'count' ")
 
 
 def test_run_arguments(lit: Run, tmp_path: Path) -> None:
@@ -300,12 +443,21 @@ def test_run_without_app(lit: Run, tmp_path: Path) -> None:
     assert "App" in one_line(done.stderr)
 
 
-def test_run_broken_file(lit: Run, tmp_path: Path) -> None:
-    """An exception of the file itself is shown with its traceback, and the code is 1."""
-    (tmp_path / "app.py").write_text("1 / 0\n")
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("1 / 0", b"ZeroDivisionError: division by zero\n"),
+        ("import no_such_module", b"ModuleNotFoundError: No module named 'no_such_module'\n"),
+        ("def run(:", b"SyntaxError: invalid syntax\n"),
+    ],
+)
+def test_run_broken_file(lit: Run, tmp_path: Path, line: str, error: bytes) -> None:
+    """An exception of the file itself is shown from its own line on, and the code is 1."""
+    (tmp_path / "app.py").write_text(f"{line}\n")
     done = lit("run", "app.py")
     assert done.returncode == 1
-    assert done.stderr.strip().endswith(b"ZeroDivisionError: division by zero")
+    assert first_frame(done.stderr).startswith(f'File "{tmp_path / "app.py"}", line 1')
+    assert done.stderr.endswith(error)
 
 
 def test_run_interrupted(root: Path, tmp_path: Path) -> None:

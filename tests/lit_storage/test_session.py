@@ -187,3 +187,74 @@ def test_the_token_is_private(root):
         token = (root / "token").read_text()
         assert (root / "token").stat().st_mode & 0o777 == 0o600
         assert token.strip() not in repr(session) + repr(session.security) + repr(vars(session))
+
+
+@pytest.fixture
+def work_of(root):
+    """Return what the registry of this test's root knows of a Work."""
+
+    def look(name):
+        machine = (root / "machine-id").read_text().strip()
+        registry = open_registry(f"sqlite://{root}/registry.db", machine_id=machine, limits=Limits())
+        record = registry.work(name)
+        live = registry.resolve(name)
+        registry.close()
+        return record.state.value, live is not None
+
+    return look
+
+
+def test_a_program_that_ends_well_was_stopped(script, work_of):
+    """Leaving without close() is no failure."""
+    assert script("import lit_storage; lit_storage.join('brief')").wait(20) == 0
+    assert work_of("brief") == ("stopped", False)
+
+
+def test_sigterm_leaves_the_session(script, work_of):
+    """What a service manager sends unwinds a joined program, and its record says so."""
+    process = script(
+        """
+        import time
+        import lit_storage
+        with lit_storage.join("brief"):
+            print("joined", flush=True)
+            time.sleep(60)
+        """
+    )
+    process.stdout.readline()
+    process.terminate()
+    assert process.wait(20) == 143
+    assert work_of("brief") == ("stopped", False)
+
+
+def test_join_replaces_no_signal_handler(script):
+    """A handler that is there already stays."""
+    process = script(
+        """
+        import signal
+        import lit_storage
+        handler = lambda *_: None
+        signal.signal(signal.SIGTERM, handler)
+        with lit_storage.join("brief"):
+            print(signal.getsignal(signal.SIGTERM) is handler)
+        print(signal.getsignal(signal.SIGTERM) is handler)
+        """
+    )
+    assert process.communicate(timeout=20)[0].split() == ["True", "True"]
+
+
+def test_a_forked_child_does_not_end_its_parents_session(script):
+    """It may leave the with block; the name stays the parent's."""
+    process = script(
+        """
+        import os
+        import lit_storage
+        with lit_storage.join("brief") as session:
+            if (pid := os.fork()) == 0:
+                raise SystemExit(0)
+            os.waitpid(pid, 0)
+            print(session.registry.resolve("brief") is not None, flush=True)
+        """
+    )
+    out, err = process.communicate(timeout=20)
+    assert (out, err) == ("True\n", "")

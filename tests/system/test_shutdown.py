@@ -108,6 +108,24 @@ def test_a_killed_app_leaves_nothing(app, nothing_left, how):
     nothing_left(started.endpoint)
 
 
+def test_a_killed_app_whose_flow_forked_leaves_no_work(program, root, processes_of, eventually):
+    """A child of the Flow, which holds what it inherited, does not keep the Works alive."""
+    started = program(
+        APP.replace("HOW", "'python'").replace(
+            "    def run(self):\n        self.busy",
+            "    def run(self):\n        if os.fork() == 0:\n            os.environ.clear()\n"
+            "            time.sleep(600)\n        self.busy",
+        )
+    )
+    started.endpoint = started.read_until("endpoint ")
+    work = int(started.read_until("running "))
+    started.process.kill()
+    started.process.wait()
+    eventually(lambda: not os.path.exists(f"/proc/{work}"))
+    for pid in processes_of():
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_an_unguarded_app_file_runs_once(program):
     """A bare app.run() at the top level of the file starts one app, not one in each process."""
     started = program(
