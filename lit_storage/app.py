@@ -18,11 +18,11 @@ from lit_storage.executors.process import ProcessExecutor
 from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.home import Home
 from lit_storage.session import Session, connect_flow
-from lit_storage.supervisor import Status, Supervisor
+from lit_storage.supervisor import Supervisor
 from lit_storage.termination import exit_at_sigterm
 from lit_storage.work import Work, internals
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import InvalidApp, NameTaken
+from lit_storage_proto.errors import InvalidApp
 from lit_storage_proto.limits import Limits
 
 
@@ -120,8 +120,10 @@ class App:
 
     def _name_and_attach(self) -> None:
         here = Home(None, os.path.join(self._root, "flow"), "")
+        name_works(self.flow, [each.name for each in self._supervisors if each.is_live])
+        if app_file.is_loading() and (entered := home.current()) is not None and entered.name is not None:
+            return  # in a Work's process, which loads the file for its classes alone
         home.expect(here)
-        name_works(self.flow)
         attach_paths(self.flow, here)
 
     def _adopt(self, late: Work) -> None:
@@ -138,17 +140,9 @@ class App:
         for name, member in self.works.items():
             own = internals(member)
             if own.supervisor is None or own.supervisor not in self._supervisors:
-                self._refuse_running(name)
                 own.supervisor = self._supervise(name, member)
                 self._supervisors.append(own.supervisor)
                 own.supervisor.start()
-
-    def _refuse_running(self, name: str) -> None:
-        for supervisor in self._supervisors:
-            if supervisor.name == name and supervisor.status is not Status.STOPPED:
-                raise NameTaken(
-                    f"{name!r} was another Work before, which still serves; stop() that one first"
-                )
 
     def _supervise(self, name: str, member: Work) -> Supervisor:
         assert self._executor is not None

@@ -7,6 +7,7 @@ it is used, so that help and wrong usage are answered at once.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -30,9 +31,23 @@ main = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(importlib.metadata.version("lit-storage"))
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+]
+
+
 @main.callback()
-def options(context: typer.Context, root: Root = None, registry: Registry = None) -> None:
+def options(
+    context: typer.Context, root: Root = None, registry: Registry = None, version: Version = False
+) -> None:
     """Take the options that may stand before every command, and after it as well."""
+    del version  # printed already
     context.obj = Place(root, registry)
 
 

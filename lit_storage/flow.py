@@ -8,7 +8,7 @@ replaced by attached ones.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from lit_storage.handover import replace_paths
@@ -16,7 +16,7 @@ from lit_storage.home import Home
 from lit_storage.path import Path, attach
 from lit_storage.work import Work, internals, own_paths
 from lit_storage_proto.errors import NameTaken
-from lit_storage_proto.uri import SCHEME
+from lit_storage_proto.uri import SCHEME, check_name
 
 
 class Flow(abc.ABC):
@@ -36,28 +36,34 @@ class Flow(abc.ABC):
         object.__setattr__(self, name, value)
 
 
-def name_works(flow: Flow) -> dict[str, Work]:
+def name_works(flow: Flow, taken: Collection[str] = ()) -> dict[str, Work]:
     """Name each Work of the tree that has no name yet; return all of them by name.
+
+    Nothing is named where one name cannot be given.
+
+    Args:
+        flow: the root of the tree.
+        taken: names that a new Work cannot have, since another one serves under them.
 
     Raises:
         InvalidURI: the attributes and keys that lead to a Work make no name.
-        NameTaken: those of two Works make the same name.
+        NameTaken: those of two Works make the same name, or one that is taken.
     """
     works: dict[str, Work] = {}
     seen: set[int] = set()
-    for name, member in _members(flow, ""):
+    for path, member in _members(flow, ""):
         if not isinstance(member, Work) or id(member) in seen:
             continue
         seen.add(id(member))
-        origin = internals(member).origin
-        if origin.name is None:
-            origin.assign(name)
-        name = origin.name or name
+        given = internals(member).origin.name
+        name = check_name(path) if given is None else given
         if name in works:
-            raise NameTaken(
-                f"two Works of the Flow would both be {name!r}; rename an attribute or key of one"
-            )
+            raise NameTaken(f"two Works of the Flow would both be {name!r}; rename an attribute or key")
+        if given is None and name in taken:
+            raise NameTaken(f"{name!r} was another Work before, which still serves; stop() that one first")
         works[name] = member
+    for name, member in works.items():
+        internals(member).origin.assign(name)
     return works
 
 
@@ -74,7 +80,7 @@ def attach_paths(flow: Flow, here: Home) -> None:
         attributes = vars(holder)
         for name, value in list(attributes.items()):
             if name != "_lit":
-                attributes[name] = replace_paths(value, attached)
+                attributes[name] = replace_paths(value, attached, in_place=True)
 
 
 def _members(

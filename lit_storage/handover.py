@@ -16,27 +16,37 @@ from lit_storage.path import Path
 from lit_storage_proto.errors import AccessDenied, PathNotFound
 
 
-def replace_paths(value: Any, change: Callable[[Path], Path]) -> Any:
+def replace_paths(value: Any, change: Callable[[Path], Path], *, in_place: bool = False) -> Any:
     """Return `value` with each Path in it, also nested in list, tuple and dict, passed through `change`.
 
-    Containers are copied only where a Path in them has changed, so that others keep their identity.
+    Args:
+        value: anything.
+        change: returns the very same Path where nothing changes.
+        in_place: whether lists and dicts are changed and not copied, so that others who hold them
+            see the new Paths. Where no Path changes, every container stays itself in either case.
     """
-    return _replaced(value, change, frozenset())
+    return _replaced(value, change, in_place, frozenset())
 
 
-def _replaced(value: Any, change: Callable[[Path], Path], inside: frozenset[int]) -> Any:
+def _replaced(value: Any, change: Callable[[Path], Path], in_place: bool, inside: frozenset[int]) -> Any:
     if isinstance(value, Path):
         return change(value)
     if type(value) not in (list, tuple, dict) or id(value) in inside:
         return value
     inside |= {id(value)}
     parts = [part for pair in value.items() for part in pair] if type(value) is dict else list(value)
-    replaced = [_replaced(part, change, inside) for part in parts]
+    replaced = [_replaced(part, change, in_place, inside) for part in parts]
     if all(new is old for new, old in zip(replaced, parts, strict=True)):
         return value
+    if type(value) is tuple:
+        return tuple(replaced)
+    target = value if in_place else type(value)()
+    target.clear()
     if type(value) is dict:
-        return dict(zip(replaced[::2], replaced[1::2], strict=True))
-    return type(value)(replaced)
+        target.update(zip(replaced[::2], replaced[1::2], strict=True))
+    else:
+        target.extend(replaced)
+    return target
 
 
 def find_paths(value: Any) -> Iterator[Path]:

@@ -123,7 +123,9 @@ class Session:
             if isinstance(path, Path) and path.origin_name
             else with_origin(Path(path), Origin(self.name))
         )
-        location = home.location_of(self.home, self.home.name or "", os.path.abspath(own))
+        above, last = os.path.split(os.path.abspath(own))
+        value = os.path.join(os.path.realpath(above), last)  # R is without links, and so is what is shared
+        location = home.location_of(self.home, self.home.name or "", value)
         if location is None or own.origin_name != self.name:
             raise InvalidURI(
                 f"{os.fspath(own)!r} is not this Work's own; declare only what {self.name!r} owns"

@@ -109,6 +109,11 @@ class Supervisor:
         """What the last call of ``run`` raised."""
         return self._exception
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the Work has a process, which holds its name."""
+        return self._worker is not None
+
     def start(self) -> None:
         """Start the Work's process unless it runs; return at once."""
         with self._changed:

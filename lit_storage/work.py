@@ -160,12 +160,19 @@ def internals(work: Work) -> Internals:
     return own
 
 
-def own_paths(work: Work) -> None:
-    """Make this Work the origin of each Path in its attributes, also in containers, that has none."""
+def own_paths(work: Work, name: str | None = None) -> None:
+    """Make this Work the origin of each Path that has none in its attributes, also in containers.
+
+    Args:
+        work: the Work.
+        name: look at this attribute alone.
+    """
     attributes, origin = vars(work), internals(work).origin
-    for name, value in list(attributes.items()):
-        if name != "_lit":
-            attributes[name] = replace_paths(value, lambda path: with_origin(path, origin))
+    for each in [name] if name is not None else list(attributes):
+        if each != "_lit" and each in attributes:
+            owned = replace_paths(attributes[each], lambda path: with_origin(path, origin), in_place=True)
+            if owned is not attributes[each]:
+                attributes[each] = owned
 
 
 def _rebuild(cls: type[Work], parallel: bool, attributes: dict[str, Any]) -> Work:

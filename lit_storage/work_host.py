@@ -104,6 +104,7 @@ class WorkHost:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""
         if os.getpid() != self._process:
             return  # a forked child of the Work has a Work of its own
+        own_paths(work, name)
         self._declare_own(vars(work).get(name))
         with self._telling:
             changes = self._ledger.changes(vars(work), only=[name])
@@ -141,8 +142,7 @@ class WorkHost:
         finally:
             self.in_run = False
         self._end_if_forked(None)
-        own_paths(work)
-        self._declare_own((vars(work), value))
+        self._declare_own(value)
         return Returned(self._changes(work), self._pickle_value(value))
 
     def _foreign(self, *values: Any) -> list[Path]:
@@ -171,8 +171,12 @@ class WorkHost:
             self._ledger.forget(name)
 
     def _changes(self, work: Work | None) -> Changes:
+        if work is None:
+            return Changes()
+        own_paths(work)
+        self._declare_own(vars(work))
         with self._telling:
-            return Changes() if work is None else self._ledger.changes(vars(work))
+            return self._ledger.changes(vars(work))
 
     def _pickle_value(self, value: Any) -> bytes:
         try:

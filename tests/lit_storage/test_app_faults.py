@@ -268,6 +268,29 @@ def test_paths_appended_in_run_are_shared(tmp_path):
     assert returned == ["1"]
 
 
+def hold_and_raise(work):
+    work.kept = [Path("/data/q")]
+    raise ValueError("boom")
+
+
+def test_paths_in_containers_have_an_origin_where_run_raised():
+    """Whatever ends run, what the Flow hears of its state knows whose it is."""
+
+    def steps(flow):
+        with pytest.raises(ValueError, match="boom"):
+            flow.a.run("hold_and_raise")
+
+    assert run_app(steps, {"a": Doing()}).a.kept[0].uri == "lit://@a//data/q"
+
+
+def test_building_an_app_keeps_lists_what_they_are():
+    """Paths are replaced inside of a list, so that others who hold it see the same."""
+    work = Doing()
+    mine = work.dirs
+    run_app(lambda flow: None, {"a": work})
+    assert work.dirs is mine
+
+
 def test_a_path_of_a_work_outside_of_the_flow_is_refused():
     """It has no origin that could be asked, and must not be taken for the receiver's own."""
     stray = Doing()
@@ -318,6 +341,23 @@ def test_a_work_that_replaces_a_live_one_is_refused():
         flow.a.run("write")
 
     assert run_app(steps, {"a": Doing()}).a.status is Status.STOPPED
+
+
+def test_a_refused_name_is_not_given():
+    """A Work that got no name may get another one, and harms no other Work."""
+
+    def steps(flow):
+        late = Doing()
+        flow.a.run("look", Path("x"))
+        first, flow.a = flow.a, late
+        with pytest.raises(NameTaken):
+            late.run("write")
+        assert late.dir.origin_name is None
+        flow.a, flow.c = first, late
+        late.run("write")
+        assert late.dir.origin_name == "c"
+
+    run_app(steps, {"a": Doing()})
 
 
 def wait_for_ever(work):

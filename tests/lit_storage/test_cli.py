@@ -1,5 +1,6 @@
 """The command line: what it prints, and the code with which it ends."""
 
+import importlib.metadata
 import json
 import os
 import pty
@@ -473,3 +474,8 @@ def test_run_interrupted(root: Path, tmp_path: Path) -> None:
         _, errors = running.communicate(timeout=60)
     assert running.returncode == 130
     assert b"Traceback" not in errors
+
+
+def test_version(lit: Run) -> None:
+    """The version is that of the installed distribution."""
+    assert lit("--version").stdout.decode().strip() == importlib.metadata.version("lit-storage")

@@ -80,9 +80,9 @@ def fetch(
         area = area_for(destination, confined=root is not None)
         try:
             area.discard_dead(remote.limits.staging_seconds)
-            if discards is not None and not destination.missing:
-                discards.discard(target_in(destination.anchor_fd, destination.name))
             with remote.stream(location, deadline=deadline) as frames, area.create() as staging:
+                if discards is not None and not destination.missing:
+                    discards.discard(target_in(destination.anchor_fd, destination.name))
                 received = receive(frames, staging.fd, TREE, label=target, progress=progress)
                 if deadline is not None and time.monotonic() > deadline:
                     raise TransferTimeout(
