@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Literal
 
 from lit_storage import app_file, environment, home, work
@@ -111,9 +111,9 @@ class App:
             if self._on_flow_end == "wait":
                 self._wait_for_works()
         except BaseException:
-            self._stop_works()
+            self._stop_works(patient=False)
             raise
-        self._stop_works()
+        self._stop_works(patient=True)
         for supervisor in self._supervisors:
             if (error := supervisor.unraised()) is not None:
                 raise error
@@ -171,15 +171,26 @@ class App:
         for supervisor in self._supervisors:
             supervisor.join()
 
-    def _stop_works(self) -> None:
-        """Stop all Works together; a second Ctrl-C kills them."""
+    def _stop_works(self, *, patient: bool) -> None:
+        """Stop all Works together.
+
+        Ctrl-C kills them. Where it is the first one, `patient`, it lets them go on unwinding.
+        """
         with ThreadPoolExecutor(max(1, len(self._supervisors)), thread_name_prefix="lit-stop") as pool:
+            stops = [pool.submit(supervisor.stop) for supervisor in self._supervisors]
             try:
-                list(pool.map(Supervisor.stop, self._supervisors))
+                try:
+                    wait(stops)
+                except KeyboardInterrupt:
+                    if patient:
+                        wait(stops)
+                    raise
             except BaseException:
                 for supervisor in self._supervisors:
                     supervisor.kill()
                 raise
+        for stop in stops:
+            stop.result()
 
 
 def load_app(path: str | os.PathLike[str], arguments: list[str] | None = None) -> App:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from lit_storage.path import Path
+from lit_storage.state import is_flat
 from lit_storage_proto.errors import AccessDenied, PathNotFound
 
 
@@ -35,6 +36,8 @@ def _replaced(value: Any, change: Callable[[Path], Path], in_place: bool, inside
         return value
     inside |= {id(value)}
     parts = [part for pair in value.items() for part in pair] if type(value) is dict else list(value)
+    if is_flat(parts):
+        return value
     replaced = [_replaced(part, change, in_place, inside) for part in parts]
     if all(new is old for new, old in zip(replaced, parts, strict=True)):
         return value
@@ -51,7 +54,7 @@ def _replaced(value: Any, change: Callable[[Path], Path], in_place: bool, inside
 
 def find_paths(value: Any) -> Iterator[Path]:
     """Yield each Path in `value`, also nested in list, tuple and dict."""
-    return _find(value, is_wanted=lambda item: isinstance(item, Path), inside=frozenset())
+    return _find(value, lambda item: isinstance(item, Path), scalars=False)
 
 
 def fetch_all(paths: Iterable[Path], *, workers: int) -> None:
@@ -102,17 +105,28 @@ def _outermost(paths: Iterable[Path]) -> list[Path]:
 
 def plain_paths(value: Any) -> Iterator[str]:
     """Yield each existing plain path in `value`, which another Work would not find on its machine."""
-    return map(str, _find(value, is_wanted=_is_existing_path, inside=frozenset()))
+    return map(str, _find(value, _is_existing_path, scalars=True))
 
 
-def _find(value: Any, *, is_wanted: Callable[[Any], bool], inside: frozenset[int]) -> Iterator[Any]:
-    """Yield what is wanted in `value`, also in list, tuple and dict, once where these hold themselves."""
+def _find(
+    value: Any, is_wanted: Callable[[Any], bool], *, scalars: bool, inside: frozenset[int] = frozenset()
+) -> Iterator[Any]:
+    """Yield what is wanted in `value`, also in list, tuple and dict, once where these hold themselves.
+
+    Args:
+        value: anything.
+        is_wanted: says it of each item that is no container.
+        scalars: whether a plain str may be wanted; else containers of nothing but scalars are passed over.
+        inside: the containers on the way here.
+    """
     if isinstance(value, (list, tuple, dict)):
         if id(value) in inside:
             return
-        parts = list(value) if not isinstance(value, dict) else list(value.items())
-        for part in parts:
-            yield from _find(part, is_wanted=is_wanted, inside=inside | {id(value)})
+        parts = list(value) if not isinstance(value, dict) else [*value.keys(), *value.values()]
+        if scalars or not is_flat(parts):
+            inside |= {id(value)}
+            for part in parts:
+                yield from _find(part, is_wanted, scalars=scalars, inside=inside)
     elif is_wanted(value):
         yield value
 

@@ -8,11 +8,13 @@ a change, whether it was assigned or altered in place. Nothing here sends anythi
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lit_storage.path import Path
+
+_SCALARS = frozenset({type(None), bool, int, float, str})
 
 
 class NotState(TypeError):
@@ -50,6 +52,11 @@ def to_state(value: Any) -> Any:
         raise NotState(type(value).__name__) from None
 
 
+def is_flat(values: Iterable[Any]) -> bool:
+    """Say whether all `values` are plain scalars, so that there is nothing to look for in them."""
+    return _SCALARS.issuperset(map(type, values))
+
+
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, Path)):
         return value
@@ -60,7 +67,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float.__float__(value)
     if isinstance(value, (list, tuple)):
-        items = [_plain(item) for item in list(value)]
+        items = list(value)
+        if not is_flat(items):
+            items = [_plain(item) for item in items]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in list(value.items())}

@@ -12,14 +12,13 @@ import logging
 import os
 import pickle
 import queue
-import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lit_storage.executors import (
-    Changed,
     Command,
     Joined,
     Raised,
@@ -33,7 +32,8 @@ from lit_storage.executors import (
 from lit_storage.handover import fetch_all, find_paths, replace_paths
 from lit_storage.path import Path, with_consumer
 from lit_storage.session import Session, join
-from lit_storage.state import Changes, Ledger, NotState, to_state
+from lit_storage.state import Changes, NotState, to_state
+from lit_storage.teller import Post, Teller
 from lit_storage.tracebacks import user_traceback
 from lit_storage.work import Work, internals, own_paths
 from lit_storage_proto.registry import WorkState
@@ -50,18 +50,17 @@ class WorkHost:
 
     Args:
         start: who the Work is.
-        send: carries a report to the Flow's side; called from any thread.
+        send: carries reports to the Flow's side, without waiting; called from any thread.
         load: loads the module of the Work's class.
     """
 
-    def __init__(self, start: Start, send: Callable[[Report], None], load: Callable[[], None]) -> None:
+    def __init__(self, start: Start, send: Post, load: Callable[[], None]) -> None:
         self._start = start
         self._send = send
         self._load = load
         self._process = os.getpid()
-        self._telling = threading.RLock()  # a signal handler may assign an attribute while one is told
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._ledger = Ledger()
+        self._teller: Teller | None = None
         self._session: Session | None = None
         self._stopping = False
         self._state = WorkState.STOPPED
@@ -90,15 +89,15 @@ class WorkHost:
             self._send(Joined())
             while not isinstance(command := self._commands.get(), Stop):
                 if isinstance(command, Run):
-                    self._send(self._run(work, command))
+                    self._run(work, command)
                     self._state = WorkState.SUCCEEDED
         except WorkStopped:
             self._state = WorkState.STOPPED
         except BaseException as error:  # noqa: BLE001  whatever it is, it is raised in the Flow
             self._end_if_forked(error)
-            self._end(WorkState.FAILED, _raised(error, self._last_changes(work)))
+            self._end(WorkState.FAILED, work, partial(_raised, error))
             return
-        self._end(self._state, Stopped(self._last_changes(work)))
+        self._end(self._state, work, Stopped)
 
     def assigned(self, work: Work, name: str) -> None:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""
@@ -106,22 +105,19 @@ class WorkHost:
             return  # a forked child of the Work has a Work of its own
         own_paths(work, name)
         self._declare_own(vars(work).get(name))
-        with self._telling:
-            changes = self._ledger.changes(vars(work), only=[name])
-            if changes != Changes():
-                self._send(Changed(changes))
+        if self._teller is not None:
+            self._teller.assigned(name)
 
     def _unpickle_work(self) -> Work:
         work = pickle.loads(self._start.work)  # noqa: S301  from the App that started this process
         assert isinstance(work, Work)
         internals(work).origin.assign(self._start.name)
         self._declare_own(vars(work))
-        for name, value in vars(work).items():
-            self._ledger.note(name, value)
+        self._teller = Teller(vars(work), self._send)
         internals(work).on_assign = self.assigned
         return work
 
-    def _run(self, work: Work, command: Run) -> Report:
+    def _run(self, work: Work, command: Run) -> None:
         args, kwargs = pickle.loads(command.arguments)  # noqa: S301  from the App that started this process
         self._apply(work, command.changes)
         self._declare_own(vars(work))
@@ -143,7 +139,10 @@ class WorkHost:
             self.in_run = False
         self._end_if_forked(None)
         self._declare_own(value)
-        return Returned(self._changes(work), self._pickle_value(value))
+        pickled = self._pickle_value(value)
+        self._send(self._report(work, lambda changes: Returned(changes, pickled)))
+        if self._teller is not None:
+            self._teller.sent()
 
     def _foreign(self, *values: Any) -> list[Path]:
         return [
@@ -165,18 +164,20 @@ class WorkHost:
         for name, pickled in changes.assigned.items():
             value = pickle.loads(pickled)  # noqa: S301  from the App that started this process
             attributes[name] = value
-            self._ledger.note(name, value)
+            assert self._teller is not None
+            self._teller.received(name, value)
         for name in changes.deleted:
             attributes.pop(name, None)
-            self._ledger.forget(name)
+            assert self._teller is not None
+            self._teller.forgotten(name)
 
-    def _changes(self, work: Work | None) -> Changes:
-        if work is None:
-            return Changes()
+    def _report(self, work: Work | None, make: Callable[[Changes], Report]) -> Report:
+        """Return a report with all that has changed, also in place."""
+        if work is None or self._teller is None:
+            return make(Changes())
         own_paths(work)
         self._declare_own(vars(work))
-        with self._telling:
-            return self._ledger.changes(vars(work))
+        return self._teller.report(make)
 
     def _pickle_value(self, value: Any) -> bytes:
         try:
@@ -196,15 +197,13 @@ class WorkHost:
                 traceback.print_exception(error)
             os._exit(error is not None)
 
-    def _last_changes(self, work: Work | None) -> Changes:
+    def _end(self, state: WorkState, work: Work | None, make: Callable[[Changes], Report]) -> None:
+        """Leave, then send the last report. It is made before: outside of a session Paths have no URI."""
         try:
-            return self._changes(work)
+            report = self._report(work, make)
         except Exception:  # noqa: BLE001  pickling calls code of the user; the report matters more
             _LOG.exception("the last state of %r cannot be told", self._start.name)
-            return Changes()
-
-    def _end(self, state: WorkState, report: Report) -> None:
-        """Leave, then send `report`, which was made before: outside of a session Paths have no URI."""
+            report = make(Changes())
         self._leave(state)
         self._send(report)
 
@@ -213,9 +212,9 @@ class WorkHost:
         try:
             if session is not None:
                 session.close(state)
-        except Exception:  # noqa: BLE001  it is told, and the report still follows
+        except Exception as error:  # noqa: BLE001  it is told, and the report still follows
             # What ended the Work is worth more to its Flow than what then went wrong in leaving.
-            _LOG.exception("%r could not leave properly", self._start.name)
+            _LOG.warning("%r could not leave properly: %s", self._start.name, error)
 
 
 def _raised(error: BaseException, changes: Changes) -> Raised:

@@ -19,6 +19,8 @@ import sys
 import threading
 import time
 
+_END_SECONDS = 5.0
+
 
 class Guard:
     """The App's end of the pipe."""
@@ -45,7 +47,11 @@ class Guard:
     def close(self) -> None:
         """End the guard; every group has been forgotten."""
         self.abandon()
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:  # somebody suspended it
+            self._process.kill()
+            self._process.wait()
 
     def abandon(self) -> None:
         """Let go of the pipe, as a forked child must."""

@@ -44,7 +44,7 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGINT, lambda _signum, _frame: None)  # not SIG_IGN, which children would inherit
     threading.Thread(target=_listen, args=(connection, host, start), name="lit-commands", daemon=True).start()
     host.serve()
-    outbox.close(start.limits.stop_grace_seconds / 2)
+    outbox.close()  # a suspended App gets it later, and `_listen` ends this process if there is none
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -308,3 +308,18 @@ def test_a_target_is_its_directory_and_its_name(tmp_path):
     os.close(first)
     os.close(second)
     assert len(targets) == 3
+
+
+@pytest.mark.root
+def test_a_full_disk_gets_back_what_is_kept_for_readers(get):
+    """Before a get fails for want of room, the old trees of other targets make room."""
+    os.makedirs(get.root)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "none", get.root], check=True)
+    try:
+        get("1" * 2_000_000)  # two files: 4 MB
+        get("2" * 2_000_000)  # 8 MB with the old tree
+        get.now("t", target=f"{get.root}/@trainer/other")  # 12 MB are more than there is
+        assert get.kept() == []
+    finally:
+        get.discards.close()
+        subprocess.run(["umount", get.root], check=True)

@@ -178,6 +178,27 @@ def test_a_signal_handler_may_assign_attributes():
     assert (work.number, len(work.values)) == (19, 100_000)
 
 
+def assign_faster_than_it_can_be_told(work):
+    began = time.monotonic()
+    while time.monotonic() - began < 3:
+        work.counter = getattr(work, "counter", 0) + 1
+        work.values = ["x" * 10_000_000, work.counter]
+    raise ValueError(work.counter)
+
+
+def test_assignments_never_pile_up():
+    """However fast run assigns, its end is heard at once, and with the last values."""
+    began = time.monotonic()
+
+    def steps(flow):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            flow.a.run("assign_faster_than_it_can_be_told")
+        assert flow.a.counter == flow.a.values[1] == caught.value.args[0]
+
+    run_app(steps, {"a": Doing()})
+    assert time.monotonic() - began < 15
+
+
 def hold_the_interpreter(work):
     import ctypes
     import threading

@@ -11,6 +11,7 @@ this get stays on the disk. The steps, each in a module of its own:
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -75,6 +76,33 @@ def fetch(
     _check_options(on_change, symlinks)
     started = time.monotonic()
     deadline = None if timeout is None else started + timeout
+
+    def copy() -> Transfer:
+        return _copy(
+            remote, location, root, target, overwrite, started, deadline, durable, progress, discards
+        )
+
+    try:
+        return copy()
+    except OSError as error:
+        # What is only kept for readers must not be what a disk is full of.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or discards is None or not discards.discard_all():
+            raise
+    return copy()
+
+
+def _copy(
+    remote: Remote,
+    location: Location,
+    root: str | None,
+    target: str,
+    overwrite: bool,
+    started: float,
+    deadline: float | None,
+    durable: bool,
+    progress: Progress | None,
+    discards: Discards | None,
+) -> Transfer:
     with _destination(location, root, target) as destination:
         destination.check(overwrite=overwrite)
         area = area_for(destination, confined=root is not None)
@@ -86,7 +114,7 @@ def fetch(
                 received = receive(frames, staging.fd, TREE, label=target, progress=progress)
                 if deadline is not None and time.monotonic() > deadline:
                     raise TransferTimeout(
-                        f"the transfer of {shown(str(location))} did not end within {timeout:g} s"
+                        f"the transfer of {shown(str(location))} did not end within {deadline - started:g} s"
                     )
                 parent_fd = destination.open_parent()
                 try:

@@ -80,18 +80,26 @@ class Discards:
         for each in doomed:
             each.remove()
 
+    def discard_all(self) -> bool:
+        """Remove all that is kept now, to make room on a full disk; say whether there was any."""
+        if self._is_inherited():
+            return False
+        with self._changed:
+            doomed = [kept.staging for kept in self._kept.values()]
+            self._kept.clear()
+            self._changed.notify()
+        for each in doomed:
+            each.remove()
+        return bool(doomed)
+
     def close(self) -> None:
         """Remove all that is kept, and end the thread. A second call does nothing."""
         if self._is_inherited():
             return
         with self._changed:
             self._closed = True
-            doomed = [kept.staging for kept in self._kept.values()]
-            self._kept.clear()
             thread = self._thread
-            self._changed.notify()
-        for each in doomed:
-            each.remove()
+        self.discard_all()
         if thread is not None:
             thread.join(self._reader_seconds)  # it may be in the middle of a large tree
 

@@ -58,6 +58,9 @@ class StagingArea:
             os.mkdir(name, 0o700, dir_fd=self.fd)
         except (PermissionError, FileNotFoundError) as error:  # the latter in /proc and the like
             raise AccessDenied(f"no copy can be staged: {error.strerror} in its directory") from None
+        except OSError as error:
+            error.filename = self.target_path
+            raise
         staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
         try:
             staging.write(_OWNER, ProcessIdentity.current().to_text())
