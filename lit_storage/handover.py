@@ -35,21 +35,26 @@ def _replaced(value: Any, change: Callable[[Path], Path], in_place: bool, inside
     if type(value) not in (list, tuple, dict) or id(value) in inside:
         return value
     inside |= {id(value)}
-    parts = [part for pair in value.items() for part in pair] if type(value) is dict else list(value)
+    is_dict = type(value) is dict
+    parts = [part for pair in value.items() for part in pair] if is_dict else list(value)
     if is_flat(parts):
         return value
     replaced = [_replaced(part, change, in_place, inside) for part in parts]
     if all(new is old for new, old in zip(replaced, parts, strict=True)):
         return value
-    if type(value) is tuple:
-        return tuple(replaced)
-    target = value if in_place else type(value)()
-    target.clear()
-    if type(value) is dict:
-        target.update(zip(replaced[::2], replaced[1::2], strict=True))
-    else:
-        target.extend(replaced)
-    return target
+    if is_dict:
+        pairs = dict(zip(replaced[::2], replaced[1::2], strict=True))
+        return _refilled(value, pairs) if in_place else pairs
+    if isinstance(value, list) and in_place:
+        value[:] = replaced
+        return value
+    return type(value)(replaced)
+
+
+def _refilled(value: dict[Any, Any], pairs: dict[Any, Any]) -> dict[Any, Any]:
+    value.clear()
+    value.update(pairs)
+    return value
 
 
 def find_paths(value: Any) -> Iterator[Path]:
