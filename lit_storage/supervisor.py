@@ -198,12 +198,12 @@ class Supervisor:
         """End the Work's process: it unwinds, leaves, or is killed after half of the grace."""
         with self._changed:
             self._stopping = True
-            worker, leaving = self._worker, list(self._leaving)
-        for each in [*leaving, *([worker] if worker else [])]:
-            each.stop(self._stop_grace_seconds)
+            workers = self._workers()
+        for worker in workers:
+            worker.stop(self._stop_grace_seconds)
         with self._changed:
             self._changed.wait_for(lambda: self._worker is None, self._stop_grace_seconds)
-            self._leaving = [late for late in self._leaving if late not in leaving]
+            self._leaving = [late for late in self._leaving if late not in workers]
             if self._status in (Status.NOT_STARTED, Status.SUCCEEDED):
                 self._become(Status.STOPPED)
 
@@ -211,9 +211,12 @@ class Supervisor:
         """End the Work's process now."""
         with self._changed:
             self._stopping = True
-            workers = [*self._leaving, *([self._worker] if self._worker else [])]
+            workers = self._workers()
         for worker in workers:
             worker.kill()
+
+    def _workers(self) -> list[Worker]:
+        return [*self._leaving, self._worker] if self._worker is not None else list(self._leaving)
 
     def unraised(self) -> BaseException | None:
         """Return what ``run`` raised if nobody has been told yet."""
