@@ -47,7 +47,7 @@ class Channels:
     """Channels by the name of a Work. May be used from any thread of the process that made it."""
 
     def __init__(self, security: Security, limits: Limits) -> None:
-        self._security = security
+        self.security = security
         self._limits = limits
         self._process = os.getpid()
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class Channels:
         options = self._options()
         if record.tls_name:
             options.append(("grpc.ssl_target_name_override", record.tls_name))
-        credentials = self._security.channel_credentials()
+        credentials = self.security.channel_credentials()
         if credentials is None:
             return grpc.insecure_channel(record.endpoint, options)
         return grpc.secure_channel(record.endpoint, credentials, options)

@@ -15,14 +15,16 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from lit_storage_client.channels import Channels, PeerCalls
+from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.names import check_path, shown
 from lit_storage_client.stream_call import Responses, StreamCall
+from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import (
@@ -33,7 +35,6 @@ from lit_storage_proto.errors import (
     StorageError,
     TransferTimeout,
 )
-from lit_storage_proto.frames import Frame, decode_frame
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_proto.status import error_of
@@ -56,9 +57,10 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 class Remote:
     """The Works that one session can ask. May be used from any thread."""
 
-    def __init__(self, registry: Registry, channels: Channels, limits: Limits) -> None:
+    def __init__(self, registry: Registry, channels: Channels, limits: Limits, ways: Ways = Ways.ALL) -> None:
         self._registry = registry
         self._channels = channels
+        self._dialer = Dialer(channels.security, limits.connect_seconds, ways)
         self.limits = limits
 
     def exists(self, location: Location) -> bool:
@@ -112,7 +114,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[pb.ListFilesResponse]:
             request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
             responses = calls.list_files(request, metadata=self._channels.metadata)
-            pages = self._stream(responses, _page, lambda page: bool(page.entries), location, record, None)
+            pages = self._stream(responses, _page, lambda page: bool(page.entries), location, record)
             _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
             return pages
 
@@ -121,24 +123,33 @@ class Remote:
         weakref.finalize(entries, pages.cancel)  # a generator that never began has no `finally` to run
         return entries
 
-    def stream(self, location: Location, *, deadline: float | None = None) -> StreamCall[Frame]:
+    def stream(
+        self, location: Location, options: TreeOptions | None = None, *, deadline: float | None = None
+    ) -> TreeCall:
         """Return the frames of a whole tree. Its first frame has arrived, and is of the Work asked.
 
         Use it in a ``with`` block, or call its `cancel`: else the call goes on.
 
         Args:
             location: whose files, and where.
+            options: what the frames may hold.
             deadline: when the last frame must have come, on the clock of time.monotonic().
 
         Raises:
             PathNotFound: the Work does not run, or has no such path.
             StorageError: as of `exists`; also while iterating.
         """
+        options = options or TreeOptions()
 
-        def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[Frame]:
-            request = _addressed(pb.StreamFilesRequest(), record, location)
-            responses = calls.stream_files(request, metadata=self._channels.metadata)
-            frames = self._stream(responses, decode_frame, _is_new, location, record, deadline)
+        def call(record: LiveRecord, calls: PeerCalls) -> TreeCall:
+            request = _addressed(_tree_request(options), record, location)
+            frames = TreeCall(
+                calls.stream_files(request, metadata=self._channels.metadata),
+                record,
+                self._dialer,
+                lambda failure: _typed(failure, location, record, self.limits),
+                **self._times(location, deadline),
+            )
             _begin(frames, lambda frame: frame.origin or ("", ""), record)
             return frames
 
@@ -189,18 +200,22 @@ class Remote:
         is_new: Callable[[T], bool],
         location: Location,
         record: LiveRecord,
-        deadline: float | None,
     ) -> StreamCall[T]:
         return StreamCall(
             responses,
             decode,
             is_new,
             lambda failure: _typed(failure, location, record, self.limits),
-            what=f"the transfer of {shown(str(location))}",
-            first_seconds=self.limits.unary_seconds,
-            progress_seconds=self.limits.progress_seconds,
-            deadline=deadline,
+            **self._times(location, None),
         )
+
+    def _times(self, location: Location, deadline: float | None) -> dict[str, Any]:
+        return {
+            "what": f"the transfer of {shown(str(location))}",
+            "first_seconds": self.limits.unary_seconds,
+            "progress_seconds": self.limits.progress_seconds,
+            "deadline": deadline,
+        }
 
 
 class _OtherOriginError(Exception):
@@ -241,6 +256,23 @@ def _addressed(request: R, record: LiveRecord, location: Location) -> R:
     request.target.name = record.name
     request.target.instance_id = record.instance_id
     entries_.set_path(request, location.path)
+    return request
+
+
+def _tree_request(options: TreeOptions) -> pb.StreamFilesRequest:
+    request = pb.StreamFilesRequest(
+        packs=options.packs,
+        holes=options.holes,
+        settle=options.settle,
+        accept_changes=options.accept_changes,
+        follow_links=options.follow_links,
+        direct=options.direct,
+    )
+    for file in options.held:
+        message = request.held.add(version=file.version)
+        entries_.set_path(message, file.path)
+        message.starts.extend(start for start, _ in file.spans)
+        message.ends.extend(end for _, end in file.spans)
     return request
 
 
@@ -300,7 +332,3 @@ def _entries(location: Location, pages: StreamCall[pb.ListFilesResponse]) -> Ite
             if page.complete:
                 return
     raise ProtocolViolation(f"the list of {shown(str(location))} ended before it was complete")
-
-
-def _is_new(frame: Frame) -> bool:
-    return bool(frame.entries or frame.chunks or frame.summary)

@@ -14,6 +14,8 @@ from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
 
 if TYPE_CHECKING:
+    import ssl
+
     import grpc
 
 TOKEN_FILE = "token"  # noqa: S105  # the name of the file, not a token
@@ -62,6 +64,24 @@ class Security:
         return grpc.ssl_channel_credentials(
             _read_if_given(self.ca), _read_if_given(self.key), _read_if_given(self.certificate)
         )
+
+    def client_context(self) -> ssl.SSLContext | None:
+        """Return what a client's socket of the standard library is wrapped with, or None without TLS.
+
+        Raises:
+            AccessDenied: a TLS file cannot be read.
+        """
+        if not self.tls:
+            return None
+        import ssl
+
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key)
+        except OSError as error:
+            raise AccessDenied(f"the TLS files cannot be used ({error.strerror or error})") from None
+        return context
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Return the metadata that every call carries."""

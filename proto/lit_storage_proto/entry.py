@@ -23,6 +23,7 @@ class Kind(enum.IntEnum):
     DIRECTORY = 2
     SYMLINK = 3
     SKIPPED = 4
+    REMOVED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class Entry:
     link_target: str = ""
     version: bytes = b""
     """Changes whenever the content may have changed; opaque."""
+    hard_linked: bool = False
+    """Whether the file has other names at its origin too."""
 
 
 class _Named(Protocol):
@@ -83,6 +86,7 @@ def to_wire(entry: Entry) -> pb.Entry:
         mode=entry.mode,
         mtime_ns=entry.mtime_ns,
         version=entry.version,
+        hard_linked=entry.hard_linked,
     )
     set_path(message, entry.path)
     if is_utf8(entry.link_target):
@@ -110,4 +114,5 @@ def from_wire(message: pb.Entry) -> Entry:
         message.mtime_ns,
         _text(message.link_target, message.link_target_bytes),
         message.version,
+        message.hard_linked,
     )

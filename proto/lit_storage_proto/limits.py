@@ -17,6 +17,7 @@ MAX_MESSAGE_BYTES = 4 * MIB  # gRPC's customary limit on what is received
 MAX_FRAME_BYTES = 1 * MIB  # what a sender keeps every message of a stream within
 MAX_NAME_CHARACTERS = 128
 MAX_PATH_BYTES = 64 * KIB  # over Linux' PATH_MAX of 4 KiB: trees are walked through directory fds
+MAX_HELD_FILES = 10_000  # that one request names
 MAX_RANGES = 10_000  # of one request: more are asked for in further ones
 
 
@@ -32,6 +33,8 @@ class Limits:
     """One look-up in the registry."""
     progress_seconds: float = 60.0
     """A stream that carries nothing new for so long is given up, on either side."""
+    resume_seconds: float = 60.0
+    """How long a get goes on trying to reach an origin again after contact was lost."""
     stop_grace_seconds: float = 30.0
     """From asking a Work to stop until it is killed."""
     linger_seconds: float = 1.0

@@ -165,7 +165,8 @@ class AdmissionInterceptor(grpc.ServerInterceptor):
                 responses = _responses(handler, requests, context)
                 move(self._limits.progress_seconds)
                 for response in responses:
-                    yield response
+                    if response is not None:  # else something went another way
+                        yield response
                     move(self._limits.progress_seconds)
 
         return answer

@@ -8,6 +8,7 @@ calls.
 from __future__ import annotations
 
 import hmac
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,28 @@ def server_credentials(security: Security) -> grpc.ServerCredentials | None:
     return grpc.ssl_server_credentials(
         [pair], root_certificates=read_pem(security.ca), require_client_auth=True
     )
+
+
+def server_context(security: Security) -> ssl.SSLContext | None:
+    """Return what a server's socket of the standard library is wrapped with, or None without TLS.
+
+    As with `server_credentials`, clients must show a certificate where there is a CA.
+
+    Raises:
+        AccessDenied: a TLS file cannot be read.
+    """
+    if security.certificate is None or security.key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(security.certificate, security.key)
+        if security.ca is not None:
+            context.load_verify_locations(security.ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise AccessDenied(f"the TLS files cannot be used ({error.strerror or error})") from None
+    return context
 
 
 def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tuple[str, int]:

@@ -22,7 +22,14 @@ from lit_storage_proto.endpoint import join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
 from lit_storage_server.admission import AdmissionInterceptor, Places, Watchdog
-from lit_storage_server.auth import HEALTH_SERVICE, TokenInterceptor, check_bind, server_credentials
+from lit_storage_server.auth import (
+    HEALTH_SERVICE,
+    TokenInterceptor,
+    check_bind,
+    server_context,
+    server_credentials,
+)
+from lit_storage_server.direct import DirectWays
 from lit_storage_server.health import HealthServicer
 from lit_storage_server.pool import DaemonThreadPool
 from lit_storage_server.servicer import SERVICE, PathStorageServicer
@@ -53,6 +60,7 @@ class PeerServer:
         security: what callers must show.
         limits: how many streams, and how long anything may take.
         insecure: allow a token that travels in clear beyond this machine.
+        direct: offer streams a way beside gRPC.
 
     Raises:
         InvalidURI: `bind` is no address.
@@ -69,11 +77,16 @@ class PeerServer:
         security: Security | None = None,
         limits: Limits | None = None,
         insecure: bool = False,
+        direct: bool = True,
     ) -> None:
+        self._name = name
+        self._instance_id = instance_id
+        self._shares = shares
+        self._direct = direct
+        self._ways: DirectWays | None = None
         self._security = security or Security()
         self._host, self._port = check_bind(bind, self._security, insecure=insecure)
         self._limits = limits or Limits()
-        self._servicer = PathStorageServicer(name, instance_id, shares, self._limits)
         self._health = HealthServicer(SERVICE)
         self._watchdog = Watchdog()
         self._places = Places(name, self._limits.server_streams)
@@ -96,10 +109,14 @@ class PeerServer:
             OSError: the address is not one of this machine.
         """
         credentials = server_credentials(self._security)
+        context = server_context(self._security)
+        if self._direct:
+            self._ways = DirectWays(self._host, context, self._limits)
+        servicer = PathStorageServicer(self._name, self._instance_id, self._shares, self._limits, self._ways)
         # gRPC only ever submits to it, though its types ask for the executor of the library.
         pool = cast("ThreadPoolExecutor", self._pool)
         server = grpc.server(pool, interceptors=self._interceptors(), options=_OPTIONS)
-        server.add_generic_rpc_handlers((self._servicer.handler(), self._health.handler()))
+        server.add_generic_rpc_handlers((servicer.handler(), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         address = self._address(self._port)
         try:
@@ -108,6 +125,8 @@ class PeerServer:
             else:
                 self._port = server.add_secure_port(address, credentials)
         except RuntimeError:
+            if self._ways is not None:
+                self._ways.stop()
             raise self._why_not(address) from None
         self._watchdog.start()
         server.start()
@@ -123,11 +142,15 @@ class PeerServer:
         if server is None:
             return
         self._health.stop()
+        if self._ways is not None:
+            self._ways.close_listeners()
         if self._places.close(grace_seconds):
             # The last bytes are on their way. Closing a connection on which something has arrived
             # unread resets it, and a reset throws away what the other side has not read yet.
             threading.Event().wait(min(self._limits.linger_seconds, grace_seconds))
         server.stop(0).wait(self._limits.unary_seconds)
+        if self._ways is not None:
+            self._ways.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool.join(self._limits.unary_seconds)
         self._watchdog.stop()

@@ -7,6 +7,7 @@ exception goes further out than `refusing`.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Final
 
@@ -15,12 +16,16 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lit_storage_proto.entry import get_path, to_wire
-from lit_storage_proto.errors import AccessDenied, PathNotFound
-from lit_storage_proto.limits import Limits
+from lit_storage_proto.errors import AccessDenied, PathNotFound, ProtocolViolation
+from lit_storage_proto.frame_codec import encode_frame
+from lit_storage_proto.frames import Frame
+from lit_storage_proto.limits import MAX_HELD_FILES, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
+from lit_storage_server.direct import DirectWays, frames_on
+from lit_storage_server.range_stream import ByteRange, RangeStream
 from lit_storage_server.refusal import abort, refusing
 from lit_storage_server.shares import Shares
-from lit_storage_server.stream import ByteRange, FrameStream
+from lit_storage_server.tree_stream import TreeOptions, TreeStream
 from lit_storage_server.walk import entry_of, walk
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["PathStorage"].full_name
@@ -41,14 +46,23 @@ class PathStorageServicer:
         instance_id: new for each start of it.
         shares: what may be read.
         limits: sizes of messages.
+        ways: what streams are offered beside gRPC.
     """
 
-    def __init__(self, name: str, instance_id: str, shares: Shares, limits: Limits) -> None:
+    def __init__(
+        self,
+        name: str,
+        instance_id: str,
+        shares: Shares,
+        limits: Limits,
+        ways: DirectWays | None = None,
+    ) -> None:
         self._name = name
         self._instance_id = instance_id
         self._origin = pb.Origin(name=name, instance_id=instance_id)
         self._shares = shares
         self._limits = limits
+        self._ways = ways
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server routes the calls of the service through."""
@@ -106,14 +120,29 @@ class PathStorageServicer:
             page.complete = True
             yield page
 
-    def stream_files(self, request: pb.StreamFilesRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Copy a tree, or ranges of its files, as encoded frames."""
+    def stream_files(
+        self, request: pb.StreamFilesRequest, context: grpc.ServicerContext
+    ) -> Iterator[bytes | None]:
+        """Copy a tree, or ranges of its files, as encoded frames; None stands for what went another way."""
         self._check(request, context)
-        with refusing(context):
-            path = get_path(request)
-            ranges = [_byte_range(message) for message in request.ranges]
-            stream = FrameStream(self._shares, (self._name, self._instance_id), self._limits.chunk_bytes)
-            yield from stream.ranges(path, ranges) if ranges else stream.tree(path)
+        with refusing(context), contextlib.ExitStack() as stack:
+            path, origin = get_path(request), (self._name, self._instance_id)
+            offer = None
+            if request.direct and self._ways is not None:
+                offer = stack.enter_context(self._ways.offered())
+                context.add_callback(offer.shut_down)
+            if request.ranges:
+                ranges = [_byte_range(message) for message in request.ranges]
+                if _tree_only(request):
+                    raise ProtocolViolation("ranges go with no other field but the path")
+                frames = RangeStream(self._shares, path, ranges, self._limits.chunk_bytes).frames()
+                yield encode_frame(Frame(origin))
+                yield from map(encode_frame, frames)
+                return
+            tree = TreeStream(self._shares, path, _options(request), self._limits.chunk_bytes)
+            yield encode_frame(Frame(origin, direct=offer.direct if offer else None))
+            for frame in frames_on(tree.frames(), offer, lambda: tree.descriptor, tree.pass_descriptors):
+                yield None if frame is None else encode_frame(frame)
 
     def _check(self, request: _Request, context: grpc.ServicerContext) -> None:
         """Refuse a request that is meant for another one, or that holds what is not understood here."""
@@ -153,3 +182,40 @@ def _unknown_field(message: Message) -> int | None:
 def _byte_range(message: pb.Range) -> ByteRange:
     length = message.length if message.HasField("length") else None
     return ByteRange(get_path(message), message.offset, length, message.version)
+
+
+def _tree_only(request: pb.StreamFilesRequest) -> bool:
+    return bool(
+        request.packs
+        or request.holes
+        or request.settle
+        or request.accept_changes
+        or request.follow_links
+        or request.held
+    )
+
+
+def _options(request: pb.StreamFilesRequest) -> TreeOptions:
+    if len(request.held) > MAX_HELD_FILES:
+        raise ProtocolViolation(f"{len(request.held)} files are held; {MAX_HELD_FILES} can be named")
+    if request.accept_changes and not request.settle:
+        raise ProtocolViolation("accept_changes goes only with settle")
+    return TreeOptions(
+        request.packs,
+        request.holes,
+        request.settle,
+        request.accept_changes,
+        request.follow_links,
+        {get_path(held): (held.version, _spans(held)) for held in request.held},
+    )
+
+
+def _spans(held: pb.Held) -> list[tuple[int, int]]:
+    spans, position = list(zip(held.starts, held.ends, strict=False)), 0
+    if len(held.starts) != len(held.ends):
+        raise ProtocolViolation("what is held must have as many starts as ends")
+    for start, end in spans:
+        if not position <= start < end:
+            raise ProtocolViolation("what is held must ascend and be disjoint")
+        position = end
+    return spans

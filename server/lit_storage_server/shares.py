@@ -24,6 +24,10 @@ from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, Pro
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import STAGING, is_reserved, normalise
 
+# How a regular file is opened. O_NONBLOCK: the name may have become a FIFO, and opening one would
+# wait for a writer.
+OPEN_REGULAR = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
+
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -145,30 +149,42 @@ class Shares:
             SourceChanged: it is no regular file any more.
             OSError: the file system failed.
         """
-        # O_NONBLOCK: the name may have become a FIFO, and opening one would wait for a writer.
-        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
         try:
             if name:
-                fd = os.open(name, flags | os.O_NOFOLLOW, dir_fd=directory)
+                fd = os.open(name, OPEN_REGULAR, dir_fd=directory)
             else:
-                fd = os.open(f"/proc/self/fd/{directory}", flags)
-        except PermissionError:
-            raise AccessDenied(f"{self.name!r} may not read {path!r}; check its mode and owner") from None
+                fd = os.open(f"/proc/self/fd/{directory}", OPEN_REGULAR & ~os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
-                raise _no_file(path) from None
-            raise
+            raise self.unopened(error, path) from None
         try:
             status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise _no_file(path)
-            self.check_file(fd, status, path)
+            self.check_regular(fd, status, path)
         except BaseException:
             os.close(fd)
             raise
         return fd, status
+
+    def unopened(self, error: OSError, path: str) -> OSError | SourceChanged:
+        """Return what it means that OPEN_REGULAR failed: AccessDenied, SourceChanged, or `error`."""
+        if isinstance(error, PermissionError):
+            return AccessDenied(f"{self.name!r} may not read {path!r}; check its mode and owner")
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
+            return _no_file(path)
+        error.filename = path
+        return error
+
+    def check_regular(self, fd: int, status: os.stat_result, path: str) -> None:
+        """Refuse what may not be served of what OPEN_REGULAR opened.
+
+        Raises:
+            SourceChanged: it is no regular file.
+            AccessDenied: as of `check_file`.
+        """
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_file(path)
+        self.check_file(fd, status, path)
 
     def check_file(self, fd: int, status: os.stat_result, path: str) -> None:
         """Refuse a regular file that this process could not write itself.

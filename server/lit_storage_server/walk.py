@@ -14,8 +14,8 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_proto.entry import Entry, Kind
@@ -27,21 +27,22 @@ from lit_storage_server.shares import Opened
 # Times the streams of one server this stays well below the customary limit of 1024 descriptors.
 HELD_DIRECTORIES = 32
 
+MAX_LINKED_DIRECTORIES = 10_000
+
+Identity: TypeAlias = tuple[int, int]
+Follow: TypeAlias = Callable[[str], int]
+
 _NAME_MAX = 255
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _VERSION = struct.Struct("<QqQQ")
 
 
 class Found(NamedTuple):
-    """What a name in the tree is, and where it was found while the walk stands at it."""
+    """What a name in the tree is."""
 
     path: str
     """Relative to where the walk began."""
-    entry: Entry | None
-    """None of a regular file that was left for others to describe."""
-    directory: int
-    """Descriptor of the directory that holds it; of the path itself where `name` is empty."""
-    name: str
+    entry: Entry
 
 
 def version_of(status: os.stat_result) -> bytes:
@@ -59,17 +60,16 @@ def entry_of(path: str, status: os.stat_result, link_target: str | None = None) 
     elif link_target is not None:
         kind = Kind.SYMLINK
     mode = status.st_mode & 0o777
-    return Entry(path, kind, size, mode, status.st_mtime_ns, link_target or "", version_of(status))
+    linked = kind is Kind.FILE and status.st_nlink > 1
+    return Entry(path, kind, size, mode, status.st_mtime_ns, link_target or "", version_of(status), linked)
 
 
-def walk(opened: Opened, *, recursive: bool = True, describe_files: bool = True) -> Iterator[Found]:
+def walk(opened: Opened, *, recursive: bool = True) -> Iterator[Found]:
     """Yield what was opened, and if it is a directory what lies below it.
 
     Args:
         opened: where to begin; it stays open.
         recursive: False yields direct children only.
-        describe_files: False leaves regular files to whoever opens them, to be described from what
-            was opened: to do it here as well would be a sixth of the work on a tree of small files.
 
     Raises:
         AccessDenied: a directory cannot be read.
@@ -77,68 +77,121 @@ def walk(opened: Opened, *, recursive: bool = True, describe_files: bool = True)
         InvalidURI: a path is too long to be sent.
         OSError: the file system failed.
     """
-    entry = entry_of("", opened.status)
-    is_left = entry.kind is Kind.FILE and not describe_files
-    yield Found("", None if is_left else entry, opened.fd, "")
+    yield Found("", entry_of("", opened.status))
     if opened.is_directory:
-        tree = _Tree(opened, recursive, describe_files)
-        try:
-            yield from tree.run()
-        finally:
-            tree.close()
+        yield from _Listing(opened, recursive).run()
 
 
-class _Level:
-    """A directory on the way from the root of the walk to where it stands."""
+class Level:
+    """A directory of the walk."""
 
-    __slots__ = ("fd", "identity", "path", "pending")
+    __slots__ = ("above", "fd", "identity", "is_linked", "path", "pending", "status")
 
     def __init__(self, fd: int, path: str, status: os.stat_result) -> None:
         self.fd = fd
         self.path = path
+        """Relative to where the walk began."""
+        self.status = status
         self.identity = (status.st_dev, status.st_ino)
         self.pending: list[str] = []
-        """Names of subdirectories that are still to be walked."""
+        """Names of subdirectories that are still to be walked; for whoever looks into the directory."""
+        self.above: frozenset[Identity] = frozenset()
+        """The directories on the way to it; only kept where links are followed."""
+        self.is_linked = False
+        """Whether a link is on the way to it."""
 
     def close(self) -> None:
+        """Let go of the descriptor. A second call does nothing."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
-class _Tree:
-    def __init__(self, opened: Opened, recursive: bool, describe_files: bool) -> None:
+class Walk:
+    """The directories of a tree, one after the other.
+
+    Args:
+        opened: where to begin; it stays open.
+        follow: opens what a link in the tree means, by its path from where the walk began, or
+            raises an OSError where that may not be followed; None takes no link for a directory.
+        strict: whether a directory that was replaced meanwhile ends the walk; else it is passed over.
+    """
+
+    def __init__(self, opened: Opened, *, follow: Follow | None = None, strict: bool = True) -> None:
         self._opened = opened
-        self._recursive = recursive
-        self._describe_files = describe_files
-        self._levels: list[_Level] = []
+        self._strict = strict
+        self._follow = follow
+        self._levels: list[Level] = []
+        self._linked = 0
 
-    def close(self) -> None:
-        for level in self._levels:
-            level.close()
+    def directories(self) -> Iterator[Level]:
+        """Yield each directory, open, a directory before those in it.
 
-    def run(self) -> Iterator[Found]:
-        first = self._open(self._opened.fd, ".", "")
-        if first is None:
-            return
-        self._levels.append(first[0])
-        yield from self._scan(first[0])
-        while self._levels:
-            level = self._levels[-1]
-            if not level.pending:
-                self._levels.pop().close()
-                continue
-            name = level.pending.pop()
-            path = _join(level.path, name)
-            child = self._open(self._held(level), name, path)
-            if child is None:
-                continue
-            below, status = child
-            self._enter(level, below)
-            yield Found(path, entry_of(path, status), below.fd, "")
-            yield from self._scan(below)
+        Whoever takes one puts the names of its subdirectories into `Level.pending` before asking
+        for the next one.
 
-    def _enter(self, level: _Level, below: _Level) -> None:
+        Raises:
+            AccessDenied: a directory cannot be read, or links lead to too many of them.
+            SourceChanged: a directory was replaced while the walk was in it.
+            InvalidURI: a path is too long to be sent.
+            OSError: the file system failed.
+        """
+        try:
+            level = self._open(self._opened.fd, ".", "")
+            if level is None:
+                return
+            self._levels.append(level)
+            yield level
+            while self._levels:
+                level = self._levels[-1]
+                if not level.pending:
+                    self._levels.pop().close()
+                    continue
+                below = self._below(level, level.pending.pop())
+                if below is not None:
+                    self._enter(level, below)
+                    yield below
+        finally:
+            for level in self._levels:
+                level.close()
+
+    def _below(self, level: Level, name: str) -> Level | None:
+        path = join(level.path, name)
+        try:
+            below = self._open_name(level, name, path)
+        except SourceChanged:
+            if self._strict:
+                raise
+            return None
+        if below is not None and self._follow is not None:
+            below.is_linked |= level.is_linked
+            below.above = level.above | {level.identity}
+        return below
+
+    def _open_name(self, level: Level, name: str, path: str) -> Level | None:
+        directory = self._held(level)
+        if self._follow is not None and is_link(directory, name):
+            return self._open_link(path)
+        return self._open(directory, name, path)
+
+    def _open_link(self, path: str) -> Level | None:
+        assert self._follow is not None
+        self._linked += 1
+        if self._linked > MAX_LINKED_DIRECTORIES:
+            raise AccessDenied(
+                f"symbolic links in {self._opened.path!r} lead to over {MAX_LINKED_DIRECTORIES} directories; "
+                "get it without following them"
+            )
+        reached = self._follow(path)
+        try:
+            below = self._open(reached, ".", path)
+        finally:
+            os.close(reached)
+        if below is not None:
+            below.is_linked = True
+        return below
+
+    def _enter(self, level: Level, below: Level) -> None:
         """Make `below` the innermost level, and let go of what is not needed, or not soon."""
         if not level.pending:
             self._levels.pop().close()
@@ -146,7 +199,7 @@ class _Tree:
         if len(self._levels) > HELD_DIRECTORIES:
             self._levels[-HELD_DIRECTORIES - 1].close()
 
-    def _open(self, directory: int, name: str, path: str) -> tuple[_Level, os.stat_result] | None:
+    def _open(self, directory: int, name: str, path: str) -> Level | None:
         if len(path) * 4 > MAX_PATH_BYTES and len(os.fsencode(path)) + _NAME_MAX >= MAX_PATH_BYTES:
             raise InvalidURI(
                 f"the directory {path[:100]!r}… is too deep: paths of {MAX_PATH_BYTES} bytes can be sent"
@@ -156,31 +209,47 @@ class _Tree:
         except FileNotFoundError:
             return None
         except PermissionError:
-            shown = _join(self._opened.path, path)
+            shown = join(self._opened.path, path)
             raise AccessDenied(f"the directory {shown!r} cannot be read; check its mode and owner") from None
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise self._changed(path) from None
+                raise changed(join(self._opened.path, path)) from None
             raise
-        status = os.fstat(fd)
-        return _Level(fd, path, status), status
+        return Level(fd, path, os.fstat(fd))
 
-    def _held(self, level: _Level) -> int:
+    def _held(self, level: Level) -> int:
         """Return the descriptor of a level, opened anew if it was let go."""
         if level.fd < 0:
-            reached = open_beneath(self._opened.fd, level.path, follow_last=False)
+            reached = self._reach(level)
             try:
                 again = self._open(reached, ".", level.path)
             finally:
                 os.close(reached)
-            if again is None or again[0].identity != level.identity:
+            if again is None or again.identity != level.identity:
                 if again is not None:
-                    again[0].close()
-                raise self._changed(level.path)
-            level.fd = again[0].fd
+                    again.close()
+                raise changed(join(self._opened.path, level.path))
+            level.fd = again.fd
         return level.fd
 
-    def _scan(self, level: _Level) -> Iterator[Found]:
+    def _reach(self, level: Level) -> int:
+        if level.is_linked and self._follow is not None:
+            return self._follow(level.path)
+        return open_beneath(self._opened.fd, level.path, follow_last=False)
+
+
+class _Listing:
+    def __init__(self, opened: Opened, recursive: bool) -> None:
+        self._opened = opened
+        self._recursive = recursive
+
+    def run(self) -> Iterator[Found]:
+        for level in Walk(self._opened).directories():
+            if level.path:
+                yield Found(level.path, entry_of(level.path, level.status))
+            yield from self._scan(level)
+
+    def _scan(self, level: Level) -> Iterator[Found]:
         """Yield what a directory holds but its subdirectories, which become pending."""
         at_storage_root = self._opened.is_storage_root and not level.path
         with os.scandir(level.fd) as names:
@@ -190,48 +259,61 @@ class _Tree:
                 if self._recursive and item.is_dir(follow_symlinks=False):
                     level.pending.append(item.name)
                     continue
-                if not self._describe_files and item.is_file(follow_symlinks=False):
-                    yield Found(_join(level.path, item.name), None, level.fd, item.name)
-                    continue
-                found = self._describe(level, item)
-                if found is not None:
-                    yield found
-
-    def _describe(self, level: _Level, item: os.DirEntry[str]) -> Found | None:
-        path = _join(level.path, item.name)
-        target = None
-        try:
-            status = item.stat(follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                text = os.readlink(item.name, dir_fd=level.fd)
-                target = text if self._stays(level.path, text) else None
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # a link when it was looked at, and now none
-                raise self._changed(path) from None
-            raise
-        is_left = stat.S_ISREG(status.st_mode) and not self._describe_files  # it was none when it was scanned
-        return Found(path, None if is_left else entry_of(path, status, target), level.fd, item.name)
-
-    def _stays(self, directory: str, target: str) -> bool:
-        """Say whether a link in `directory` means, to the letter, something in what is copied."""
-        if target.startswith("/"):
-            return False
-        reached = directory.split("/") if directory else []
-        for part in target.split("/"):
-            if part == "..":
-                if not reached:
-                    return False
-                reached.pop()
-            elif part not in ("", "."):
-                reached.append(part)
-        return not (self._opened.is_storage_root and reached and is_reserved(reached[0]))
-
-    def _changed(self, path: str) -> SourceChanged:
-        shown = _join(self._opened.path, path)
-        return SourceChanged(f"{shown!r} was replaced while it was listed; try again when it rests")
+                entry = describe(self._opened, level, item)
+                if entry is not None:
+                    yield Found(entry.path, entry)
 
 
-def _join(directory: str, name: str) -> str:
+def is_link(directory: int, name: str) -> bool:
+    """Say whether a name in a directory is a symbolic link; what is not there is none."""
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def describe(opened: Opened, level: Level, item: os.DirEntry[str]) -> Entry | None:
+    """Return the entry of what a directory holds, None if it vanished.
+
+    Raises:
+        SourceChanged: it became another kind meanwhile.
+    """
+    path = join(level.path, item.name)
+    target = None
+    try:
+        status = os.stat(item.name, dir_fd=level.fd, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            text = os.readlink(item.name, dir_fd=level.fd)
+            target = text if _stays(opened, level.path, text) else None
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a link when it was looked at, and now none
+            raise changed(join(opened.path, path)) from None
+        raise
+    return entry_of(path, status, target)
+
+
+def _stays(opened: Opened, directory: str, target: str) -> bool:
+    """Say whether a link in `directory` means, to the letter, something in what is copied."""
+    if target.startswith("/"):
+        return False
+    reached = directory.split("/") if directory else []
+    for part in target.split("/"):
+        if part == "..":
+            if not reached:
+                return False
+            reached.pop()
+        elif part not in ("", "."):
+            reached.append(part)
+    return not (opened.is_storage_root and reached and is_reserved(reached[0]))
+
+
+def changed(shown: str) -> SourceChanged:
+    """Return the error of what is another thing than it was a moment ago."""
+    return SourceChanged(f"{shown!r} was replaced while it was listed; try again when it rests")
+
+
+def join(directory: str, name: str) -> str:
+    """Return the path of a name in a directory, where either may be empty."""
     return f"{directory}/{name}" if directory and name else directory or name

@@ -13,11 +13,13 @@ import grpc
 import pytest
 
 from lit_storage_client.channels import Channels
+from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.frames import Chunk, Frame, Summary, encode_frame
+from lit_storage_proto.frame_codec import encode_frame
+from lit_storage_proto.frames import Chunk, Frame, Summary
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.v1 import path_storage_pb2 as pb
@@ -121,11 +123,12 @@ def remote_of():
     """Make a Remote whose registry answers with the given records; channels are closed afterwards."""
     opened = []
 
-    def make(*records, token="secret", **limits):
-        limits = Limits(**{"connect_seconds": 2.0, "unary_seconds": 4.0, "progress_seconds": 10.0, **limits})
+    def make(*records, token="secret", ways=Ways.ALL, **limits):
+        defaults = {"connect_seconds": 2.0, "unary_seconds": 4.0, "progress_seconds": 10.0}
+        limits = Limits(**{**defaults, "resume_seconds": 0.3, **limits})
         channels = Channels(Security(token=token), limits)
         opened.append(channels)
-        return Remote(Answers(*records), channels, limits)
+        return Remote(Answers(*records), channels, limits, ways)
 
     yield make
     for channels in opened:

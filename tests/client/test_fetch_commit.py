@@ -8,8 +8,9 @@ import threading
 import pytest
 
 from lit_storage_client.confine import choose, confine
-from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, sync_file_system
-from lit_storage_client.fetch.staging import TREE, area_for
+from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, seal, sync_file_system
+from lit_storage_client.fetch.staging import TREE
+from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, PathExists
@@ -34,6 +35,7 @@ class Swap:
             with area.create() as staging:
                 os.mkdir(TREE, dir_fd=staging.fd)
                 os.mkdir(f"{TREE}/new", dir_fd=staging.fd)
+                seal(staging, label=self.target, durable=durable)
                 how = commit(
                     staging,
                     ROOT,
@@ -88,7 +90,8 @@ def test_journal_of_a_durable_swap_is_synced_first(swap, monkeypatch):
     monkeypatch.setattr(os, "rename", lambda *a, **k: (steps.append("rename"), real(*a, **k)))
     os.mkdir(swap.target)
     swap(durable=True, rename=cannot_exchange)
-    assert steps == ["fsync", "fsync", "rename", "rename", "fsync"]
+    first, last = steps.index("fsync"), len(steps) - steps[::-1].index("fsync")
+    assert steps[first:last] == ["fsync", "fsync", "rename", "rename", "fsync"]
 
 
 def test_syncing_a_file_system(tmp_path):
@@ -208,7 +211,7 @@ os.makedirs(f"{staging}/tree")
 open(f"{staging}/owner", "w").write(ProcessIdentity.current().to_text())
 if journal:
     os.makedirs(f"{staging}/old/kept")
-    open(f"{staging}/journal", "w").write(json.dumps({"path": journal}))
+    open(f"{staging}/swap", "w").write(json.dumps({"path": journal}))
 """
 
 
@@ -266,7 +269,7 @@ def test_staging_of_another_user_stays(leave_behind, tmp_path):
     leave_behind(staging, "target")
     os.chown(staging, 65534, 65534)
     discard_dead(str(tmp_path / "target"), seconds=-1)
-    assert sorted(os.listdir(staging)) == ["journal", "old", "owner", "tree"]
+    assert sorted(os.listdir(staging)) == ["old", "owner", "swap", "tree"]
     assert not os.path.exists(tmp_path / "target")
 
 
@@ -331,7 +334,7 @@ def test_read_only_trees_are_replaced(as_nobody, public_directory):
         """
         from lit_storage_client.confine import choose
         from lit_storage_client.fetch.commit import commit
-        from lit_storage_client.fetch.staging import area_for
+        from lit_storage_client.fetch.staging_area import area_for
         from lit_storage_proto.entry import Entry, Kind
         """,
         """

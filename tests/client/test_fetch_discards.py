@@ -10,7 +10,7 @@ import pytest
 from lit_storage_client.confine import choose
 from lit_storage_client.fetch import Discards, fetch
 from lit_storage_client.fetch.discards import target_in
-from lit_storage_client.fetch.staging import area_for
+from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_proto.uri import Location
 
 LONG = 600.0
@@ -255,7 +255,7 @@ from lit_storage_client.confine import choose
 from lit_storage_client.fetch import Discards
 from lit_storage_client.fetch.commit import commit
 from lit_storage_client.fetch.discards import target_in
-from lit_storage_client.fetch.staging import area_for
+from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_proto.entry import Entry, Kind
 directory = sys.argv[1]
 os.makedirs(f"{directory}/target/old")

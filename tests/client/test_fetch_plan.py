@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from lit_storage_client.fetch.plan import MAX_SKIPPED_NAMES, Plan
+from lit_storage_client.fetch.plan import MAX_SKIPPED_NAMES, Plan, Step
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 
@@ -30,7 +30,7 @@ def plan():
 
 def test_honest_tree(plan):
     """Directories and files in order are made at once."""
-    assert all(plan.add(entry) for entry in (a_directory("d"), a_file("d/f"), a_file("g")))
+    assert all(plan.add(entry) is Step.MAKE for entry in (a_directory("d"), a_file("d/f"), a_file("g")))
 
 
 @pytest.mark.parametrize(
@@ -46,14 +46,14 @@ def test_name_that_no_entry_has(plan, path):
 
 def test_longest_names(plan):
     """A part may have 255 bytes, and not one more, however few characters they are."""
-    assert plan.add(a_file("ä" * 127 + "x"))
+    assert plan.add(a_file("ä" * 127 + "x")) is Step.MAKE
     with pytest.raises(ProtocolViolation, match="too long"):
         plan.add(a_file("ä" * 128))
 
 
 def test_name_that_is_not_utf8(plan):
     """A name that is not UTF-8 is a name, and counts in bytes."""
-    assert plan.add(a_file("\udcff" * 255))
+    assert plan.add(a_file("\udcff" * 255)) is Step.MAKE
     with pytest.raises(ProtocolViolation, match="too long"):
         plan.add(a_file("\udcff" * 256))
 
@@ -112,7 +112,7 @@ def test_directory_with_a_size(plan):
 def test_link_that_stays(plan, text):
     """A link within the tree is kept to the letter, and made after all else."""
     plan.add(a_directory("d"))
-    assert not plan.add(a_link("d/l", text))
+    assert plan.add(a_link("d/l", text)) is Step.WAIT
     assert [link.link_target for link in plan.links()] == [text]
     assert plan.skipped.count == 0
 
@@ -139,6 +139,6 @@ def test_link_that_leaves_through_another_link(plan):
 def test_skipped_are_counted_beyond_those_named(plan):
     """All skipped entries are counted, and the first of them named."""
     for number in range(MAX_SKIPPED_NAMES + 5):
-        assert not plan.add(Entry(f"fifo{number}", Kind.SKIPPED))
+        assert plan.add(Entry(f"fifo{number}", Kind.SKIPPED)) is Step.WAIT
     assert len(plan.skipped.names) == MAX_SKIPPED_NAMES
     assert plan.skipped.count == MAX_SKIPPED_NAMES + 5

@@ -4,7 +4,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_storage_client.fetch.plan import Plan
+from lit_storage_client.fetch.plan import Plan, Step
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 
@@ -28,7 +28,7 @@ def test_what_is_made_lies_in_what_was_made(items):
         except ProtocolViolation:
             continue
         parent, _, name = path.rpartition("/")
-        assert make
+        assert make is Step.MAKE
         assert made[parent] is Kind.DIRECTORY
         assert path not in made
         assert name not in ("", ".", "..")

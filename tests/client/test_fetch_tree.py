@@ -53,7 +53,7 @@ def test_planted_name_is_not_opened(tree, staging, outside, planted, whole):
         if whole:
             tree.write_whole(file("f", 3), b"new")
         else:
-            tree.write(file("f", 6), 0, b"new", last=False)
+            tree.write(file("f", 6), 0, b"new", new=True, last=False)
     assert caught.value.filename == "label/f"
     assert (outside / "file").read_text() == "untouched"
 
@@ -77,11 +77,11 @@ def test_replaced_directory_is_not_followed(tree, staging, outside):
 
 def test_replaced_file_is_not_followed(tree, staging, outside):
     """A link that has taken the place of a half-written file is not followed when it is opened again."""
-    tree.write(file("f", 18), 0, b"new", last=False)
+    tree.write(file("f", 18), 0, b"new", new=True, last=False)
     for number in range(20):  # more than stay open
-        tree.write(file(f"other{number}", 9), 0, b"new", last=False)
+        tree.write(file(f"other{number}", 9), 0, b"new", new=True, last=False)
     (staging / "tree/f").unlink()
     (staging / "tree/f").symlink_to(outside / "file")
     with pytest.raises(OSError, match="symbolic links"):
-        tree.write(file("f", 18), 3, b"new", last=False)
+        tree.write(file("f", 18), 3, b"new", new=False, last=False)
     assert (outside / "file").read_text() == "untouched"

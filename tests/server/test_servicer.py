@@ -8,7 +8,8 @@ import pytest
 
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import get_path
-from lit_storage_proto.frames import Summary, decode_frame
+from lit_storage_proto.frame_codec import decode_frame
+from lit_storage_proto.frames import Summary
 from lit_storage_proto.limits import MAX_FRAME_BYTES, MAX_RANGES, MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 

@@ -211,32 +211,6 @@ def test_directory_replaced_while_it_was_let_go(shares, root, monkeypatch):
             list(found)
 
 
-@pytest.mark.parametrize("path", ["", "t/file"])
-def test_files_left_for_others_to_describe(shares, root, path):
-    """With describe_files=False a regular file is named without its entry, and all else with it."""
-    (root / "t").mkdir()
-    (root / "t/file").write_text("abc")
-    (root / "t/link").symlink_to("file")
-    with shares.open(path) as opened:
-        found = {item.path: item.entry and item.entry.kind for item in walk(opened, describe_files=False)}
-    tree = {"": DIRECTORY, "t": DIRECTORY, "t/file": None, "t/link": SYMLINK}
-    assert found == (tree if not path else {"": None})
-
-
-def test_file_in_the_place_of_something_else_is_left_too(shares, root):
-    """What became a regular file after its directory was scanned is left for others to describe as well."""
-    names = {"a", "b"}
-    for name in names:
-        os.mkfifo(root / name)
-    with shares.open("") as opened:
-        found = walk(opened, describe_files=False)
-        next(found)
-        (other,) = names - {next(found).path}
-        (root / other).unlink()
-        (root / other).write_text("abc")
-        assert [(item.path, item.entry) for item in found] == [(other, None)]
-
-
 def test_an_abandoned_walk_closes_all(shares, root):
     """A walk that is not finished leaves no descriptor open."""
     (root / "a/b/c/d").mkdir(parents=True)

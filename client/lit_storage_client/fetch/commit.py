@@ -62,6 +62,24 @@ def sync_file_system(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def seal(staging: Staging, *, label: str, durable: bool) -> None:
+    """Take a whole staged tree out of the reach of other attempts, and write it to the disk.
+
+    Args:
+        staging: holds a whole TREE.
+        label: the target in errors.
+        durable: whether the tree survives a power cut from here on.
+
+    Raises:
+        IntegrityError: another process took the staging over.
+        OSError: something could not be written, as on a failing disk.
+    """
+    staging.begin_swap()
+    if durable:
+        with _refusals(label):
+            sync_file_system(staging.fd)
+
+
 def commit(
     staging: Staging,
     root: Entry,
@@ -73,12 +91,12 @@ def commit(
     durable: bool,
     rename: Rename = renameat2,
 ) -> str:
-    """Make the staged tree the target `name` in `parent_fd`; say how.
+    """Make the staged tree, after `seal`, the target `name` in `parent_fd`; say how.
 
     What was there, if anything, is in the staging afterwards.
 
     Args:
-        staging: holds a whole TREE.
+        staging: holds a whole TREE, and was sealed.
         root: the entry of its root.
         parent_fd: the target's directory, in the same mount.
         name: the target, which is itself replaced where it is a link.
@@ -93,8 +111,6 @@ def commit(
         OSError: the disk fails, and the like.
     """
     with _root_directory(staging, root) as root_fd, _refusals(label):
-        if durable:
-            sync_file_system(staging.fd)
         how = _Swap(staging, parent_fd, name, label, rename, durable).run(overwrite)
         if root_fd >= 0:
             os.fchmod(root_fd, root.mode)
@@ -157,7 +173,7 @@ class _Swap:
             return
         if not overwrite:
             raise self._exists()
-        self._staging.write_journal(durable=self._durable)
+        self._staging.note_swap(durable=self._durable)
         try:
             with _movable(self._parent_fd, self._name):
                 os.rename(self._name, OLD, src_dir_fd=self._parent_fd, dst_dir_fd=self._staging.fd)

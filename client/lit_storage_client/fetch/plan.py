@@ -1,24 +1,32 @@
 """Decides what a tree that arrives entry by entry may become on this disk. Pure: no I/O.
 
-Invariant: every path that leaves this module with the verdict "make it" names one new thing
-directly inside a directory that this same plan made before. Nothing of a peer's making is a part
-of a path: not "..", not an absolute name, not a link that was taken for a directory. Links are
-handed out last, so that while files are written no link of the tree exists, and only those whose
-text leads to somewhere in the tree.
+Invariant: every path that leaves this module to be made names one thing directly inside a
+directory that this same plan made before. Nothing of a peer's making is a part of a path: not
+"..", not an absolute name, not a link that was taken for a directory. Links are handed out last, so
+that while files are written no link of the tree exists, and only those whose text leads to
+somewhere in the tree.
+
+Files in packs are not remembered, which would be most of what a large tree costs: a name that comes
+twice is refused when it is made, by the kernel (O_EXCL).
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_storage_client.names import check_path, raw, shown
+from lit_storage_client.names import MAX_PART_BYTES, check_path, raw, shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.frames import Pack
 
 MAX_LINK_BYTES = 4095  # PATH_MAX of Linux, less the NUL
 MAX_SIZE_BYTES = 2**63 - 1  # off_t
 MAX_SKIPPED_NAMES = 100
+MAX_ROUNDS = 3
+
+_NO_NAMES = frozenset((b"", b".", b".."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +38,48 @@ class Skipped:
     count: int = 0
 
 
+class Step(enum.Enum):
+    """What becomes of an entry."""
+
+    MAKE = enum.auto()
+    """Make it now; in a round it takes the place of a file that came before."""
+    TOUCH = enum.auto()
+    """It is a directory that is there: only its mode and time change."""
+    REMOVE = enum.auto()
+    """Remove what is there, with all below it."""
+    WAIT = enum.auto()
+    """Nothing now: a link is handed out at the end, and what is skipped is never made."""
+
+
 class Plan:
     """The tree as it is known so far. `add` takes entries in the order in which they arrive."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Kind] = {}
-        self._links: list[Entry] = []
-        self._skipped: list[str] = []
+        self._directories: dict[int, str] = {}
+        self._links: dict[str, Entry] = {}
+        self._skipped: dict[str, None] = {}
         self._skipped_count = 0
+        self._count = 0
+        self._round = 0
 
-    def add(self, entry: Entry) -> bool:
-        """Take the next entry; say whether to make it now (else: later, or never).
+    def begin_round(self, number: int) -> None:
+        """Take the round of a frame: from 1 on, what comes replaces what came before.
+
+        Raises:
+            ProtocolViolation: it is not this round or a later one of the few that may be.
+        """
+        if not self._round <= number <= MAX_ROUNDS:
+            raise ProtocolViolation(f"the peer sent round {number} after round {self._round}")
+        self._round = number
+
+    @property
+    def in_round(self) -> bool:
+        """Whether what comes replaces what came before."""
+        return self._round > 0
+
+    def add(self, entry: Entry) -> Step:
+        """Take the next entry; say what to do about it now.
 
         Raises:
             ProtocolViolation: the entry cannot stand where it says.
@@ -48,18 +87,52 @@ class Plan:
         path, kind = entry.path, entry.kind
         if self._kinds:
             check_path(path)
-            self._check_place(path)
-        elif path or kind is Kind.SYMLINK:
+        elif path or kind in (Kind.SYMLINK, Kind.REMOVED):
             raise ProtocolViolation(f"the first entry of a tree must be its root, but is {shown(path)}")
         _check_metadata(entry)
+        number, self._count = self._count, self._count + 1
+        if kind is Kind.REMOVED:
+            return self._remove(path)
+        before = self._kinds.get(path)
+        if before is None:
+            if path:
+                self._check_parent(path)
+        elif not self.in_round:
+            raise ProtocolViolation(f"the peer sent {shown(path)} twice")
+        elif (before is Kind.DIRECTORY) is not (kind is Kind.DIRECTORY):
+            raise ProtocolViolation(f"the peer sent {shown(path)} as another kind, without removing it")
+        self._forget(path)
         self._kinds[path] = kind
+        if kind is Kind.DIRECTORY:
+            self._directories[number] = path
+            return Step.MAKE if before is None else Step.TOUCH
+        if kind is Kind.FILE:
+            return Step.MAKE
         if kind is Kind.SYMLINK:
-            self._links.append(entry)
-            return False
-        if kind is Kind.SKIPPED:
+            self._links[path] = entry
+        else:
             self._skip(path)
-            return False
-        return True
+        # In a round it may stand for a file that was made.
+        return Step.REMOVE if self.in_round else Step.WAIT
+
+    def names_of(self, pack: Pack) -> tuple[str, list[bytes]]:
+        """Return directory and names of the files of a pack.
+
+        Raises:
+            ProtocolViolation: there is no such directory, or a name is none.
+        """
+        directory = self._directories.get(pack.directory)
+        if directory is None or self._kinds.get(directory) is not Kind.DIRECTORY:
+            raise ProtocolViolation(f"the peer packed files of entry {pack.directory}, which is no directory")
+        names = pack.names.split(b"/")
+        longest = max(map(len, names))
+        if longest > MAX_PART_BYTES or b"\0" in pack.names or not _NO_NAMES.isdisjoint(names):
+            raise ProtocolViolation(f"the peer packed files of {shown(directory)} with a name that is none")
+        if not len(names) == len(pack.sizes) == len(pack.modes) == len(pack.mtimes_ns):
+            raise ProtocolViolation(f"the peer packed {len(names)} files, and describes another number")
+        if max(pack.modes) & ~0o777:
+            raise ProtocolViolation(f"the peer packed a file of {shown(directory)} with a mode that is none")
+        return directory, names
 
     def links(self) -> Sequence[Entry]:
         """Return the links to make once all else is made; those that leave the tree are skipped.
@@ -67,12 +140,12 @@ class Plan:
         Call it once, after the last entry.
         """
         kept = []
-        for link in self._links:
+        for link in self._links.values():
             if self._stays_inside(link):
                 kept.append(link)
             else:
                 self._skip(link.path)
-        self._links = []
+        self._links = {}
         return kept
 
     @property
@@ -80,9 +153,23 @@ class Plan:
         """What was not made so far."""
         return Skipped(tuple(self._skipped), self._skipped_count)
 
-    def _check_place(self, path: str) -> None:
-        if path in self._kinds:
-            raise ProtocolViolation(f"the peer sent {shown(path)} twice")
+    def _remove(self, path: str) -> Step:
+        if not self.in_round or not path:
+            raise ProtocolViolation(f"the peer removed {shown(path)}, which it may not")
+        self._check_parent(path)
+        if self._kinds.get(path) is Kind.DIRECTORY:
+            for below in [known for known in self._kinds if known.startswith(path + "/")]:
+                self._forget(below)
+        self._forget(path)
+        return Step.REMOVE
+
+    def _forget(self, path: str) -> None:
+        self._links.pop(path, None)
+        if self._kinds.pop(path, None) is Kind.SKIPPED:
+            self._skipped_count -= 1
+            self._skipped.pop(path, None)
+
+    def _check_parent(self, path: str) -> None:
         parent = path.rpartition("/")[0]
         if self._kinds.get(parent) is not Kind.DIRECTORY:
             raise ProtocolViolation(
@@ -111,7 +198,7 @@ class Plan:
     def _skip(self, path: str) -> None:
         self._skipped_count += 1
         if len(self._skipped) < MAX_SKIPPED_NAMES:
-            self._skipped.append(path)
+            self._skipped[path] = None
 
 
 def _check_metadata(entry: Entry) -> None:

@@ -11,9 +11,18 @@ Few descriptors are open at a time, however deep or wide the tree: the last used
 from __future__ import annotations
 
 import os
+import secrets
+import stat
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 
+from lit_storage_client.beneath import open_beneath
+from lit_storage_client.fetch.copy import Copied, copy_span
+from lit_storage_client.fetch.verify import Span
+from lit_storage_client.names import shown
 from lit_storage_proto.entry import Entry
+from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.frames import Pack
 
 _OPEN_DIRECTORIES = 48
 _OPEN_FILES = 16
@@ -34,9 +43,13 @@ class TreeWriter:
         self._parent_fd = parent_fd
         self._name = name
         self._label = label
-        self._directories: list[Entry] = []
+        self._directories: dict[str, Entry] = {}  # each before what it holds
         self._directory_fds: OrderedDict[str, int] = OrderedDict()
         self._file_fds: OrderedDict[str, int] = OrderedDict()
+        self.files = 0
+        """Files that are finished."""
+        self.bytes = 0
+        """Bytes in them."""
 
     def close(self) -> None:
         """Close what is open. A second call does nothing."""
@@ -51,7 +64,11 @@ class TreeWriter:
             os.mkdir(name, _OWNER, dir_fd=parent_fd)
         except OSError as error:
             raise self._named(error, entry.path) from None
-        self._directories.append(entry)
+        self._directories[entry.path] = entry
+
+    def touch_directory(self, entry: Entry) -> None:
+        """Take another mode and time for a directory that was made."""
+        self._directories[entry.path] = entry
 
     def write_whole(self, entry: Entry, data: bytes | memoryview) -> None:
         """Make a file of which `data` is all."""
@@ -66,17 +83,106 @@ class TreeWriter:
                 os.close(fd)
         except OSError as error:
             raise self._named(error, entry.path) from None
+        self.files += 1
+        self.bytes += len(data)
 
-    def write(self, entry: Entry, offset: int, data: bytes | memoryview, *, last: bool) -> None:
-        """Write a part of a file; the part at 0 makes it, and the last one finishes it."""
+    def write_pack(self, directory: str, names: Sequence[bytes], pack: Pack) -> None:
+        """Make the files of a pack; their number and sizes were checked."""
+        name, position, data = b"", 0, memoryview(pack.data)
         try:
-            fd = self._file(entry.path, new=offset == 0)
-            _write(fd, data, offset)
+            directory_fd = self._directory(directory)
+            for name, size, mode, mtime_ns in zip(names, pack.sizes, pack.modes, pack.mtimes_ns, strict=True):
+                fd = os.open(name, _NEW_FILE, 0o600, dir_fd=directory_fd)
+                try:
+                    if size:
+                        end = position + size
+                        if os.write(fd, data[position:end]) != size:
+                            _write(fd, data[position:end], 0)
+                        position = end
+                    os.fchmod(fd, mode)
+                    os.utime(fd, ns=(mtime_ns, mtime_ns))
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            path = _join(directory, os.fsdecode(name))
+            if isinstance(error, FileExistsError):
+                raise ProtocolViolation(f"the peer sent {shown(path)} twice") from None
+            raise self._named(error, path) from None
+        self.files += len(names)
+        self.bytes += position
+
+    def write(self, entry: Entry, offset: int, data: bytes | memoryview, *, new: bool, last: bool) -> None:
+        """Write a part of a file; a `new` one is made, and the `last` part finishes it."""
+        try:
+            fd = self._file(entry.path, new=new)
+            if data:
+                _write(fd, data, offset)
             if last:
-                _finish(fd, entry)
-                os.close(self._file_fds.pop(entry.path))
+                self._finish_file(fd, entry)
         except OSError as error:
             raise self._named(error, entry.path) from None
+
+    def copy(
+        self, entry: Entry, source_fd: int, span: Span, *, new: bool, last: bool, tick: Callable[[], None]
+    ) -> Copied:
+        """Copy a part of a file from a descriptor; else do as `write`.
+
+        Args:
+            entry: the file.
+            source_fd: the file at its origin.
+            span: where the part begins, and where it ends.
+            new: whether the file is to be made.
+            last: whether it is finished then.
+            tick: called now and then, to show that the copy goes on.
+        """
+        try:
+            fd = self._file(entry.path, new=new)
+            copied = copy_span(source_fd, fd, span, size=entry.size, tick=tick)
+            if last and copied.end == span[1]:
+                self._finish_file(fd, entry)
+        except OSError as error:
+            raise self._named(error, entry.path) from None
+        return copied
+
+    def take_over(self, entry: Entry, held_fd: int, name: str, *, whole: bool) -> None:
+        """Move a file that holds some of the bytes to its place; `whole` says whether it has all.
+
+        Args:
+            entry: the file.
+            held_fd: the directory in which it lies, in the same mount.
+            name: its name there.
+            whole: whether it is finished then.
+        """
+        try:
+            parent_fd, place = self._place(entry.path)
+            os.rename(name, place, src_dir_fd=held_fd, dst_dir_fd=parent_fd)
+            if whole:
+                self._finish_file(self._file(entry.path, new=False), entry)
+        except OSError as error:
+            raise self._named(error, entry.path) from None
+
+    def remove(self, path: str) -> None:
+        """Remove what is there, if anything, with all below it; it is not counted any more.
+
+        It is moved out of the tree into the directory that the tree lies in, whose owner removes it.
+        """
+        for below in [known for known in self._file_fds if _is_within(known, path)]:
+            os.close(self._file_fds.pop(below))
+        for below in [known for known in self._directory_fds if _is_within(known, path)]:
+            os.close(self._directory_fds.pop(below))
+        for below in [known for known in self._directories if _is_within(known, path)]:
+            del self._directories[below]
+        try:
+            parent_fd, name = self._place(path)
+            removed = f"removed-{secrets.token_hex(8)}"
+            os.rename(name, removed, src_dir_fd=parent_fd, dst_dir_fd=self._parent_fd)
+            for size in _file_sizes(self._parent_fd, removed):
+                self.files -= 1
+                self.bytes -= size
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._named(error, path) from None
 
     def make_link(self, entry: Entry) -> None:
         """Make a symbolic link, to the letter."""
@@ -93,7 +199,7 @@ class TreeWriter:
         The owner's permissions stay on the root: to rename a directory into another one takes
         write permission on itself, so its own mode is for the one who renames it to set.
         """
-        for entry in reversed(self._directories):  # a directory came before what it holds
+        for entry in reversed(self._directories.values()):
             try:
                 fd = self._directory(entry.path)
                 mode = entry.mode if entry.path else entry.mode | _OWNER
@@ -139,6 +245,14 @@ class TreeWriter:
             _keep(self._file_fds, path, fd, _OPEN_FILES)
         return fd
 
+    def _finish_file(self, fd: int, entry: Entry) -> None:
+        if os.fstat(fd).st_size != entry.size:
+            os.ftruncate(fd, entry.size)  # it ends in a hole, or in what an origin added since
+        _finish(fd, entry)
+        os.close(self._file_fds.pop(entry.path))
+        self.files += 1
+        self.bytes += entry.size
+
     def _named(self, error: OSError, path: str) -> OSError:
         return OSError(error.errno, error.strerror, f"{self._label}/{path}" if path else self._label)
 
@@ -158,3 +272,35 @@ def _write(fd: int, data: bytes | memoryview, offset: int) -> None:
 def _finish(fd: int, entry: Entry) -> None:
     os.fchmod(fd, entry.mode)
     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}/{name}" if directory else name
+
+
+def _is_within(path: str, tree: str) -> bool:
+    return path == tree or path.startswith(tree + "/")
+
+
+def _file_sizes(parent_fd: int, name: str) -> Iterator[int]:
+    """Yield the size of each regular file at `name` and below it."""
+    directories = []
+    status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+    if stat.S_ISREG(status.st_mode):
+        yield status.st_size
+    elif stat.S_ISDIR(status.st_mode):
+        directories.append(name)
+    while directories:
+        path = directories.pop()
+        reached = open_beneath(parent_fd, path, follow_last=False)
+        try:
+            fd = os.open(".", _DIRECTORY, dir_fd=reached)
+        finally:
+            os.close(reached)
+        with os.scandir(fd) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    directories.append(f"{path}/{item.name}")
+                elif item.is_file(follow_symlinks=False):
+                    yield item.stat(follow_symlinks=False).st_size
+        os.close(fd)

@@ -24,41 +24,47 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'lit_storage_proto/v1/path_storage.proto\x12\x0elit_storage.v1\"+\n\x06Origin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"\xc1\x01\n\x05\x45ntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\npath_bytes\x18\x02 \x01(\x0c\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.lit_storage.v1.EntryKind\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0c\n\x04mode\x18\x05 \x01(\r\x12\x10\n\x08mtime_ns\x18\x06 \x01(\x12\x12\x13\n\x0blink_target\x18\x07 \x01(\t\x12\x19\n\x11link_target_bytes\x18\x08 \x01(\x0c\x12\x0f\n\x07version\x18\t \x01(\x0c\"Y\n\rExistsRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\"H\n\x0e\x45xistsResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\"W\n\x0bStatRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\"\\\n\x0cStatResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12$\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x15.lit_storage.v1.Entry\"o\n\x10ListFilesRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\x12\x11\n\trecursive\x18\x04 \x01(\x08\"u\n\x11ListFilesResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.lit_storage.v1.Entry\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x85\x01\n\x12StreamFilesRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\x12%\n\x06ranges\x18\x04 \x03(\x0b\x32\x15.lit_storage.v1.Range\"j\n\x05Range\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\npath_bytes\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x13\n\x06length\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x05 \x01(\x0c\x42\t\n\x07_length\"\xb6\x01\n\x13StreamFilesResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.lit_storage.v1.Entry\x12%\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x15.lit_storage.v1.Chunk\x12(\n\x07summary\x18\x04 \x01(\x0b\x32\x17.lit_storage.v1.Summary\"D\n\x05\x43hunk\x12\r\n\x05\x65ntry\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"J\n\x07Summary\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0f\n\x07skipped\x18\x04 \x01(\x04*\x86\x01\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45NTRY_KIND_FILE\x10\x01\x12\x18\n\x14\x45NTRY_KIND_DIRECTORY\x10\x02\x12\x16\n\x12\x45NTRY_KIND_SYMLINK\x10\x03\x12\x16\n\x12\x45NTRY_KIND_SKIPPED\x10\x04\x32\xc7\x02\n\x0bPathStorage\x12G\n\x06\x45xists\x12\x1d.lit_storage.v1.ExistsRequest\x1a\x1e.lit_storage.v1.ExistsResponse\x12\x41\n\x04Stat\x12\x1b.lit_storage.v1.StatRequest\x1a\x1c.lit_storage.v1.StatResponse\x12R\n\tListFiles\x12 .lit_storage.v1.ListFilesRequest\x1a!.lit_storage.v1.ListFilesResponse0\x01\x12X\n\x0bStreamFiles\x12\".lit_storage.v1.StreamFilesRequest\x1a#.lit_storage.v1.StreamFilesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'lit_storage_proto/v1/path_storage.proto\x12\x0elit_storage.v1\"+\n\x06Origin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\"\xd6\x01\n\x05\x45ntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\npath_bytes\x18\x02 \x01(\x0c\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.lit_storage.v1.EntryKind\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0c\n\x04mode\x18\x05 \x01(\r\x12\x10\n\x08mtime_ns\x18\x06 \x01(\x12\x12\x13\n\x0blink_target\x18\x07 \x01(\t\x12\x19\n\x11link_target_bytes\x18\x08 \x01(\x0c\x12\x0f\n\x07version\x18\t \x01(\x0c\x12\x13\n\x0bhard_linked\x18\n \x01(\x08\"Y\n\rExistsRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\"H\n\x0e\x45xistsResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0e\n\x06\x65xists\x18\x02 \x01(\x08\"W\n\x0bStatRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\"\\\n\x0cStatResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12$\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x15.lit_storage.v1.Entry\"o\n\x10ListFilesRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\x12\x11\n\trecursive\x18\x04 \x01(\x08\"u\n\x11ListFilesResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.lit_storage.v1.Entry\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\"\x95\x02\n\x12StreamFilesRequest\x12&\n\x06target\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x12\n\npath_bytes\x18\x03 \x01(\x0c\x12%\n\x06ranges\x18\x04 \x03(\x0b\x32\x15.lit_storage.v1.Range\x12\r\n\x05packs\x18\x05 \x01(\x08\x12\r\n\x05holes\x18\x06 \x01(\x08\x12\x0e\n\x06settle\x18\x07 \x01(\x08\x12\x16\n\x0e\x61\x63\x63\x65pt_changes\x18\x08 \x01(\x08\x12\x14\n\x0c\x66ollow_links\x18\t \x01(\x08\x12\"\n\x04held\x18\n \x03(\x0b\x32\x14.lit_storage.v1.Held\x12\x0e\n\x06\x64irect\x18\x0b \x01(\x08\"W\n\x04Held\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\npath_bytes\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x0c\x12\x0e\n\x06starts\x18\x04 \x03(\x04\x12\x0c\n\x04\x65nds\x18\x05 \x03(\x04\"j\n\x05Range\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x12\n\npath_bytes\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x13\n\x06length\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x05 \x01(\x0c\x42\t\n\x07_length\"\xa1\x02\n\x13StreamFilesResponse\x12&\n\x06origin\x18\x01 \x01(\x0b\x32\x16.lit_storage.v1.Origin\x12&\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x15.lit_storage.v1.Entry\x12%\n\x06\x63hunks\x18\x03 \x03(\x0b\x32\x15.lit_storage.v1.Chunk\x12(\n\x07summary\x18\x04 \x01(\x0b\x32\x17.lit_storage.v1.Summary\x12#\n\x05packs\x18\x05 \x03(\x0b\x32\x14.lit_storage.v1.Pack\x12&\n\x06\x64irect\x18\x06 \x01(\x0b\x32\x16.lit_storage.v1.Direct\x12\r\n\x05moved\x18\x07 \x01(\x08\x12\r\n\x05round\x18\x08 \x01(\r\"\x8c\x01\n\x04Pack\x12\x11\n\tdirectory\x18\x01 \x01(\x04\x12\r\n\x05names\x18\x02 \x01(\x0c\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\r\n\x05modes\x18\x04 \x03(\r\x12\x11\n\tmtimes_ns\x18\x05 \x03(\x12\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x07 \x01(\x0c\x12\x13\n\x0bhard_linked\x18\x08 \x01(\x04\"=\n\x06\x44irect\x12\x11\n\tunix_name\x18\x01 \x01(\t\x12\x10\n\x08tcp_port\x18\x02 \x01(\r\x12\x0e\n\x06ticket\x18\x03 \x01(\x0c\"l\n\x05\x43hunk\x12\r\n\x05\x65ntry\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0c\n\x04hole\x18\x05 \x01(\x04\x12\x18\n\x10\x64\x65scriptor_bytes\x18\x06 \x01(\x04\"\x9b\x01\n\x07Summary\x12\x0f\n\x07\x65ntries\x18\x01 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0f\n\x07skipped\x18\x04 \x01(\x04\x12\r\n\x05packs\x18\x05 \x01(\x04\x12\x14\n\x0cpacked_files\x18\x06 \x01(\x04\x12\x11\n\tunsettled\x18\x07 \x01(\x0c\x12\x17\n\x0funsettled_count\x18\x08 \x01(\x04*\x9e\x01\n\tEntryKind\x12\x1a\n\x16\x45NTRY_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x45NTRY_KIND_FILE\x10\x01\x12\x18\n\x14\x45NTRY_KIND_DIRECTORY\x10\x02\x12\x16\n\x12\x45NTRY_KIND_SYMLINK\x10\x03\x12\x16\n\x12\x45NTRY_KIND_SKIPPED\x10\x04\x12\x16\n\x12\x45NTRY_KIND_REMOVED\x10\x05\x32\xc7\x02\n\x0bPathStorage\x12G\n\x06\x45xists\x12\x1d.lit_storage.v1.ExistsRequest\x1a\x1e.lit_storage.v1.ExistsResponse\x12\x41\n\x04Stat\x12\x1b.lit_storage.v1.StatRequest\x1a\x1c.lit_storage.v1.StatResponse\x12R\n\tListFiles\x12 .lit_storage.v1.ListFilesRequest\x1a!.lit_storage.v1.ListFilesResponse0\x01\x12X\n\x0bStreamFiles\x12\".lit_storage.v1.StreamFilesRequest\x1a#.lit_storage.v1.StreamFilesResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lit_storage_proto.v1.path_storage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENTRYKIND']._serialized_start=1456
-  _globals['_ENTRYKIND']._serialized_end=1590
+  _globals['_ENTRYKIND']._serialized_start=2145
+  _globals['_ENTRYKIND']._serialized_end=2303
   _globals['_ORIGIN']._serialized_start=59
   _globals['_ORIGIN']._serialized_end=102
   _globals['_ENTRY']._serialized_start=105
-  _globals['_ENTRY']._serialized_end=298
-  _globals['_EXISTSREQUEST']._serialized_start=300
-  _globals['_EXISTSREQUEST']._serialized_end=389
-  _globals['_EXISTSRESPONSE']._serialized_start=391
-  _globals['_EXISTSRESPONSE']._serialized_end=463
-  _globals['_STATREQUEST']._serialized_start=465
-  _globals['_STATREQUEST']._serialized_end=552
-  _globals['_STATRESPONSE']._serialized_start=554
-  _globals['_STATRESPONSE']._serialized_end=646
-  _globals['_LISTFILESREQUEST']._serialized_start=648
-  _globals['_LISTFILESREQUEST']._serialized_end=759
-  _globals['_LISTFILESRESPONSE']._serialized_start=761
-  _globals['_LISTFILESRESPONSE']._serialized_end=878
-  _globals['_STREAMFILESREQUEST']._serialized_start=881
-  _globals['_STREAMFILESREQUEST']._serialized_end=1014
-  _globals['_RANGE']._serialized_start=1016
-  _globals['_RANGE']._serialized_end=1122
-  _globals['_STREAMFILESRESPONSE']._serialized_start=1125
-  _globals['_STREAMFILESRESPONSE']._serialized_end=1307
-  _globals['_CHUNK']._serialized_start=1309
-  _globals['_CHUNK']._serialized_end=1377
-  _globals['_SUMMARY']._serialized_start=1379
-  _globals['_SUMMARY']._serialized_end=1453
-  _globals['_PATHSTORAGE']._serialized_start=1593
-  _globals['_PATHSTORAGE']._serialized_end=1920
+  _globals['_ENTRY']._serialized_end=319
+  _globals['_EXISTSREQUEST']._serialized_start=321
+  _globals['_EXISTSREQUEST']._serialized_end=410
+  _globals['_EXISTSRESPONSE']._serialized_start=412
+  _globals['_EXISTSRESPONSE']._serialized_end=484
+  _globals['_STATREQUEST']._serialized_start=486
+  _globals['_STATREQUEST']._serialized_end=573
+  _globals['_STATRESPONSE']._serialized_start=575
+  _globals['_STATRESPONSE']._serialized_end=667
+  _globals['_LISTFILESREQUEST']._serialized_start=669
+  _globals['_LISTFILESREQUEST']._serialized_end=780
+  _globals['_LISTFILESRESPONSE']._serialized_start=782
+  _globals['_LISTFILESRESPONSE']._serialized_end=899
+  _globals['_STREAMFILESREQUEST']._serialized_start=902
+  _globals['_STREAMFILESREQUEST']._serialized_end=1179
+  _globals['_HELD']._serialized_start=1181
+  _globals['_HELD']._serialized_end=1268
+  _globals['_RANGE']._serialized_start=1270
+  _globals['_RANGE']._serialized_end=1376
+  _globals['_STREAMFILESRESPONSE']._serialized_start=1379
+  _globals['_STREAMFILESRESPONSE']._serialized_end=1668
+  _globals['_PACK']._serialized_start=1671
+  _globals['_PACK']._serialized_end=1811
+  _globals['_DIRECT']._serialized_start=1813
+  _globals['_DIRECT']._serialized_end=1874
+  _globals['_CHUNK']._serialized_start=1876
+  _globals['_CHUNK']._serialized_end=1984
+  _globals['_SUMMARY']._serialized_start=1987
+  _globals['_SUMMARY']._serialized_end=2142
+  _globals['_PATHSTORAGE']._serialized_start=2306
+  _globals['_PATHSTORAGE']._serialized_end=2633
 # @@protoc_insertion_point(module_scope)

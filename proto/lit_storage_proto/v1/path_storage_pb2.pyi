@@ -74,6 +74,10 @@ class _EntryKindEnumTypeWrapper(enum_type_wrapper._EnumTypeWrapper[_EntryKind.Va
     """A socket, FIFO or device, or a link that leaves the tree: named so that the consumer can
     report it. It has no bytes and MUST NOT be created.
     """
+    ENTRY_KIND_REMOVED: _EntryKind.ValueType  # 5
+    """What was sent under this path, with all below it, is not part of the tree any more. Only in
+    the rounds of a call with `settle`.
+    """
 
 class EntryKind(_EntryKind, metaclass=_EntryKindEnumTypeWrapper): ...
 
@@ -85,6 +89,10 @@ ENTRY_KIND_SYMLINK: EntryKind.ValueType  # 3
 ENTRY_KIND_SKIPPED: EntryKind.ValueType  # 4
 """A socket, FIFO or device, or a link that leaves the tree: named so that the consumer can
 report it. It has no bytes and MUST NOT be created.
+"""
+ENTRY_KIND_REMOVED: EntryKind.ValueType  # 5
+"""What was sent under this path, with all below it, is not part of the tree any more. Only in
+the rounds of a call with `settle`.
 """
 
 @typing.final
@@ -126,6 +134,7 @@ class Entry(message.Message):
     LINK_TARGET_FIELD_NUMBER: builtins.int
     LINK_TARGET_BYTES_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    HARD_LINKED_FIELD_NUMBER: builtins.int
     path: builtins.str
     """Relative to the path that was asked for; both empty for that path itself."""
     path_bytes: builtins.bytes
@@ -141,6 +150,10 @@ class Entry(message.Message):
     link_target_bytes: builtins.bytes
     version: builtins.bytes
     """Changes whenever the file's content may have changed. Opaque: compare it, never parse it."""
+    hard_linked: builtins.bool
+    """Whether the origin knows the bytes of this file under other names too. The copy is a file of
+    its own; a consumer may report it.
+    """
     def __init__(
         self,
         *,
@@ -153,10 +166,11 @@ class Entry(message.Message):
         link_target: builtins.str = ...,
         link_target_bytes: builtins.bytes = ...,
         version: builtins.bytes = ...,
+        hard_linked: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["kind", b"kind", "link_target", b"link_target", "link_target_bytes", b"link_target_bytes", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "path_bytes", b"path_bytes", "size", b"size", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["hard_linked", b"hard_linked", "kind", b"kind", "link_target", b"link_target", "link_target_bytes", b"link_target_bytes", "mode", b"mode", "mtime_ns", b"mtime_ns", "path", b"path", "path_bytes", b"path_bytes", "size", b"size", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -322,9 +336,35 @@ class StreamFilesRequest(message.Message):
     PATH_FIELD_NUMBER: builtins.int
     PATH_BYTES_FIELD_NUMBER: builtins.int
     RANGES_FIELD_NUMBER: builtins.int
+    PACKS_FIELD_NUMBER: builtins.int
+    HOLES_FIELD_NUMBER: builtins.int
+    SETTLE_FIELD_NUMBER: builtins.int
+    ACCEPT_CHANGES_FIELD_NUMBER: builtins.int
+    FOLLOW_LINKS_FIELD_NUMBER: builtins.int
+    HELD_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
     path: builtins.str
     """As in ExistsRequest."""
     path_bytes: builtins.bytes
+    packs: builtins.bool
+    """Small files may come as packs."""
+    holes: builtins.bool
+    """Runs of zero bytes that take no room at the origin may come as chunks with `hole`."""
+    settle: builtins.bool
+    """The origin looks at the whole tree again after its last byte, and sends what changed meanwhile
+    anew, in up to three rounds (`round` of the answer). What still changes ends the call with
+    ABORTED.
+    """
+    accept_changes: builtins.bool
+    """With `settle`: what still changes does not end the call. A file that only grew stands as it was
+    announced, without a round; the paths of what else changed are in `unsettled` of the summary.
+    """
+    follow_links: builtins.bool
+    """Symbolic links are sent as what they mean, as far as that lies in the same share; the others
+    are ENTRY_KIND_SKIPPED. A link to a directory that contains it is skipped too.
+    """
+    direct: builtins.bool
+    """The answer may offer a direct way for the rest of the stream."""
     @builtins.property
     def target(self) -> Origin: ...
     @builtins.property
@@ -335,6 +375,14 @@ class StreamFilesRequest(message.Message):
         The ranges of one file MUST ascend and be disjoint: each begins at or after the end of the one
         before it, and one without a length is the last of its file. A request holds at most 10000
         ranges. All else, and a range that is not within its file, is INVALID_ARGUMENT.
+        Each field below lets the stream hold something that it else must not. None of them goes with
+        `ranges`: that is INVALID_ARGUMENT.
+        """
+
+    @builtins.property
+    def held(self) -> containers.RepeatedCompositeFieldContainer[Held]:
+        """What the client has already, at most 10000 files. Of a file that still has the version named
+        here only the other bytes are sent.
         """
 
     def __init__(
@@ -344,10 +392,55 @@ class StreamFilesRequest(message.Message):
         path: builtins.str = ...,
         path_bytes: builtins.bytes = ...,
         ranges: abc.Iterable[Range] | None = ...,
+        packs: builtins.bool = ...,
+        holes: builtins.bool = ...,
+        settle: builtins.bool = ...,
+        accept_changes: builtins.bool = ...,
+        follow_links: builtins.bool = ...,
+        held: abc.Iterable[Held] | None = ...,
+        direct: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["path", b"path", "path_bytes", b"path_bytes", "ranges", b"ranges", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accept_changes", b"accept_changes", "direct", b"direct", "follow_links", b"follow_links", "held", b"held", "holes", b"holes", "packs", b"packs", "path", b"path", "path_bytes", b"path_bytes", "ranges", b"ranges", "settle", b"settle", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Held(message.Message):
+    """A part of a file that the client has."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: builtins.int
+    PATH_BYTES_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    STARTS_FIELD_NUMBER: builtins.int
+    ENDS_FIELD_NUMBER: builtins.int
+    path: builtins.str
+    """Relative to the request's path, and empty where that path is the file."""
+    path_bytes: builtins.bytes
+    version: builtins.bytes
+    @builtins.property
+    def starts(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Ascending and disjoint, in pairs: from this offset ..."""
+
+    @builtins.property
+    def ends(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """... up to this one."""
+
+    def __init__(
+        self,
+        *,
+        path: builtins.str = ...,
+        path_bytes: builtins.bytes = ...,
+        version: builtins.bytes = ...,
+        starts: abc.Iterable[builtins.int] | None = ...,
+        ends: abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["ends", b"ends", "path", b"path", "path_bytes", b"path_bytes", "starts", b"starts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,6 +490,19 @@ class StreamFilesResponse(message.Message):
     ENTRIES_FIELD_NUMBER: builtins.int
     CHUNKS_FIELD_NUMBER: builtins.int
     SUMMARY_FIELD_NUMBER: builtins.int
+    PACKS_FIELD_NUMBER: builtins.int
+    DIRECT_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
+    ROUND_FIELD_NUMBER: builtins.int
+    moved: builtins.bool
+    """The last message on this way: all others come on the direct one. The call ends with its status
+    when they have been sent.
+    """
+    round: builtins.int
+    """From 1 on: what is in this message and after it replaces what was sent before under the same
+    path. A file or link comes again as a whole; a directory that comes again only changes its
+    metadata. What is not sent again stays.
+    """
     @builtins.property
     def origin(self) -> Origin:
         """In the first message."""
@@ -409,6 +515,14 @@ class StreamFilesResponse(message.Message):
     def summary(self) -> Summary:
         """In the last message."""
 
+    @builtins.property
+    def packs(self) -> containers.RepeatedCompositeFieldContainer[Pack]:
+        """Only where the request asked for them."""
+
+    @builtins.property
+    def direct(self) -> Direct:
+        """In the first message, where the request asked for it."""
+
     def __init__(
         self,
         *,
@@ -416,10 +530,108 @@ class StreamFilesResponse(message.Message):
         entries: abc.Iterable[Entry] | None = ...,
         chunks: abc.Iterable[Chunk] | None = ...,
         summary: Summary | None = ...,
+        packs: abc.Iterable[Pack] | None = ...,
+        direct: Direct | None = ...,
+        moved: builtins.bool = ...,
+        round: builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = typing.Literal["origin", b"origin", "summary", b"summary"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = typing.Literal["direct", b"direct", "origin", b"origin", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["chunks", b"chunks", "entries", b"entries", "origin", b"origin", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["chunks", b"chunks", "direct", b"direct", "entries", b"entries", "moved", b"moved", "origin", b"origin", "packs", b"packs", "round", b"round", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Pack(message.Message):
+    """Small files of one directory, each with all its bytes. They have no numbers."""
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    DIRECTORY_FIELD_NUMBER: builtins.int
+    NAMES_FIELD_NUMBER: builtins.int
+    SIZES_FIELD_NUMBER: builtins.int
+    MODES_FIELD_NUMBER: builtins.int
+    MTIMES_NS_FIELD_NUMBER: builtins.int
+    DIGEST_FIELD_NUMBER: builtins.int
+    DATA_FIELD_NUMBER: builtins.int
+    HARD_LINKED_FIELD_NUMBER: builtins.int
+    directory: builtins.int
+    """The number of the directory's entry."""
+    names: builtins.bytes
+    """The names of the files in the directory, joined by "/"; not necessarily UTF-8."""
+    digest: builtins.bytes
+    """XXH3-128 of `data` in canonical form, 16 bytes."""
+    data: builtins.bytes
+    """The bytes of all files one after the other."""
+    hard_linked: builtins.int
+    """How many of the files are known to the origin under other names too."""
+    @builtins.property
+    def sizes(self) -> containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Of each file, in the order of the names."""
+
+    @builtins.property
+    def modes(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @builtins.property
+    def mtimes_ns(self) -> containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        directory: builtins.int = ...,
+        names: builtins.bytes = ...,
+        sizes: abc.Iterable[builtins.int] | None = ...,
+        modes: abc.Iterable[builtins.int] | None = ...,
+        mtimes_ns: abc.Iterable[builtins.int] | None = ...,
+        digest: builtins.bytes = ...,
+        data: builtins.bytes = ...,
+        hard_linked: builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "digest", b"digest", "directory", b"directory", "hard_linked", b"hard_linked", "modes", b"modes", "mtimes_ns", b"mtimes_ns", "names", b"names", "sizes", b"sizes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+@typing.final
+class Direct(message.Message):
+    """Another way on which the same messages can go, for speed. It is there as long as the call.
+
+    The client connects, and writes the 8 bytes "LITDIRC1" and the ticket. It need not, and where it
+    cannot, nothing is lost: the stream goes on over gRPC until the origin says `moved`.
+
+    Every message then is: two little-endian uint32, the lengths of what follows; a
+    StreamFilesResponse with at most one chunk or pack, whose `data` is left out; and that data.
+    On a socket with TLS (of the same certificates as the call) if and only if the call uses TLS;
+    never on a Unix socket.
+
+    On the Unix socket a chunk may have `descriptor_bytes`: the message then comes with the
+    descriptor of the file, open for reading, as ancillary data of its first byte. While the client
+    copies it writes one byte 0x01 at least every 256 MiB and every 10 s, and 0x00 when it has all
+    of them: only then does the origin go on, so that its last look comes after the last read.
+    """
+
+    DESCRIPTOR: descriptor.Descriptor
+
+    UNIX_NAME_FIELD_NUMBER: builtins.int
+    TCP_PORT_FIELD_NUMBER: builtins.int
+    TICKET_FIELD_NUMBER: builtins.int
+    unix_name: builtins.str
+    """Name of a Unix socket in the abstract namespace, without the leading NUL: "lit-storage-" and 32
+    hexadecimal digits. A client MUST refuse any other name.
+    """
+    tcp_port: builtins.int
+    """A port at the host that the call was made to; 0 means none."""
+    ticket: builtins.bytes
+    """32 random bytes, good for one connection."""
+    def __init__(
+        self,
+        *,
+        unix_name: builtins.str = ...,
+        tcp_port: builtins.int = ...,
+        ticket: builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = typing.Literal["tcp_port", b"tcp_port", "ticket", b"ticket", "unix_name", b"unix_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -431,12 +643,20 @@ class Chunk(message.Message):
     OFFSET_FIELD_NUMBER: builtins.int
     DIGEST_FIELD_NUMBER: builtins.int
     DATA_FIELD_NUMBER: builtins.int
+    HOLE_FIELD_NUMBER: builtins.int
+    DESCRIPTOR_BYTES_FIELD_NUMBER: builtins.int
     entry: builtins.int
     """The number of the file's entry."""
     offset: builtins.int
     digest: builtins.bytes
     """XXH3-128 of `data` in canonical (big-endian) form, 16 bytes."""
     data: builtins.bytes
+    hole: builtins.int
+    """Instead of digest and data: so many zero bytes. Only where the request asked for holes."""
+    descriptor_bytes: builtins.int
+    """Instead of digest and data: so many bytes, to be copied from the descriptor that comes with the
+    message. Only on a direct way over a Unix socket.
+    """
     def __init__(
         self,
         *,
@@ -444,10 +664,12 @@ class Chunk(message.Message):
         offset: builtins.int = ...,
         digest: builtins.bytes = ...,
         data: builtins.bytes = ...,
+        hole: builtins.int = ...,
+        descriptor_bytes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "digest", b"digest", "entry", b"entry", "offset", b"offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["data", b"data", "descriptor_bytes", b"descriptor_bytes", "digest", b"digest", "entry", b"entry", "hole", b"hole", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,12 +681,24 @@ class Summary(message.Message):
     CHUNKS_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     SKIPPED_FIELD_NUMBER: builtins.int
+    PACKS_FIELD_NUMBER: builtins.int
+    PACKED_FILES_FIELD_NUMBER: builtins.int
+    UNSETTLED_FIELD_NUMBER: builtins.int
+    UNSETTLED_COUNT_FIELD_NUMBER: builtins.int
     entries: builtins.int
     """How many of each were sent in this call."""
     chunks: builtins.int
     bytes: builtins.int
     skipped: builtins.int
     """Entries of the kind ENTRY_KIND_SKIPPED among them."""
+    packs: builtins.int
+    packed_files: builtins.int
+    """Files in packs; they are not counted in `entries`."""
+    unsettled: builtins.bytes
+    """With `accept_changes`: what was still changing, relative to the request's path; the first 100,
+    joined by "/" doubled ("//"), which no path holds; not necessarily UTF-8.
+    """
+    unsettled_count: builtins.int
     def __init__(
         self,
         *,
@@ -472,9 +706,13 @@ class Summary(message.Message):
         chunks: builtins.int = ...,
         bytes: builtins.int = ...,
         skipped: builtins.int = ...,
+        packs: builtins.int = ...,
+        packed_files: builtins.int = ...,
+        unsettled: builtins.bytes = ...,
+        unsettled_count: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes", b"bytes", "chunks", b"chunks", "entries", b"entries", "skipped", b"skipped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["bytes", b"bytes", "chunks", b"chunks", "entries", b"entries", "packed_files", b"packed_files", "packs", b"packs", "skipped", b"skipped", "unsettled", b"unsettled", "unsettled_count", b"unsettled_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

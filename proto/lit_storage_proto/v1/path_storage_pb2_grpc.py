@@ -94,6 +94,9 @@ class PathStorageServicer(object):
         The last message carries `summary`; a copy without it MUST NOT be taken for whole, whatever
         the status of the call.
 
+        In `bytes` of the summary count all bytes that stand in chunks (holes and descriptors too) and in
+        packs, those that were sent anew as well.
+
         A server MUST send every message within 1 MiB and SHOULD pack small files many to a message.
         A client MUST check the digest of each chunk before it uses the bytes.
         """

@@ -1,5 +1,6 @@
 """The hand-written codec against the generated one: the same bytes, both ways, and no other exceptions."""
 
+import dataclasses
 import os
 
 import pytest
@@ -8,8 +9,12 @@ from hypothesis import strategies as st
 
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
-from lit_storage_proto.frames import Chunk, Frame, Summary, decode_frame, encode_frame
+from lit_storage_proto.frame_codec import decode_detached, decode_frame, encode_detached, encode_frame
+from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary
 from lit_storage_proto.v1 import path_storage_pb2 as pb
+
+PACK_FIELDS = ("directory", "names", "sizes", "modes", "mtimes_ns", "digest", "hard_linked")
+COUNTS = ("entries", "chunks", "bytes", "skipped", "packs", "packed_files", "unsettled_count")
 
 uint64 = st.integers(0, 2**64 - 1)
 names = st.one_of(st.text(max_size=30), st.binary(max_size=30).map(os.fsdecode))
@@ -22,14 +27,44 @@ entries = st.builds(
     mtime_ns=st.integers(-(2**63), 2**63 - 1),
     link_target=names,
     version=st.binary(max_size=40),
+    hard_linked=st.booleans(),
 )
-chunks = st.builds(Chunk, uint64, uint64, st.binary(max_size=20), st.binary(max_size=500))
+contents = st.binary(min_size=1, max_size=500)
+chunks = st.one_of(
+    st.builds(Chunk, uint64, uint64, st.binary(max_size=20), st.binary(max_size=500)),
+    st.builds(Chunk, uint64, uint64, hole=st.integers(1, 2**64 - 1)),
+    st.builds(Chunk, uint64, uint64, descriptor_bytes=st.integers(1, 2**64 - 1)),
+)
+packs = st.builds(
+    Pack,
+    uint64,
+    st.binary(max_size=30),
+    st.lists(uint64, max_size=4),
+    st.lists(st.integers(0, 2**32 - 1), max_size=4),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4),
+    st.binary(max_size=20),
+    st.binary(max_size=500),
+    uint64,
+)
+paths = st.lists(st.binary(min_size=1, max_size=9).map(lambda raw: raw.replace(b"/", b"_")), max_size=3)
+summaries = st.builds(
+    lambda counts, unsettled, more: Summary(
+        *counts, tuple(map(os.fsdecode, unsettled)), len(unsettled) + more if unsettled else 0
+    ),
+    st.tuples(*[uint64] * 6),
+    paths,
+    st.integers(0, 2**40),
+)
 frames = st.builds(
     Frame,
     st.none() | st.tuples(st.text(max_size=20), st.text(max_size=20)),
     st.lists(entries, max_size=4),
     st.lists(chunks, max_size=4),
-    st.none() | st.builds(Summary, uint64, uint64, uint64, uint64),
+    st.none() | summaries,
+    st.lists(packs, max_size=3),
+    st.none() | st.builds(Direct, st.text(max_size=20), st.integers(0, 2**32 - 1), st.binary(max_size=40)),
+    st.booleans(),
+    st.integers(0, 2**32 - 1),
 )
 
 
@@ -42,6 +77,7 @@ def generated(frame):
     for entry in frame.entries:
         wire = message.entries.add(kind=entry.kind, size=entry.size, mode=entry.mode)
         wire.mtime_ns, wire.version = entry.mtime_ns, entry.version
+        wire.hard_linked = entry.hard_linked
         for field, name in (("path", entry.path), ("link_target", entry.link_target)):
             raw = os.fsencode(name)
             try:
@@ -50,19 +86,65 @@ def generated(frame):
                 setattr(wire, f"{field}_bytes", raw)
     for chunk in frame.chunks:
         message.chunks.add(
-            entry=chunk.entry, offset=chunk.offset, digest=chunk.digest, data=bytes(chunk.data)
+            entry=chunk.entry,
+            offset=chunk.offset,
+            digest=chunk.digest,
+            data=bytes(chunk.data),
+            hole=chunk.hole,
+            descriptor_bytes=chunk.descriptor_bytes,
         )
+    for pack in frame.packs:
+        fields = {field: getattr(pack, field) for field in PACK_FIELDS}
+        message.packs.add(**fields, data=bytes(pack.data))
     if frame.summary is not None:
         message.summary.SetInParent()
-        for field in ("entries", "chunks", "bytes", "skipped"):
+        for field in COUNTS:
             setattr(message.summary, field, getattr(frame.summary, field))
+        message.summary.unsettled = b"//".join(map(os.fsencode, frame.summary.unsettled))
+    if frame.direct is not None:
+        message.direct.SetInParent()
+        message.direct.unix_name, message.direct.tcp_port = frame.direct.unix_name, frame.direct.tcp_port
+        message.direct.ticket = frame.direct.ticket
+    message.moved, message.round = frame.moved, frame.round
     return message
 
 
 @given(frames)
 def test_encodes_to_the_generated_bytes(frame):
-    """An encoded frame is byte for byte what the generated class writes."""
-    assert encode_frame(frame) == generated(frame).SerializeToString()
+    """An encoded frame means the same to the generated class, and without packs is byte for byte the same."""
+    encoded = encode_frame(frame)
+    assert pb.StreamFilesResponse.FromString(encoded) == generated(frame)
+    if not any(pack.hard_linked for pack in frame.packs):  # its field comes after the data
+        assert encoded == generated(frame).SerializeToString()
+
+
+@given(frames)
+def test_detached(frame):
+    """On a direct way the data of the one chunk or pack follow the message."""
+    frame = dataclasses.replace(frame, chunks=frame.chunks[:1], packs=frame.packs[: 0 if frame.chunks else 1])
+    message, data = encode_detached(frame)
+    assert decode_detached(message, data) == frame
+    assert bytes(data) not in message or len(data) < 30
+
+
+@given(frames, contents)
+def test_detached_data_that_belong_to_nothing(frame, data):
+    """Data with no chunk or pack to go to, or with several, are refused."""
+    empty = dataclasses.replace(frame, chunks=[], packs=[])
+    with pytest.raises(ProtocolViolation):
+        decode_detached(encode_frame(empty), data)
+    two = dataclasses.replace(frame, chunks=[Chunk(0, 0), Chunk(1, 0)], packs=[])
+    with pytest.raises(ProtocolViolation):
+        decode_detached(encode_frame(two), data)
+
+
+def test_data_in_two_ways():
+    """A chunk has data, or stands for a hole, or for bytes of a descriptor."""
+    for chunk in (Chunk(0, 0, data=b"x", hole=1), Chunk(0, 0, hole=1, descriptor_bytes=1)):
+        with pytest.raises(ProtocolViolation, match="two ways"):
+            decode_frame(encode_frame(Frame(chunks=[chunk])))
+    with pytest.raises(ProtocolViolation, match="and after it"):
+        decode_detached(encode_frame(Frame(chunks=[Chunk(0, 0, data=b"x")])), b"y")
 
 
 @given(frames)
@@ -132,7 +214,7 @@ def test_unknown_fields_are_passed_over(field):
     """A field of a later version, of each wire type, is passed over in a frame and in a chunk."""
     chunk = field + b"\x08\x05" + b"\x22\x01x" + field
     message = field + b"\x1a" + bytes([len(chunk)]) + chunk + field
-    assert decode_frame(message) == Frame(None, [], [Chunk(5, 0, b"", b"x")])
+    assert decode_frame(message) == Frame(None, [], [Chunk(5, 0, b"", b"x")], None, [])
 
 
 def test_chunk_data_is_not_copied():

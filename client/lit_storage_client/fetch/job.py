@@ -1,0 +1,220 @@
+"""One get from beginning to end: the steps, and what is done when contact is lost between them.
+
+Invariant: an attempt goes on from what an earlier one verified, whether that was in this process or in
+one that was killed, and never splices two versions of a file: what is held counts only if the
+origin says that the file still has the version under which it was sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import dataclass
+
+from lit_storage_client.confine import Destination, choose, confine
+from lit_storage_client.fetch.commit import STREAM, commit, seal
+from lit_storage_client.fetch.discards import Discards, target_in
+from lit_storage_client.fetch.staging import TREE, Staging
+from lit_storage_client.fetch.staging_area import StagingArea, area_for
+from lit_storage_client.fetch.stream import Progress, Received, receive
+from lit_storage_client.fetch.swap_lock import exclusive
+from lit_storage_client.fetch.transfer import Transfer
+from lit_storage_client.names import shown
+from lit_storage_client.remote import Remote
+from lit_storage_client.tree_call import Held, TreeCall, TreeOptions
+from lit_storage_proto.errors import (
+    IntegrityError,
+    NotAttached,
+    OriginUnavailable,
+    PathNotFound,
+    StorageError,
+    TransferTimeout,
+)
+from lit_storage_proto.uri import Location
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One get, as it was asked for; the fields are the arguments of `fetch`."""
+
+    remote: Remote
+    location: Location
+    root: str | None
+    target: str
+    overwrite: bool
+    durable: bool
+    accept_changes: bool
+    follow_links: bool
+    progress: Progress | None
+    discards: Discards | None
+    started: float
+    timeout: float | None
+
+    @property
+    def deadline(self) -> float | None:
+        """When it must have ended, on the clock of time.monotonic()."""
+        return None if self.timeout is None else self.started + self.timeout
+
+    def run(self) -> Transfer:
+        """Do it; raises as `fetch` does."""
+        with self._destination() as destination:
+            destination.check(overwrite=self.overwrite)
+            area = self._area(destination)
+            try:
+                area.discard_dead(self.remote.limits.staging_seconds)
+                received, how = self._copy(destination, area)
+            finally:
+                area.close()
+        if self.progress is not None:
+            self.progress(received.bytes, received.bytes)
+        return Transfer(
+            received.files,
+            received.bytes,
+            time.monotonic() - self.started,
+            how,
+            received.skipped.names,
+            received.skipped.count,
+            received.hard_linked,
+            received.unsettled,
+            received.unsettled_count,
+        )
+
+    def make_room(self) -> bool:
+        """Remove what is only kept for others, and say whether there was any."""
+        removed = self.discards is not None and self.discards.discard_all()
+        with self._destination() as destination:
+            area = self._area(destination)
+            try:
+                return area.discard_dead(self.remote.limits.staging_seconds, keep=False) or removed
+            finally:
+                area.close()
+
+    def _destination(self) -> Destination:
+        if self.location.origin is None:
+            raise NotAttached(f"{shown(str(self.location))} names no Work that it could be copied from")
+        if self.root is None:
+            return choose(self.target)
+        return confine(self.root, self.location.origin, self.target)
+
+    def _area(self, destination: Destination) -> StagingArea:
+        copied = {"from": str(self.location), "to": destination.path, "follow_links": self.follow_links}
+        return area_for(destination, confined=self.root is not None, copied=copied)
+
+    def _copy(self, destination: Destination, area: StagingArea) -> tuple[Received, str]:
+        patience = _Patience(self)
+        with contextlib.ExitStack() as stack:
+            staging = area.adopt(self.remote.limits.staging_seconds)
+            if staging is not None:
+                stack.enter_context(staging)
+            while True:
+                try:
+                    with self._stream(staging) as frames:
+                        if staging is None:
+                            staging = stack.enter_context(area.create())
+                            self._discard_kept(destination)
+                        received = receive(
+                            frames,
+                            staging.fd,
+                            TREE,
+                            label=self.target,
+                            progress=patience.advance,
+                            descriptors=frames,
+                            journal=staging.journal,
+                        )
+                    break
+                except (OriginUnavailable, PathNotFound) as error:
+                    patience.wait(error)
+                    assert staging is not None  # there was contact before
+                    staging.salvage()
+            self._check_deadline()
+            return received, self._put_in_place(received, area, staging)
+
+    def _stream(self, staging: Staging | None) -> TreeCall:
+        held = [] if staging is None else staging.journal.held
+        options = TreeOptions(
+            packs=True,
+            holes=True,
+            settle=True,
+            accept_changes=self.accept_changes,
+            follow_links=self.follow_links,
+            held=[Held(noted.path, noted.version, noted.spans) for noted in held],
+            direct=True,
+        )
+        return self.remote.stream(self.location, options, deadline=self.deadline)
+
+    def _discard_kept(self, destination: Destination) -> None:
+        if self.discards is not None and not destination.missing:
+            self.discards.discard(target_in(destination.anchor_fd, destination.name))
+
+    def _put_in_place(self, received: Received, area: StagingArea, staging: Staging) -> str:
+        seal(staging, label=self.target, durable=self.durable)
+        with exclusive(area.fd, self.target), self._destination() as destination:
+            # Opened anew: a get of a tree that this target lies in may have replaced the directory.
+            parent_fd = destination.open_parent()
+            try:
+                how = commit(
+                    staging,
+                    received.root,
+                    parent_fd,
+                    destination.name,
+                    label=self.target,
+                    overwrite=self.overwrite,
+                    durable=self.durable,
+                )
+                self._check_place(parent_fd)
+                if self.discards is not None and (old := staging.give_away()) is not None:
+                    self.discards.keep(target_in(parent_fd, destination.name), old)
+            finally:
+                os.close(parent_fd)
+        return received.how + how.removeprefix(STREAM)
+
+    def _check_place(self, parent_fd: int) -> None:
+        """Make sure that the target's directory is still where it was, also where locks do nothing."""
+        with self._destination() as now:
+            if now.missing or not os.path.samestat(os.fstat(now.anchor_fd), os.fstat(parent_fd)):
+                raise IntegrityError(
+                    f"the directory of {shown(self.target)} was replaced at the same time; get it again"
+                )
+
+    def _check_deadline(self) -> None:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TransferTimeout(
+                f"the transfer of {shown(str(self.location))} did not end within {self.timeout:g} s"
+            )
+
+
+class _Patience:
+    """How long contact may be lost before a get is given up: for so long after the last new byte."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._most = -1
+        self._lost: StorageError | None = None
+        self._until = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def advance(self, done: int, total: int | None) -> None:
+        """Take how far the copy is, after each frame."""
+        if done > self._most:
+            self._most = done
+            self._lost = None
+            if self._job.progress is not None:
+                self._job.progress(done, total)
+
+    def wait(self, error: StorageError) -> None:
+        """Wait before another attempt, or raise what ended the last one that had contact."""
+        now = time.monotonic()
+        if self._lost is None:
+            if self._most < 0 or isinstance(error, PathNotFound):
+                raise error
+            self._lost, self._pause = error, _FIRST_PAUSE_SECONDS
+            self._until = now + self._job.remote.limits.resume_seconds
+            if self._job.deadline is not None:
+                self._until = min(self._until, self._job.deadline)
+        elif isinstance(error, PathNotFound) or now + self._pause > self._until:
+            raise self._lost
+        time.sleep(min(self._pause, max(0.0, self._until - now)))
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)

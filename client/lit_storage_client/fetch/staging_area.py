@@ -1,0 +1,186 @@
+"""Where stagings lie: ``R/.staging``, or the directory of the target; and what the dead left there.
+
+Invariant: of several that would go on from one staging, one does. What nobody can go on from, and
+nobody owns, is removed by the next get.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_storage_client.confine import Destination
+from lit_storage_client.fetch.journal import read_journal
+from lit_storage_client.fetch.staging import Staging, State
+from lit_storage_client.mounts import mount_of
+from lit_storage_client.names import shown
+from lit_storage_proto.errors import AccessDenied
+from lit_storage_proto.uri import STAGING
+
+_SIBLING_PREFIX = ".lit-staging-"
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class StagingArea:
+    """A directory that holds stagings, of which some may be left behind by the dead."""
+
+    fd: int
+    prefix: str
+    """What the names of stagings begin with."""
+    base_fd: int
+    """What paths in journals are relative to: R for ``R/.staging``, else the directory itself."""
+    target_path: str
+    """The target of the present get, relative to `base_fd`."""
+    copied: Mapping[str, Any] = field(default_factory=dict)
+    """What the present get copies, and how: only what agrees in it is gone on from."""
+
+    def adopt(self, oldest_seconds: float) -> Staging | None:
+        """Return a staging in which another get of this very copy got stuck, now of this process.
+
+        Args:
+            oldest_seconds: as of `discard_dead`.
+        """
+        best, most = "", 0
+        for name in self._names(State.FILLING):
+            with contextlib.suppress(OSError):
+                size = self._adoptable_bytes(name, oldest_seconds)
+                if size > most:
+                    best, most = name, size
+        if not best:
+            return None
+        with contextlib.suppress(OSError):  # someone else was faster, or is removing it
+            return self._take(best)
+        return None
+
+    def create(self) -> Staging:
+        """Return a new staging of this process.
+
+        Raises:
+            AccessDenied: the directory cannot be written.
+        """
+        name = self._new_name()
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.fd)
+        except (PermissionError, FileNotFoundError) as error:  # the latter in /proc and the like
+            raise AccessDenied(f"no copy can be staged: {error.strerror} in its directory") from None
+        except OSError as error:
+            error.filename = self.target_path
+            raise
+        staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
+        try:
+            staging.write_owner()
+        except BaseException:
+            staging.__exit__()
+            raise
+        return staging
+
+    def discard_dead(self, oldest_seconds: float, *, keep: bool = True) -> bool:
+        """Remove what dead processes left, after putting back what they had moved aside.
+
+        Args:
+            oldest_seconds: the age from which on a staging whose owner cannot be looked up is dead.
+            keep: whether a copy that got stuck stays for so long, for a get that goes on from it.
+
+        Returns:
+            Whether anything was removed.
+        """
+        removed = False
+        for name in self._names():
+            # Someone else removes it too, or may not: it harms nobody, and is tried again.
+            with contextlib.suppress(OSError):
+                removed |= self._discard_if_dead(name, oldest_seconds, keep)
+        return removed
+
+    def _take(self, former: str) -> Staging | None:
+        name = self._new_name()
+        staging = Staging(self, former, os.open(former, _DIRECTORY, dir_fd=self.fd))
+        try:
+            # Written before and after: in between nobody may take it for one of the dead.
+            staging.write_owner()
+            os.rename(former, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError:
+            staging.close()
+            raise
+        staging.take_name(name)
+        try:
+            staging.write_owner()
+            staging.salvage()
+        except OSError:
+            staging.remove()
+            raise
+        return staging
+
+    def _new_name(self) -> str:
+        return self.prefix + secrets.token_hex(8) + State.FILLING.value
+
+    def _names(self, state: State | None = None) -> list[str]:
+        try:
+            fd = os.open(".", _DIRECTORY & ~os.O_NOFOLLOW, dir_fd=self.fd)
+        except PermissionError:
+            return []  # it can be written but not listed: nothing can be found in it
+        try:
+            names = [name for name in os.listdir(fd) if name.startswith(self.prefix)]
+        finally:
+            os.close(fd)
+        return names if state is None else [name for name in names if name.endswith(state.value)]
+
+    def _adoptable_bytes(self, name: str, oldest_seconds: float) -> int:
+        """Return how much a get of this copy can take from a staging; 0 from one that is in use."""
+        staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
+        try:
+            if not staging.is_dead(oldest_seconds):
+                return 0
+            return sum(run.size for noted in read_journal(staging.fd, self.copied) for run in noted.runs)
+        finally:
+            staging.close()
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self.fd)
+
+    def _discard_if_dead(self, name: str, oldest_seconds: float, keep: bool) -> bool:
+        staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
+        try:
+            if not staging.is_dead(oldest_seconds):
+                return False
+            if keep and name.endswith(State.FILLING.value) and staging.is_worth_keeping(oldest_seconds):
+                return False
+            staging.repair()
+            return staging.discard()
+        finally:
+            staging.close()
+
+
+def area_for(
+    destination: Destination, *, confined: bool, copied: Mapping[str, Any] | None = None
+) -> StagingArea:
+    """Return where a copy for `destination` is staged: in ``R/.staging``, or beside the target.
+
+    Beside it is where the target is not confined, or lies in another mount than R, since names
+    can be exchanged only within a mount.
+
+    Raises:
+        AccessDenied: ``R/.staging`` cannot be made.
+    """
+    anchor_fd = destination.anchor_fd
+    if not confined or mount_of(anchor_fd) != mount_of(destination.base_fd):
+        fd = os.open(".", os.O_PATH | os.O_CLOEXEC, dir_fd=anchor_fd)
+        path = "/".join([*destination.missing, destination.name])
+        return StagingArea(fd, _SIBLING_PREFIX, fd, path, copied or {})
+    try:
+        try:
+            os.mkdir(STAGING, 0o700, dir_fd=destination.base_fd)
+        except FileExistsError:
+            pass
+        fd = os.open(STAGING, _DIRECTORY, dir_fd=destination.base_fd)
+    except (PermissionError, NotADirectoryError) as error:
+        raise AccessDenied(
+            f"{shown(destination.label)} cannot be staged in {STAGING}: {error.strerror}"
+        ) from None
+    return StagingArea(fd, "", destination.base_fd, destination.path, copied or {})

@@ -1,0 +1,144 @@
+"""One StreamFiles call: its frames in order, whichever way they come.
+
+Invariant: frames come over gRPC until the origin says that it has moved, then on the direct way,
+and the status of the call has the last word: a direct way that ends is no end of the stream. A
+direct way is taken up only once there is enough to carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from lit_storage_client.direct import Dialer, DirectWay
+from lit_storage_client.stream_call import Responses, StreamCall
+from lit_storage_proto.errors import ProtocolViolation, StorageError
+from lit_storage_proto.frame_codec import decode_detached, decode_frame
+from lit_storage_proto.frames import Direct, Frame
+from lit_storage_proto.limits import MIB
+from lit_storage_proto.registry import LiveRecord
+
+# Below this much a second connection costs more than it saves.
+_WORTH_A_WAY_BYTES = 1 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is here already of one file."""
+
+    path: str
+    """Relative to the path that is asked for."""
+    version: bytes
+    spans: Sequence[tuple[int, int]]
+    """Ascending and disjoint: from this byte up to that one."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeOptions:
+    """What the frames of a call may hold, beside entries and chunks in order; as of StreamFilesRequest."""
+
+    packs: bool = False
+    holes: bool = False
+    settle: bool = False
+    accept_changes: bool = False
+    follow_links: bool = False
+    held: Sequence[Held] = ()
+    direct: bool = False
+
+
+class TreeCall(StreamCall[Frame]):
+    """The frames of one call, as of `StreamCall`; where descriptors come from, as of `fetch.stream`."""
+
+    def __init__(
+        self,
+        responses: Responses,
+        record: LiveRecord,
+        dialer: Dialer,
+        error_of: Callable[[grpc.RpcError], StorageError],
+        **times: Any,
+    ) -> None:
+        self._switch = _Switch(responses, record, dialer)
+        super().__init__(self._switch, self._switch.decode, _is_new, error_of, **times)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._switch.close()
+
+    def take_descriptor(self) -> int:
+        """Return the descriptor that came with the last frame; it belongs to the caller.
+
+        Raises:
+            ProtocolViolation: none came.
+        """
+        return self._switch.way().take_descriptor()
+
+    def acknowledge(self, *, done: bool) -> None:
+        """Tell the origin that its descriptor is being read, or has been."""
+        self._switch.way().acknowledge(done=done)
+
+
+class _Switch:
+    """The messages of the call, from both ways."""
+
+    def __init__(self, responses: Responses, record: LiveRecord, dialer: Dialer) -> None:
+        self._responses = responses
+        self._record = record
+        self._dialer = dialer
+        self._offer: Direct | None = None
+        self._way: DirectWay | None = None
+        self._data: memoryview | None = None
+        self._moved = False
+        self._carried = 0
+
+    def __next__(self) -> Any:
+        if self._moved:
+            received = self.way().receive()
+            if received is not None:
+                message, self._data = received
+                return message
+            self._moved = False
+        self._data = None
+        return next(self._responses)
+
+    def cancel(self) -> None:
+        if self._way is not None:
+            self._way.cancel()
+        self._responses.cancel()
+
+    def close(self) -> None:
+        if self._way is not None:
+            self._way.close()
+
+    def way(self) -> DirectWay:
+        if self._way is None:
+            raise ProtocolViolation("the peer moved a stream to a way that was not taken up")
+        return self._way
+
+    def decode(self, message: bytes) -> Frame:
+        if self._data is not None:
+            return decode_detached(message, self._data)
+        frame = decode_frame(message)
+        if frame.direct is not None:
+            self._offer = frame.direct
+        if self._offer is not None:
+            self._consider(frame, len(message), self._offer)
+        if frame.moved:
+            self.way()
+            self._moved = True
+        return frame
+
+    def _consider(self, frame: Frame, size: int, offer: Direct) -> None:
+        self._carried += size + sum(entry.size for entry in frame.entries)
+        if self._carried >= _WORTH_A_WAY_BYTES and not frame.summary:
+            self._offer = None
+            self._way = self._dialer.dial(offer, self._record)
+
+
+def _is_new(frame: Frame) -> bool:
+    return bool(frame.entries or frame.chunks or frame.packs or frame.moved or frame.summary)

@@ -1,0 +1,304 @@
+"""The direct ways of a server: plain sockets on which a stream goes faster than over gRPC.
+
+Invariant: a connection becomes the way of a call only by the ticket of that call, which was given in
+the call's own authenticated answer, is random, and is good once. Nothing else is read from a
+connection but acknowledgements, and nobody waits for one without a limit. What is sent is described at
+``Direct`` in ``v1/path_storage.proto``.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import secrets
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO
+from lit_storage_proto.errors import OriginUnavailable, StorageError
+from lit_storage_proto.frame_codec import encode_detached
+from lit_storage_proto.frames import Direct, Frame
+from lit_storage_proto.limits import Limits
+
+TICKET_BYTES = 32
+
+_HELLO_SECONDS = 5.0
+_MOST_HANDSHAKES = 32
+
+
+class Way:
+    """One connection that has shown its ticket."""
+
+    def __init__(self, connected: socket.socket, seconds: float) -> None:
+        self._socket = connected
+        self._seconds = seconds
+        self.passes_descriptors = connected.family == socket.AF_UNIX
+        """Whether files can be passed as descriptors."""
+        connected.settimeout(seconds)
+
+    def send(self, frame: Frame, descriptor: int) -> Iterator[None]:
+        """Send a frame, and wait until what was passed as a descriptor is copied; yield as it goes on.
+
+        Args:
+            frame: of any number of chunks and packs.
+            descriptor: that of a chunk which has `descriptor_bytes`.
+
+        Raises:
+            OriginUnavailable: the other side is gone, or does not go on.
+        """
+        try:
+            for part in _parts(frame):
+                passed = any(chunk.descriptor_bytes for chunk in part.chunks)
+                self._send(part, descriptor if passed else -1)
+                yield
+                if passed:
+                    yield from self._wait_until_copied()
+        except TimeoutError:
+            raise OriginUnavailable(
+                f"the consumer took nothing on its direct connection for {self._seconds:g} s"
+            ) from None
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise OriginUnavailable(f"the direct connection was lost: {error.strerror or error}") from None
+
+    def shut_down(self) -> None:
+        """End it, whoever waits for it; `close` is still to be called."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close it, after what was sent."""
+        self._socket.close()
+
+    def _send(self, frame: Frame, descriptor: int) -> None:
+        message, data = encode_detached(frame)
+        head = HEADER.pack(len(message), len(data)) + message
+        if isinstance(self._socket, ssl.SSLSocket):
+            self._socket.sendall(head)
+            self._socket.sendall(data)
+            return
+        ancillary = []
+        if descriptor >= 0:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor])))
+        sent = self._socket.sendmsg([head, data], ancillary)
+        if sent < len(head):
+            self._socket.sendall(head[sent:])
+            sent = len(head)
+        if sent < len(head) + len(data):
+            self._socket.sendall(memoryview(data)[sent - len(head) :])
+
+    def _wait_until_copied(self) -> Iterator[None]:
+        while True:
+            said = self._socket.recv(1024)
+            if not said:
+                raise ConnectionResetError
+            if said.endswith(COPIED):
+                return
+            if said.strip(COPYING):
+                raise OriginUnavailable("the consumer said what no consumer says on a direct connection")
+            yield
+
+
+@dataclass(slots=True)
+class Offer:
+    """What one call offers, and the connection that took it up."""
+
+    direct: Direct
+    way: Way | None = None
+    ended: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def attach(self, way: Way) -> None:
+        """Take a connection that showed the ticket."""
+        with self.lock:
+            if self.ended:
+                way.close()
+            else:
+                self.way = way
+
+    def shut_down(self) -> None:
+        """End whatever the connection waits for."""
+        with self.lock:
+            if self.way is not None:
+                self.way.shut_down()
+
+    def end(self) -> None:
+        """Take no connection any more, and close the one there is."""
+        with self.lock:
+            self.ended = True
+            if self.way is not None:
+                self.way.close()
+
+
+class DirectWays:
+    """Listens for the consumers of one server, on a port beside its own and on a Unix socket.
+
+    Args:
+        host: where to listen.
+        context: makes connections from other machines ones with TLS; None leaves them plain.
+        limits: how long a connection may stand still.
+    """
+
+    def __init__(self, host: str, context: ssl.SSLContext | None, limits: Limits) -> None:
+        self._context = context
+        self._seconds = limits.progress_seconds
+        self._offers: dict[bytes, Offer] = {}
+        self._handshakes = threading.Semaphore(_MOST_HANDSHAKES)
+        self._unix_name = f"lit-storage-{secrets.token_hex(16)}"
+        self._listeners: list[socket.socket] = []
+        self._tcp_port = 0
+        self._stopped = False
+        self._listen(host)
+
+    @contextlib.contextmanager
+    def offered(self) -> Iterator[Offer]:
+        """Offer the ways to one call for the length of a ``with`` block."""
+        ticket = secrets.token_bytes(TICKET_BYTES)
+        offer = Offer(Direct(self._unix_name, self._tcp_port, ticket))
+        self._offers[ticket] = offer
+        try:
+            yield offer
+        finally:
+            self._offers.pop(ticket, None)
+            offer.end()
+
+    def stop(self) -> None:
+        """Listen no more, and end what was taken up. A second call does nothing."""
+        self.close_listeners()
+        for offer in list(self._offers.values()):
+            offer.shut_down()
+
+    def close_listeners(self) -> None:
+        """Listen no more; what was taken up goes on. A second call does nothing."""
+        self._stopped = True
+        for listener in self._listeners:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+
+    def _listen(self, host: str) -> None:
+        unix = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(OSError):  # a sandbox may have no such sockets
+            unix.bind(f"\0{self._unix_name}")
+            unix.listen()
+            self._accept_on(unix, None)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with contextlib.suppress(OSError):
+            tcp = socket.create_server((host, 0), family=family)
+            self._tcp_port = tcp.getsockname()[1]
+            self._accept_on(tcp, self._context)
+
+    def _accept_on(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        self._listeners.append(listener)
+        threading.Thread(
+            target=self._accept, args=(listener, context), name="lit-storage-direct", daemon=True
+        ).start()
+
+    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        while not self._stopped:
+            try:
+                connected, _ = listener.accept()
+            except OSError:
+                if self._stopped:
+                    return
+                time.sleep(0.1)  # descriptors are short
+                continue
+            if not self._handshakes.acquire(blocking=False):
+                connected.close()
+                continue
+            try:
+                threading.Thread(
+                    target=self._welcome, args=(connected, context), name="lit-storage-hello", daemon=True
+                ).start()
+            except RuntimeError:
+                connected.close()
+                self._handshakes.release()
+
+    def _welcome(self, connected: socket.socket, context: ssl.SSLContext | None) -> None:
+        try:
+            offer, connected = self._greet(connected, context)
+        except OSError:
+            connected.close()
+            return
+        finally:
+            self._handshakes.release()
+        if offer is None:
+            connected.close()
+        else:
+            offer.attach(Way(connected, self._seconds))
+
+    def _greet(
+        self, connected: socket.socket, context: ssl.SSLContext | None
+    ) -> tuple[Offer | None, socket.socket]:
+        """Return the offer whose ticket a connection shows, if any, and the connection."""
+        deadline = time.monotonic() + _HELLO_SECONDS
+        connected.settimeout(_HELLO_SECONDS)
+        if connected.family != socket.AF_UNIX:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            connected = context.wrap_socket(connected, server_side=True)
+        hello = b""
+        while len(hello) < len(HELLO) + TICKET_BYTES:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None, connected
+            connected.settimeout(left)
+            data = connected.recv(len(HELLO) + TICKET_BYTES - len(hello))
+            if not data:
+                return None, connected
+            hello += data
+        if not hello.startswith(HELLO):
+            return None, connected
+        return self._offers.pop(hello[len(HELLO) :], None), connected
+
+
+def frames_on(
+    frames: Iterator[Frame],
+    offer: Offer | None,
+    descriptor: Callable[[], int],
+    pass_descriptors: Callable[[], None],
+) -> Iterator[Frame | None]:
+    """Yield the frames to send over gRPC until the offer is taken up; send the rest on its way.
+
+    Args:
+        frames: all of one call.
+        offer: what may be taken up; None keeps all on gRPC.
+        descriptor: returns the descriptor that goes with the frame just taken.
+        pass_descriptors: called where files can be passed as descriptors from now on.
+
+    Yields:
+        A frame for gRPC, or None where something was sent on the direct way.
+
+    Raises:
+        OriginUnavailable: as of `Way.send`; and whatever `frames` raises.
+    """
+    way: Way | None = None
+    for frame in frames:
+        if way is None and offer is not None and offer.way is not None:
+            way = offer.way
+            yield Frame(moved=True)
+            if way.passes_descriptors:
+                pass_descriptors()
+        if way is None:
+            yield frame
+        else:
+            yield from way.send(frame, descriptor())
+
+
+def _parts(frame: Frame) -> Iterator[Frame]:
+    """Yield a frame as several, of which each has at most one chunk or pack."""
+    if len(frame.chunks) + len(frame.packs) <= 1:
+        yield frame
+        return
+    yield replace(frame, chunks=(), packs=(), summary=None)
+    for chunk in frame.chunks:
+        yield Frame(chunks=[chunk], round=frame.round)
+    for pack in frame.packs:
+        yield Frame(packs=[pack], round=frame.round)
+    if frame.summary is not None:
+        yield Frame(summary=frame.summary, round=frame.round)
