@@ -4,7 +4,8 @@ Invariant: only a process that certainly ended is called dead. A pid alone says 
 the kernel gives it out again: the start time, the boot and the pid namespace belong to it. A
 stopped process (SIGSTOP, a debugger, a suspended machine) is alive; a zombie is not.
 
-The files read here are described in proc_pid_stat(5), namespaces(7) and random(4).
+The files read here are described in proc_pid_stat(5), namespaces(7) and random(4), the descriptor
+of a process in pidfd_open(2).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
+import weakref
 from dataclasses import asdict, dataclass
 
 _ENDED = (b"Z", b"X", b"x")
 _STATE, _START_TIME = 3, 22  # numbers of fields in proc_pid_stat(5)
+_MOST_WATCHED = 64  # descriptors that one watch may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,75 @@ class ProcessIdentity:
             } if pid > 0:
                 return cls(pid, start_time, boot_id, pid_namespace)
         raise ValueError("the text names no process")
+
+
+class ProcessWatch:
+    """Says of the same processes again and again whether they run, in one system call each.
+
+    A process that was seen alive is held by a descriptor, which tells its end and never means another
+    process. Only a "yes" is taken from it: what it does not confirm is looked up anew. May be used
+    from any thread; a forked child begins anew, for it may close descriptors that it does not know.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[ProcessIdentity, _Descriptor] = {}
+        _watches.add(self)
+
+    def is_alive(self, identity: ProcessIdentity) -> bool | None:
+        """See `ProcessIdentity.is_alive`, of a process of the same machine."""
+        seen = self._seen.get(identity)
+        if seen is not None and not seen.has_ended():
+            return True
+        # Opened before the look: if that very process is then alive, it was so when this was opened.
+        opened = _Descriptor.of(identity.pid)
+        alive = identity.is_alive()
+        self._seen.pop(identity, None)
+        if alive and opened is not None:
+            self._seen[identity] = opened
+            for oldest in list(self._seen)[:-_MOST_WATCHED]:
+                self._seen.pop(oldest, None)
+        return alive
+
+    def close(self) -> None:
+        """Let go of every process."""
+        self._seen.clear()
+
+
+class _Descriptor:
+    """A pidfd, open as long as anybody refers to it: so no thread polls a number that was given out anew."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    @classmethod
+    def of(cls, pid: int) -> _Descriptor | None:
+        """Return one of the process that has `pid` now, or None where none is to be had."""
+        try:
+            return cls(os.pidfd_open(pid))
+        except (OSError, OverflowError):
+            return None
+
+    def has_ended(self) -> bool:
+        """Say whether the process ended, down to its last thread."""
+        poll = select.poll()
+        poll.register(self._number, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def __del__(self) -> None:
+        os.close(self._number)
+
+
+_watches: weakref.WeakSet[ProcessWatch] = weakref.WeakSet()
+
+
+def _let_go_after_fork() -> None:
+    for watch in list(_watches):
+        watch.close()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _unseen(pid: int) -> bool | None:

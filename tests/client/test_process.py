@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_client import process as process_module
+from lit_storage_client.process import ProcessIdentity, ProcessWatch
 
 SHOW = """
 from lit_storage_client.process import ProcessIdentity
@@ -118,3 +119,93 @@ def test_what_names_no_process_is_refused(text):
     """A torn or foreign text is a ValueError."""
     with pytest.raises(ValueError):
         ProcessIdentity.from_text(text)
+
+
+@pytest.fixture
+def watch():
+    """A watch that was not asked anything yet."""
+    watch = ProcessWatch()
+    yield watch
+    watch.close()
+
+
+def descriptors() -> list[str]:
+    """What the open descriptors of this process that are pidfds refer to."""
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return [text for link in links if os.path.lexists(link) and "pidfd" in (text := os.readlink(link))]
+
+
+def test_a_watched_process_is_alive_until_it_is_killed(child, watch):
+    """A process seen alive is dead at once when it is killed, also as a zombie, and stays so."""
+    process, identity = child
+    assert [watch.is_alive(identity) for _ in range(3)] == [True, True, True]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert watch.is_alive(identity) is False
+    process.wait(10)
+    assert watch.is_alive(identity) is False
+
+
+def test_a_watched_process_that_is_stopped_is_alive(child, watch):
+    """SIGSTOP does not end what is watched."""
+    process, identity = child
+    assert watch.is_alive(identity) is True
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+    assert watch.is_alive(identity) is True
+
+
+def test_a_watched_pid_says_nothing_of_its_former_owner(child, watch):
+    """A process of the same pid that started before the watched one is dead."""
+    _, identity = child
+    former = dataclasses.replace(identity, start_time=identity.start_time - 1)
+    assert [watch.is_alive(each) for each in (identity, former, identity)] == [True, False, True]
+
+
+def test_what_cannot_be_looked_up_is_not_watched(child, watch):
+    """A process of another namespace stays unknown, though its pid runs here."""
+    _, identity = child
+    other = dataclasses.replace(identity, pid_namespace="pid:[1]")
+    assert (watch.is_alive(other), watch.is_alive(other), descriptors()) == (None, None, [])
+
+
+def test_a_watch_holds_few_descriptors(child, watch, monkeypatch):
+    """One for each process that lives, no more than its number of them, and none once it is closed."""
+    monkeypatch.setattr(process_module, "_MOST_WATCHED", 1)
+    process, identity = child
+    for each in (identity, ProcessIdentity.current(), identity):
+        assert (watch.is_alive(each), len(descriptors())) == (True, 1)
+    process.kill()
+    process.wait(10)
+    assert (watch.is_alive(identity), descriptors()) == (False, [])
+    assert watch.is_alive(ProcessIdentity.current()) is True
+    watch.close()
+    assert descriptors() == []
+
+
+def test_a_forked_child_watches_anew():
+    """A child that closes all descriptors, and uses their numbers for others, still sees who is dead."""
+    script = """
+import os, signal, subprocess, time
+from lit_storage_client.process import ProcessWatch, ProcessIdentity
+shown = subprocess.Popen(["cat"], stdin=-1)
+with open(f"/proc/{shown.pid}/stat") as file:
+    start_time = int(file.read().rsplit(")", 1)[1].split()[19])
+current = ProcessIdentity.current()
+identity = ProcessIdentity(shown.pid, start_time, current.boot_id, current.pid_namespace)
+watch = ProcessWatch()
+assert watch.is_alive(identity) is True
+forked = os.fork()
+if forked == 0:
+    os.closerange(3, 64)
+    silent = [os.pipe() for _ in range(20)]
+    os.kill(shown.pid, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while identity.is_alive() and time.monotonic() < end:
+        time.sleep(0.001)
+    print(watch.is_alive(identity), flush=True)
+    os._exit(0)
+os.waitpid(forked, 0)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (result.stdout, result.stderr) == ("False\n", "")

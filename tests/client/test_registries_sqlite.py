@@ -98,8 +98,10 @@ def change_holder(path: Path, **fields: object) -> None:
 
 
 class TestLife:
-    def test_a_killed_holder_is_gone_at_once(self, registry, holder):
-        """After SIGKILL of its holder a name resolves to None, is listed by nobody, and its Work failed."""
+    @pytest.mark.parametrize("earlier", [0, 3])
+    def test_a_killed_holder_is_gone_at_once(self, registry, holder, earlier):
+        """After SIGKILL of its holder a name is None and its Work failed, however often it was resolved."""
+        assert [registry.resolve("trainer") for _ in range(earlier)] == [RECORD] * earlier
         holder.kill()
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
         assert registry.resolve("trainer") is None
@@ -112,6 +114,14 @@ class TestLife:
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
         registry.register(SUCCESSOR)
         assert registry.resolve("trainer") == SUCCESSOR
+
+    def test_what_others_write_is_seen_at_once(self, path, registry, holder):
+        """A name that was resolved before, whose holder lives on, moves or is given back by that holder."""
+        assert registry.resolve("trainer") == RECORD
+        change_file(path, "UPDATE live SET endpoint = '127.0.0.1:4009'")
+        assert registry.resolve("trainer") == dataclasses.replace(RECORD, endpoint="127.0.0.1:4009")
+        change_file(path, "DELETE FROM live")
+        assert (registry.resolve("trainer"), holder.poll()) == (None, None)
 
     def test_a_stopped_holder_keeps_its_name(self, registry, holder):
         """Under SIGSTOP a holder still resolves, and its name is refused to others."""

@@ -8,16 +8,18 @@ A holder that cannot be looked up, as one in another container, counts as alive.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sqlite3
 from collections.abc import Sequence
 
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_client.process import ProcessIdentity, ProcessWatch
 from lit_storage_client.registries.database import Database
 from lit_storage_client.registries.derived import derive_state
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
 _LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder FROM live"
+_LIVE_OF_NAME = f"{_LIVE} WHERE name = ?"
 _WORK = """
     SELECT work.name, work.instance_id, work.state, work.machine_id, work.artifacts_url, live.holder
     FROM work LEFT JOIN live ON live.name = work.name AND live.instance_id = work.instance_id
@@ -38,6 +40,9 @@ _UPDATE_WORK = """
     UPDATE work SET state = :state, machine_id = :machine_id, artifacts_url = :artifacts_url
     WHERE name = :name AND instance_id = :instance_id
 """
+
+# Names are resolved again and again, and a text always means the same process.
+_identity_of = functools.lru_cache(256)(ProcessIdentity.from_text)
 
 _LiveRow = tuple[str, str, str, str, str, str]
 _WorkRow = tuple[str, str, str, str, str, str | None]
@@ -60,6 +65,7 @@ class SqliteRegistry:
                 network file system, or stays locked.
         """
         self._database = Database(path, machine_id=machine_id, timeout_seconds=timeout_seconds)
+        self._watch = ProcessWatch()
 
     @property
     def url(self) -> str:
@@ -107,7 +113,7 @@ class SqliteRegistry:
             RegistryUnavailable: the file cannot be read.
         """
         with self._database.reading() as connection:
-            row: _LiveRow | None = connection.execute(f"{_LIVE} WHERE name = ?", (name,)).fetchone()
+            row: _LiveRow | None = connection.execute(_LIVE_OF_NAME, (name,)).fetchone()
         return None if row is None else self._live_of(row)
 
     def update_work(self, record: WorkRecord) -> bool:
@@ -153,9 +159,10 @@ class SqliteRegistry:
     def close(self) -> None:
         """Close the file in this process; records stay. A second call does nothing."""
         self._database.close()
+        self._watch.close()
 
     def _refuse_second(self, connection: sqlite3.Connection, record: LiveRecord) -> None:
-        row: _LiveRow | None = connection.execute(f"{_LIVE} WHERE name = ?", (record.name,)).fetchone()
+        row: _LiveRow | None = connection.execute(_LIVE_OF_NAME, (record.name,)).fetchone()
         if row is None or row[1] == record.instance_id:
             return
         holder = self._identity(row[5])
@@ -174,11 +181,11 @@ class SqliteRegistry:
                 return
 
     def _lives(self, holder: str) -> bool:
-        return self._identity(holder).is_alive() is not False
+        return self._watch.is_alive(self._identity(holder)) is not False
 
     def _identity(self, holder: str) -> ProcessIdentity:
         try:
-            return ProcessIdentity.from_text(holder)
+            return _identity_of(holder)
         except ValueError:
             raise self._database.damaged() from None
 
