@@ -6,6 +6,7 @@
     LIT_STORAGE_ADVERTISE          the address that is bound
     LIT_STORAGE_TOKEN              a random one kept in <root>/token
     LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
+    LIT_STORAGE_LOCAL_COPY         1; 0 copies over the wire also from an origin on this machine
     LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
 
 An argument beats its variable.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import os
 import sys
 
+from lit_storage_client.direct import Ways
 from lit_storage_client.security import Security, root_token
 from lit_storage_proto.errors import AccessDenied
 
@@ -85,6 +87,20 @@ def security_of(security: Security | None, root: str) -> Security:
     files = [os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")]
     token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
     return Security(token, *files)
+
+
+def direct_ways() -> Ways:
+    """Return the ways beside gRPC on which files may be received.
+
+    Raises:
+        AccessDenied: LIT_STORAGE_LOCAL_COPY is neither 0 nor 1.
+    """
+    given = os.environ.get("LIT_STORAGE_LOCAL_COPY") or "1"
+    if given not in ("0", "1"):
+        raise AccessDenied(
+            f"LIT_STORAGE_LOCAL_COPY is {given!r}; set it to 1, or to 0 to rule local copies out"
+        )
+    return Ways.ALL if given == "1" else Ways.TCP
 
 
 def refuse_other_systems() -> None:

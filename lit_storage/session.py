@@ -34,8 +34,7 @@ from lit_storage_proto.uri import Location, check_name
 
 if TYPE_CHECKING:
     from lit_storage_proto.entry import Entry
-    from lit_storage_server.peer import PeerServer
-    from lit_storage_server.shares import Shares
+    from lit_storage_server.process import ServerProcess
 
 _current: Session | None = None
 _opening = threading.Lock()
@@ -55,14 +54,13 @@ class Session:
         self.limits = limits
         self._channels = Channels(security, limits)
         self._discards = Discards(limits.reader_seconds)
-        self.remote = Remote(registry, self._channels, limits)
+        self.remote = Remote(registry, self._channels, limits, environment.direct_ways())
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
         """Whether a Flow runs here, which hands Paths around and moves no files itself."""
         self.gives_way = False
         """Whether the next session of this process may simply take its place."""
-        self._server: PeerServer | None = None
-        self._shares: Shares | None = None
+        self._server: ServerProcess | None = None
         self._persisted: set[str] = set()
         self._registered = False
         self._closed = False
@@ -114,7 +112,7 @@ class Session:
             AccessDenied: the path is ``/`` or above the storage root.
             InvalidURI: it is another Work's, or under a reserved name.
         """
-        if self._shares is None:
+        if self._server is None:
             raise NotAttached(
                 "a process that only connected serves no files; join() under a name to declare some"
             )
@@ -131,7 +129,7 @@ class Session:
                 f"{os.fspath(own)!r} is not this Work's own; declare only what {self.name!r} owns"
             )
         if location.path.startswith("/"):
-            self._shares.declare(location.path)
+            self._server.declare(location.path)
         if persist:
             self._persisted.add(location.path)
         return own
@@ -156,8 +154,6 @@ class Session:
             leaving.callback(self.registry.close)
             leaving.callback(self._discards.close)
             leaving.callback(self._channels.close)
-            if self._shares is not None:
-                leaving.callback(self._shares.close)
             if self._server is not None:
                 leaving.callback(self._server.stop, 1.0)
             if self._registered and self.name is not None:
@@ -166,16 +162,20 @@ class Session:
 
     def _serve(self, bind: str, advertise: str | None) -> None:
         """Start the peer server and register its endpoint under this session's name."""
-        from lit_storage_server.peer import PeerServer
-        from lit_storage_server.shares import Shares
+        from lit_storage_server.process import ServerProcess
 
         assert self.name is not None
-        self._shares = Shares(self.storage_root, name=self.name)
-        server = PeerServer(
-            self.name, self.instance_id, self._shares, bind=bind, security=self.security, limits=self.limits
+        server = ServerProcess(
+            self.name,
+            self.instance_id,
+            self.storage_root,
+            bind=bind,
+            security=self.security,
+            limits=self.limits,
         )
-        server.start()
+        server.begin()
         self._server = server
+        server.start()
         endpoint = advertised_endpoint(server.endpoint, advertise, self.registry)
         self.registry.register(
             LiveRecord(

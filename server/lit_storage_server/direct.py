@@ -22,12 +22,13 @@ from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
-from lit_storage_proto.limits import Limits
+from lit_storage_proto.limits import MIB, Limits
 
 TICKET_BYTES = 32
 
 _HELLO_SECONDS = 5.0
 _MOST_HANDSHAKES = 32
+_SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 
 
 class Way:
@@ -238,7 +239,11 @@ class DirectWays:
         """Return the offer whose ticket a connection shows, if any, and the connection."""
         deadline = time.monotonic() + _HELLO_SECONDS
         connected.settimeout(_HELLO_SECONDS)
-        if connected.family != socket.AF_UNIX:
+        if connected.family == socket.AF_UNIX:
+            # Its buffers do not grow by themselves, and one of the size that is given by default holds
+            # less than half a message.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        else:
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if context is not None:
             connected = context.wrap_socket(connected, server_side=True)

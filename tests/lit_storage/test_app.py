@@ -690,12 +690,12 @@ def test_run_does_not_start_where_the_origin_is_live_but_silent():
 
         def steps():
             flow.silent.run()
-            os.kill(flow.silent.pid, signal.SIGSTOP)
+            os.killpg(flow.silent.pid, signal.SIGSTOP)
             try:
                 with pytest.raises((OriginUnavailable, TransferTimeout), match="silent"):
                     flow.starting.run(flow.silent.dir)
             finally:
-                os.kill(flow.silent.pid, signal.SIGCONT)
+                os.killpg(flow.silent.pid, signal.SIGCONT)
 
         return steps
 
