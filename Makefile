@@ -15,7 +15,7 @@ NOT_OF_A_PYTHON := --ignore tests/system/test_make.py --ignore tests/system/test
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-pythons check bench proto proto-check clean
+.PHONY: help setup demo test test-pythons check bench bench-handover proto proto-check clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,10 @@ check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs a
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -q tests/system/test_wheel.py
 
-bench: $(VENV)/.dev ## Measure the figures that the README states
+bench: $(VENV)/.dev ## Measure against rsync, nginx, scp, cp and others (BENCH_ARGS="--only large" for some)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-handover: $(VENV)/.dev ## Measure the hand-over from one Work's run to the next one's
 	@$(BIN)/python benchmarks/handover.py $(BENCH_ARGS)
 
 # The plugins are named by path, so that those of this environment run and no others.

@@ -1,0 +1,1 @@
+"""What lit-storage costs, side by side with what people use instead. Run it with `make bench`."""

@@ -1,0 +1,182 @@
+"""Processes of lit-storage that a benchmark drives: an origin and a consumer, by lines of JSON.
+
+python -m benchmarks.work origin|consumer|client ...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+LIMIT_SECONDS = 600.0
+
+
+class Process:
+    """One process, which answers each request with a line."""
+
+    def __init__(self, role: str, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.work", role, *arguments],
+            cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.pid = self._process.pid
+        self.ready = self._answer()
+
+    def ask(self, **request: Any) -> Any:
+        """Send a request and return its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        timer = threading.Timer(LIMIT_SECONDS, self._process.kill)
+        timer.start()
+        line = self._process.stdout.readline()
+        timer.cancel()
+        if not line:
+            raise RuntimeError("a process of the benchmark ended; its standard error tells more")
+        return json.loads(line)
+
+    def family(self) -> list[int]:
+        """Return its pid and those of its children."""
+        pids = [self.pid]
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                try:
+                    with open(f"/proc/{name}/stat") as file:
+                        parent = int(file.read().rpartition(")")[2].split()[1])
+                except OSError:
+                    continue
+                if parent in pids:
+                    pids.append(int(name))
+        return pids
+
+
+def serve(answer: Callable[[dict[str, Any]], Any], ready: Any = None) -> None:
+    """Answer each line that comes in."""
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+def origin(root: str, name: str) -> None:
+    """Own files, and compute in Python when asked to."""
+    import lit_storage
+
+    busy = threading.Event()
+
+    def compute() -> None:
+        count = 0
+        while True:
+            if busy.is_set():
+                count += 1
+            else:
+                busy.wait()
+
+    def answer(request: dict[str, Any]) -> Any:
+        if request["do"] == "busy":
+            busy.set() if request["on"] else busy.clear()
+        return None
+
+    threading.Thread(target=compute, daemon=True).start()
+    with lit_storage.join(name, root=root) as session:
+        serve(answer, session.endpoint)
+
+
+def consumer(root: str) -> None:
+    """Get files, and say how long it took."""
+    import lit_storage
+    from lit_storage import Path
+
+    def answer(request: dict[str, Any]) -> Any:
+        path = Path(request["uri"])
+        if request["do"] == "exists":
+            seconds = []
+            for _ in range(request["calls"]):
+                began = time.perf_counter()
+                assert path.exists_remote()
+                seconds.append(time.perf_counter() - began)
+            return seconds
+        pause = request.get("pause", 0.0)
+        transfer = path.get(
+            True,
+            to=request["to"],
+            durable=request.get("durable", False),
+            progress=(lambda done, total: time.sleep(pause)) if pause else None,
+        )
+        return [transfer.seconds, transfer.files, transfer.bytes, transfer.how]
+
+    with lit_storage.connect(root=root):
+        serve(answer)
+
+
+def unary_server() -> None:
+    """Answer empty calls, as the plainest gRPC server does."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+    server = grpc.server(ThreadPoolExecutor(8))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Empty", {"Call": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    serve(lambda request: None, port)
+
+
+def unary_client(port: str) -> None:
+    """Make empty calls, and say how long each took."""
+    import grpc
+    from google.protobuf.empty_pb2 import Empty
+
+    channel = grpc.insecure_channel(f"127.0.0.1:{port}")
+    call = channel.unary_unary("/bench.Empty/Call", Empty.SerializeToString, Empty.FromString)
+
+    def answer(request: dict[str, Any]) -> list[float]:
+        seconds = []
+        for _ in range(request["calls"]):
+            began = time.perf_counter()
+            call(Empty(), timeout=10)
+            seconds.append(time.perf_counter() - began)
+        return seconds
+
+    serve(answer)
+
+
+def remove(path: str) -> None:
+    """Remove whatever is there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    roles: dict[str, Callable[..., None]] = {
+        "origin": origin,
+        "consumer": consumer,
+        "unary-server": unary_server,
+        "unary-client": unary_client,
+    }
+    roles[sys.argv[1]](*sys.argv[2:])
