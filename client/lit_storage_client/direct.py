@@ -12,6 +12,7 @@ import array
 import contextlib
 import enum
 import os
+import queue
 import re
 import socket
 import struct
@@ -19,6 +20,7 @@ import threading
 from dataclasses import dataclass
 
 from lit_storage_client.security import Security
+from lit_storage_client.tls_socket import TlsSocket
 from lit_storage_proto.endpoint import split_address
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frames import Direct
@@ -28,6 +30,12 @@ from lit_storage_proto.registry import LiveRecord
 HELLO = b"LITDIRC1"
 HEADER = struct.Struct("<II")
 COPYING, COPIED = b"\x01", b"\x00"
+
+Connection = socket.socket | TlsSocket
+
+# Where sender, reader and writer share two cores, each waits until the others have had their turn;
+# with 2 MiB ahead a get took a fifth longer than with 8.
+_MESSAGES_AHEAD = 16
 
 _UNIX_NAME = re.compile(r"lit-storage-[0-9a-f]{32}")
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
@@ -57,19 +65,74 @@ class Dialer:
         return DirectWay(self, offer, record)
 
 
+class _Message:
+    """One message and its data, in a buffer that is filled again and again."""
+
+    __slots__ = ("_buffer", "descriptors", "error", "parts")
+
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray())
+        self.parts: tuple[memoryview, memoryview] | None = None
+        """The message and its data; None if the connection ended instead."""
+        self.descriptors: list[int] = []
+        """Those that came with it."""
+        self.error: StorageError | None = None
+        """What is wrong with it, if anything."""
+
+    def receive(self, connected: Connection) -> bool:
+        """Take the next one from a connection; say whether another one may follow it."""
+        header = memoryview(bytearray(HEADER.size))
+        if not self._receive_header(connected, header):
+            return False
+        message_bytes, data_bytes = HEADER.unpack(header)
+        if message_bytes > MAX_FRAME_BYTES or data_bytes > MAX_FRAME_BYTES:
+            self.error = ProtocolViolation(f"the peer sent a message of {message_bytes} + {data_bytes} bytes")
+            return False
+        size = message_bytes + data_bytes
+        if len(self._buffer) < size:
+            self._buffer = memoryview(bytearray(size))
+        if not _fill(connected, self._buffer[:size]):
+            return False
+        self.parts = self._buffer[:message_bytes], self._buffer[message_bytes:size]
+        return True
+
+    def drop(self) -> None:
+        """Let go of what it holds, so that the next one can take its place."""
+        self.parts = None
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def _receive_header(self, connected: Connection, header: memoryview) -> bool:
+        if isinstance(connected, TlsSocket) or connected.family != socket.AF_UNIX:
+            return _fill(connected, header)
+        count, ancillary, _, _ = connected.recvmsg_into([header], _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors = array.array("i")
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+                self.descriptors += descriptors
+        return count > 0 and _fill(connected, header[count:])
+
+
 class DirectWay:
-    """One connection. It is made in a thread of its own, since nobody waits for it."""
+    """One connection. Its thread makes it, since nobody waits for that, and reads ahead on it.
+
+    So two processors share what a consumer has to do: one copies from the network while the other
+    writes.
+    """
 
     def __init__(self, dialer: Dialer, offer: Direct, record: LiveRecord) -> None:
         self._dialer = dialer
-        self._socket: socket.socket | None = None
+        self._socket: Connection | None = None
         self._closed = False
         self._lock = threading.Lock()
-        self._header = bytearray(HEADER.size)
-        self._buffer = memoryview(bytearray())
-        self._descriptors: list[int] = []
+        self._taken: _Message | None = None
+        self._ahead: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[_Message | None] = queue.SimpleQueue()
+        for _ in range(_MESSAGES_AHEAD):
+            self._free.put(_Message())
         self._thread = threading.Thread(
-            target=self._connect, args=(offer, record), name="lit-storage-direct", daemon=True
+            target=self._run, args=(offer, record), name="lit-storage-direct", daemon=True
         )
         self._thread.start()
 
@@ -79,26 +142,13 @@ class DirectWay:
         Raises:
             ProtocolViolation: it is longer than it may be.
         """
-        self._thread.join(self._dialer.connect_seconds)
-        connected = self._socket
-        if connected is None:
-            return None
-        try:
-            if not self._receive_header(connected):
-                return None
-            message_bytes, data_bytes = HEADER.unpack(self._header)
-            if message_bytes > MAX_FRAME_BYTES or data_bytes > MAX_FRAME_BYTES:
-                raise ProtocolViolation(f"the peer sent a message of {message_bytes} + {data_bytes} bytes")
-            size = message_bytes + data_bytes
-            if len(self._buffer) < size:
-                self._buffer = memoryview(bytearray(size))
-            if not _fill(connected, self._buffer[:size]):
-                return None
-        except OSError as error:
-            if isinstance(error, StorageError):
-                raise
-            return None  # the status of the call says more
-        return self._buffer[:message_bytes], self._buffer[message_bytes:size]
+        if self._taken is not None:
+            self._taken.drop()
+            self._free.put(self._taken)
+        self._taken = self._ahead.get()  # the wait is bounded by whoever cancels
+        if self._taken.error is not None:
+            raise self._taken.error
+        return self._taken.parts  # without any, the status of the call says more
 
     def take_descriptor(self) -> int:
         """Return the descriptor that came with the last message; it belongs to the caller.
@@ -106,13 +156,13 @@ class DirectWay:
         Raises:
             ProtocolViolation: none came.
         """
-        if not self._descriptors:
+        if self._taken is None or not self._taken.descriptors:
             raise ProtocolViolation("the peer sent bytes by descriptor, and no descriptor")
-        return self._descriptors.pop()
+        return self._taken.descriptors.pop()
 
     def acknowledge(self, *, done: bool) -> None:
         """Tell the origin that its descriptor is being read, or has been."""
-        if self._socket is not None:
+        if isinstance(self._socket, socket.socket):
             with contextlib.suppress(OSError):  # who is gone is noticed at the next message
                 self._socket.send(COPIED if done else COPYING, socket.MSG_DONTWAIT)
 
@@ -123,27 +173,54 @@ class DirectWay:
             if self._socket is not None:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
+        self._free.put(None)
 
     def close(self) -> None:
         """Close it; nobody may be waiting for it. A second call does nothing."""
         self.cancel()
-        with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-        self._drop_descriptors()
+        self._thread.join(self._dialer.connect_seconds)
+        if self._taken is not None:
+            self._taken.drop()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._ahead.get_nowait().drop()
 
-    def _connect(self, offer: Direct, record: LiveRecord) -> None:
-        connected = None
+    def _run(self, offer: Direct, record: LiveRecord) -> None:
+        message = _Message()
+        try:
+            connected = self._connect(offer, record)
+            if connected is not None:
+                with contextlib.closing(connected):
+                    message = self._read_ahead(connected)
+        finally:
+            self._ahead.put(message)
+
+    def _connect(self, offer: Direct, record: LiveRecord) -> Connection | None:
+        connected: Connection | None = None
         with contextlib.suppress(OSError, StorageError, ValueError):
             connected = self._dial_unix(offer) or self._dial_tcp(offer, record)
         if connected is None:
-            return
+            return None
         with self._lock:
             if self._closed:
                 connected.close()
-            else:
-                connected.settimeout(None)  # waits are bounded by whoever cancels
-                self._socket = connected
+                return None
+            connected.settimeout(None)  # waits are bounded by whoever cancels
+            self._socket = connected
+        return connected
+
+    def _read_ahead(self, connected: Connection) -> _Message:
+        """Take one message after the other; return the one at which the connection ended."""
+        while (message := self._free.get()) is not None:
+            try:
+                if not message.receive(connected):
+                    return message
+            except OSError as error:
+                if isinstance(error, StorageError):
+                    raise
+                return message
+            self._ahead.put(message)
+        return _Message()
 
     def _dial_unix(self, offer: Direct) -> socket.socket | None:
         if not self._dialer.ways & Ways.UNIX or not _UNIX_NAME.fullmatch(offer.unix_name):
@@ -158,40 +235,24 @@ class DirectWay:
             return None
         return connected
 
-    def _dial_tcp(self, offer: Direct, record: LiveRecord) -> socket.socket | None:
+    def _dial_tcp(self, offer: Direct, record: LiveRecord) -> Connection | None:
         if not self._dialer.ways & Ways.TCP or not 0 < offer.tcp_port < 1 << 16:
             return None
         host, _ = split_address(record.endpoint)
-        connected = socket.create_connection((host, offer.tcp_port), self._dialer.connect_seconds)
+        seconds = self._dialer.connect_seconds
+        connected: Connection = socket.create_connection((host, offer.tcp_port), seconds)
         try:
             context = self._dialer.security.client_context()
-            if context is not None:
-                connected = context.wrap_socket(connected, server_hostname=record.tls_name or host)
+            if context is not None and isinstance(connected, socket.socket):
+                connected = TlsSocket(connected, context, seconds, server_hostname=record.tls_name or host)
             connected.sendall(HELLO + offer.ticket)
         except BaseException:
             connected.close()
             raise
         return connected
 
-    def _receive_header(self, connected: socket.socket) -> bool:
-        header = memoryview(self._header)
-        if connected.family != socket.AF_UNIX:
-            return _fill(connected, header)
-        self._drop_descriptors()
-        count, ancillary, _, _ = connected.recvmsg_into([header], _ONE_DESCRIPTOR, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors = array.array("i")
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-                self._descriptors += descriptors
-        return count > 0 and _fill(connected, header[count:])
 
-    def _drop_descriptors(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
-
-
-def _fill(connected: socket.socket, buffer: memoryview) -> bool:
+def _fill(connected: Connection, buffer: memoryview) -> bool:
     """Fill `buffer`; say whether the connection lasted that long."""
     filled, size = 0, len(buffer)
     while filled < size:

@@ -21,6 +21,8 @@ _ENTRY_OVERHEAD = 128
 _PACK_OVERHEAD = 64
 _PACKED_FILE_OVERHEAD = 32
 _MOST_PACKED = 1024
+_LONGEST_NAME = 255 + 1  # with what joins it to the next one
+_MOST_PACKED_BYTES = MAX_FRAME_BYTES - _PACK_OVERHEAD - _MOST_PACKED * (_LONGEST_NAME + _PACKED_FILE_OVERHEAD)
 
 MAX_CHUNK_BYTES = MAX_FRAME_BYTES - KIB
 
@@ -67,6 +69,11 @@ class Assembly:
     def capacity(self) -> int:
         """Bytes that the buffer holds."""
         return self._full_bytes
+
+    @property
+    def pack_capacity(self) -> int:
+        """Bytes of the buffer that packs may fill, so that their names have room in the frame too."""
+        return min(self._full_bytes, _MOST_PACKED_BYTES)
 
     @property
     def most_packed(self) -> int:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
+import os
 import secrets
 import socket
 import ssl
@@ -18,7 +20,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, Connection
+from lit_storage_client.tls_socket import TlsSocket
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
@@ -34,7 +37,7 @@ _SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 class Way:
     """One connection that has shown its ticket."""
 
-    def __init__(self, connected: socket.socket, seconds: float) -> None:
+    def __init__(self, connected: Connection, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
         self.passes_descriptors = connected.family == socket.AF_UNIX
@@ -79,7 +82,7 @@ class Way:
     def _send(self, frame: Frame, descriptor: int) -> None:
         message, data = encode_detached(frame)
         head = HEADER.pack(len(message), len(data)) + message
-        if isinstance(self._socket, ssl.SSLSocket):
+        if isinstance(self._socket, TlsSocket):
             self._socket.sendall(head)
             self._socket.sendall(data)
             return
@@ -97,7 +100,7 @@ class Way:
         while True:
             said = self._socket.recv(1024)
             if not said:
-                raise ConnectionResetError
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
             if said.endswith(COPIED):
                 return
             if said.strip(COPYING):
@@ -111,8 +114,15 @@ class Offer:
 
     direct: Direct
     way: Way | None = None
+    claimed: bool = False
     ended: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        """Say whether nobody showed the ticket before."""
+        with self.lock:
+            first, self.claimed = not self.claimed, True
+            return first
 
     def attach(self, way: Way) -> None:
         """Take a connection that showed the ticket."""
@@ -220,12 +230,22 @@ class DirectWays:
                 connected.close()
                 self._handshakes.release()
 
-    def _welcome(self, connected: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _welcome(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
+        connected: Connection = accepted
+        offer = None
         try:
-            offer, connected = self._greet(connected, context)
+            accepted.settimeout(_HELLO_SECONDS)
+            if accepted.family == socket.AF_UNIX:
+                # Its buffers do not grow by themselves, and one of the size that is given by default
+                # holds less than half a message.
+                accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            else:
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                connected = TlsSocket(accepted, context, _HELLO_SECONDS)
+            offer = self._offer_of(connected)
         except OSError:
-            connected.close()
-            return
+            pass  # whoever it was does not speak as a consumer does
         finally:
             self._handshakes.release()
         if offer is None:
@@ -233,33 +253,23 @@ class DirectWays:
         else:
             offer.attach(Way(connected, self._seconds))
 
-    def _greet(
-        self, connected: socket.socket, context: ssl.SSLContext | None
-    ) -> tuple[Offer | None, socket.socket]:
-        """Return the offer whose ticket a connection shows, if any, and the connection."""
+    def _offer_of(self, connected: Connection) -> Offer | None:
+        """Return the offer whose ticket a connection shows, if any."""
         deadline = time.monotonic() + _HELLO_SECONDS
-        connected.settimeout(_HELLO_SECONDS)
-        if connected.family == socket.AF_UNIX:
-            # Its buffers do not grow by themselves, and one of the size that is given by default holds
-            # less than half a message.
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
-        else:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if context is not None:
-            connected = context.wrap_socket(connected, server_side=True)
         hello = b""
         while len(hello) < len(HELLO) + TICKET_BYTES:
             left = deadline - time.monotonic()
             if left <= 0:
-                return None, connected
+                return None
             connected.settimeout(left)
             data = connected.recv(len(HELLO) + TICKET_BYTES - len(hello))
             if not data:
-                return None, connected
+                return None
             hello += data
         if not hello.startswith(HELLO):
-            return None, connected
-        return self._offers.pop(hello[len(HELLO) :], None), connected
+            return None
+        offer = self._offers.get(hello[len(HELLO) :])
+        return offer if offer is not None and offer.claim() else None
 
 
 def frames_on(

@@ -71,7 +71,7 @@ class Seen:
 
         Args:
             later: what was seen then.
-            accept_growth: whether a file that is the same one and not shorter counts as unchanged.
+            accept_growth: whether a file that is the same one and longer counts as unchanged.
         """
         metadata = (self.mode, self.mtime_ns) != (later.mode, later.mtime_ns)
         now = (later.names, later.rows, later.subdirectories)
@@ -96,4 +96,4 @@ class Seen:
 
 
 def _only_grew(before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    return before[_INODE] == after[_INODE] and after[_SIZE] >= before[_SIZE]
+    return before[_INODE] == after[_INODE] and after[_SIZE] > before[_SIZE]

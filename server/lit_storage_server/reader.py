@@ -105,7 +105,10 @@ def _segments(fd: int, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
         if data > position:
             yield position, data, True
         if data < end:
-            position = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+            try:
+                position = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+            except OSError:
+                position = end  # it ends before `data` by now, which whoever reads will find
             yield data, position, False
         else:
             position = end

@@ -19,17 +19,18 @@ from dataclasses import dataclass, field
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, PathNotFound, SourceChanged
 from lit_storage_proto.frames import Frame
-from lit_storage_proto.limits import KIB
+from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
 from lit_storage_proto.uri import is_reserved
 from lit_storage_server.assembly import Assembly
 from lit_storage_server.look import Seen
 from lit_storage_server.reader import Reader, ShortFileError
 from lit_storage_server.shares import OPEN_REGULAR, Opened, Shares
-from lit_storage_server.walk import Level, Walk, describe, entry_of, join, version_of
+from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join, version_of
 
 PACKED_BYTES = 64 * KIB  # a file up to this size is packed
 MAX_ROUNDS = 3
 _MAX_UNSETTLED_NAMES = 100
+_MAX_UNSETTLED_BYTES = MAX_FRAME_BYTES // 2
 _MAX_NAMED = 3
 
 Span = tuple[int, int]
@@ -67,6 +68,8 @@ class TreeStream:
         self._seen: dict[str, Seen] = {}
         self._changed: dict[str, None] = {}
         self._euid = os.geteuid()
+        self._storage_root: Identity | None = None
+        """Once a link led to it: reserved names lie in it, wherever in the tree it then is."""
         self.descriptor = -1
         """That of the file for which a chunk of the frame just yielded has `descriptor_bytes`."""
 
@@ -87,8 +90,11 @@ class TreeStream:
             yield from look(opened, send=True)
             if self._options.settle:
                 yield from self._settle(opened)
-        names = list(self._changed)
-        yield from self._assembly.finish(tuple(names[:_MAX_UNSETTLED_NAMES]), len(names))
+            if opened.is_directory and not os.fstat(opened.fd).st_nlink:
+                raise SourceChanged(
+                    f"{self._path!r} was removed while it was sent; see whether it is still there"
+                )
+        yield from self._assembly.finish(_first(self._changed), len(self._changed))
 
     def _settle(self, opened: Opened) -> Iterator[Frame]:
         look = self._look_at_tree if opened.is_directory else self._look_at_file
@@ -169,7 +175,7 @@ class TreeStream:
                     level.pending.append(item.name)
                 else:
                     others.append(item)
-        if opened.is_storage_root and not level.path:
+        if (opened.is_storage_root and not level.path) or level.identity == self._storage_root:
             level.pending[:] = [name for name in level.pending if not is_reserved(name)]
             names = [name for name in names if not is_reserved(name)]
             others = [item for item in others if not is_reserved(item.name)]
@@ -178,8 +184,8 @@ class TreeStream:
     def _send_files(self, level: Level, seen: Seen, names: Iterable[str]) -> Iterator[Frame]:
         """Send files of one directory; small ones in packs."""
         assembly, directory, settle, euid = self._assembly, level.fd, self._options.settle, self._euid
-        packed = PACKED_BYTES if self._options.packs else -1
-        buffer, capacity = assembly.buffer, assembly.capacity
+        buffer, capacity = assembly.buffer, assembly.pack_capacity
+        packed = min(PACKED_BYTES, capacity) if self._options.packs else -1
         pack = assembly.open_pack(seen.number)
         for name in names:
             try:
@@ -209,7 +215,7 @@ class TreeStream:
                     # One byte more than there should be, so that growth is noticed.
                     count = os.readv(fd, [buffer[position : position + size + 1]])
                     if count != size:
-                        if not settle:
+                        if not settle or version_of(os.fstat(fd)) == version_of(status):
                             raise _changed(self._shown(level, name))
                         size = min(count, size)  # it is sent anew, for its status is another by now
                     elif not settle:
@@ -236,7 +242,9 @@ class TreeStream:
         yield from self._assembly.put_entry(entry)
         number, shown = self._assembly.last_entry, join(self._path, path)
         version, held = self._options.held.get(path, (b"", ()))
-        spans = _between(held, entry.size) if version == entry.version else [(0, entry.size)]
+        # In a round a file comes as a whole, for it takes the place of what was put together before.
+        is_held = version == entry.version and not self._assembly.round
+        spans = _between(held, entry.size) if is_held else [(0, entry.size)]
         self.descriptor = fd
         try:
             for chunk in self._reader.chunks(fd, number, status, spans):
@@ -256,10 +264,10 @@ class TreeStream:
                 status = os.stat(item.name, dir_fd=level.fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            seen.add(item.name, status)
             if self._options.follow_links and stat.S_ISLNK(status.st_mode):
-                yield from self._send_followed(level, item.name, status)
+                yield from self._send_followed(level, seen, item.name, status)
                 continue
+            seen.add(item.name, status)
             try:
                 entry = describe(opened, level, item)
             except SourceChanged as error:
@@ -268,8 +276,11 @@ class TreeStream:
             if entry is not None:
                 yield from self._assembly.put_entry(entry)
 
-    def _send_followed(self, level: Level, name: str, status: os.stat_result) -> Iterator[Frame]:
-        """Send what a link means, where that is in the share and does not hold the link itself."""
+    def _send_followed(self, level: Level, seen: Seen, name: str, status: os.stat_result) -> Iterator[Frame]:
+        """Send what a link means, where that is in the share and does not hold the link itself.
+
+        It is noted as what it means: a file by the file's status, a directory as a subdirectory.
+        """
         path = join(level.path, name)
         try:
             target = self._shares.open(join(self._path, path))
@@ -280,15 +291,18 @@ class TreeStream:
                 identity = (target.status.st_dev, target.status.st_ino)
                 if target.is_directory and identity not in level.above | {level.identity}:
                     level.pending.append(name)
+                    seen.subdirectories.append(name)
                     return
                 if stat.S_ISREG(target.status.st_mode):
                     read = self._shares.open_regular(target.fd, "", join(self._path, path))
                     if read is not None:
+                        seen.add(name, read[1])
                         try:
                             yield from self._send_large(read[0], path, read[1])
                         finally:
                             os.close(read[0])
                         return
+        seen.add(name, status)
         yield from self._assembly.put_entry(Entry(path, Kind.SKIPPED, 0, 0, status.st_mtime_ns))
 
     def _look_again(self, opened: Opened, level: Level, before: Seen, *, send: bool) -> Iterator[Frame]:
@@ -315,11 +329,12 @@ class TreeStream:
             with os.scandir(level.fd) as items:
                 found = [item for item in items if item.name in others]
             yield from self._send_others(opened, level, anew, found)
+        # What was gone before it could be sent anew differs at the next look.
+        anew.keep(before, without={*anew.names, *difference.removed})
 
     def _scan_again(self, opened: Opened, level: Level, now: Seen) -> set[str]:
         """Note what a directory holds in `now`; return the names of its files."""
         names, others = self._scan(opened, level)
-        now.subdirectories = list(level.pending)
         directory = level.fd
         for name in names:
             try:
@@ -328,27 +343,40 @@ class TreeStream:
                 continue
         for item in others:
             try:
-                now.add(item.name, os.stat(item.name, dir_fd=directory, follow_symlinks=False))
+                status = os.stat(item.name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if self._options.follow_links and self._is_directory(level, item.name):
-                level.pending.append(item.name)
+            if self._options.follow_links and stat.S_ISLNK(status.st_mode):
+                self._look_at_followed(level, now, item.name, status)
+            else:
+                now.add(item.name, status)
+        now.subdirectories = list(level.pending)
         return set(names)
 
-    def _is_directory(self, level: Level, name: str) -> bool:
+    def _look_at_followed(self, level: Level, now: Seen, name: str, status: os.stat_result) -> None:
+        """Note a link as `_send_followed` does."""
         try:
             with self._shares.open(join(self._path, join(level.path, name))) as target:
                 identity = (target.status.st_dev, target.status.st_ino)
-                return target.is_directory and identity not in level.above | {level.identity}
+                if target.is_directory and identity not in level.above | {level.identity}:
+                    level.pending.append(name)
+                    return
+                if stat.S_ISREG(target.status.st_mode):
+                    status = target.status
         except (PathNotFound, AccessDenied):
-            return False
+            pass
+        now.add(name, status)
 
     def _forget(self, path: str) -> None:
+        if path not in self._seen:
+            return  # it was no directory
         for known in [known for known in self._seen if known == path or known.startswith(path + "/")]:
             del self._seen[known]
 
     def _follow(self, path: str) -> int:
         opened = self._shares.open(join(self._path, path))
+        if opened.is_storage_root:
+            self._storage_root = (opened.status.st_dev, opened.status.st_ino)
         return opened.fd
 
     def _pass_over(self, error: OSError | SourceChanged, level: Level, name: str) -> None:
@@ -368,12 +396,24 @@ class TreeStream:
         return join(self._path, join(level.path, name))
 
 
+def _first(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return as many paths as can be named in one frame."""
+    names: list[str] = []
+    left = _MAX_UNSETTLED_BYTES
+    for path in paths:
+        left -= len(os.fsencode(path)) + 2
+        if left < 0 or len(names) == _MAX_UNSETTLED_NAMES:
+            break
+        names.append(path)
+    return tuple(names)
+
+
 def _between(held: Sequence[Span], size: int) -> list[Span]:
     """Return what of a file is not in `held`."""
     spans, position = [], 0
     for start, end in held:
-        if position < start:
-            spans.append((position, start))
+        if position < min(start, size):
+            spans.append((position, min(start, size)))
         position = end
     if position < size:
         spans.append((position, size))

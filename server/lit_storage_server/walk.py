@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import AccessDenied, InvalidURI, SourceChanged
+from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import is_reserved
 from lit_storage_server.shares import Opened
@@ -112,8 +112,8 @@ class Walk:
 
     Args:
         opened: where to begin; it stays open.
-        follow: opens what a link in the tree means, by its path from where the walk began, or
-            raises an OSError where that may not be followed; None takes no link for a directory.
+        follow: opens what a link in the tree means, by its path from where the walk began, or raises
+            PathNotFound or AccessDenied where that is nothing by now; None takes no link for a directory.
         strict: whether a directory that was replaced meanwhile ends the walk; else it is passed over.
     """
 
@@ -182,7 +182,10 @@ class Walk:
                 f"symbolic links in {self._opened.path!r} lead to over {MAX_LINKED_DIRECTORIES} directories; "
                 "get it without following them"
             )
-        reached = self._follow(path)
+        try:
+            reached = self._follow(path)
+        except (PathNotFound, AccessDenied):
+            raise changed(join(self._opened.path, path)) from None
         try:
             below = self._open(reached, ".", path)
         finally:
@@ -220,7 +223,10 @@ class Walk:
     def _held(self, level: Level) -> int:
         """Return the descriptor of a level, opened anew if it was let go."""
         if level.fd < 0:
-            reached = self._reach(level)
+            try:
+                reached = self._reach(level)
+            except (FileNotFoundError, NotADirectoryError):
+                raise changed(join(self._opened.path, level.path)) from None
             try:
                 again = self._open(reached, ".", level.path)
             finally:

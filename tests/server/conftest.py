@@ -1,13 +1,25 @@
 """A real peer server on loopback over a directory of the test, and stubs that call it."""
 
-from dataclasses import dataclass
+import contextlib
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import grpc
 import pytest
 
+from lit_storage_client.direct import HELLO
+from lit_storage_client.fetch.stream import Received, receive
+from lit_storage_proto.frames import Frame
+from lit_storage_proto.limits import KIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
+from lit_storage_server.auth import server_context
+from lit_storage_server.direct import DirectWays
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
+from lit_storage_server.tree_stream import TreeOptions, TreeStream
 
 
 @dataclass
@@ -52,3 +64,130 @@ def serve(root):
 @pytest.fixture
 def peer(serve):
     return serve()
+
+
+@dataclass
+class Copied:
+    """One tree, from the server's frames through the client's own receiver."""
+
+    received: Received
+    frames: list[Frame]
+    tree: Path
+
+    @property
+    def summary(self):
+        return self.frames[-1].summary
+
+    @property
+    def entries(self):
+        return [entry for frame in self.frames for entry in frame.entries]
+
+    @property
+    def packs(self):
+        return [pack for frame in self.frames for pack in frame.packs]
+
+    @property
+    def chunks(self):
+        """Path, offset and size of each."""
+        paths = [entry.path for entry in self.entries]
+        return [(paths[chunk.entry], chunk.offset, chunk.size) for f in self.frames for chunk in f.chunks]
+
+    @property
+    def rounds(self):
+        """By round, what was sent in it: paths of entries and packed files, and removed ones as "-path"."""
+        sent = {}
+        for frame in self.frames:
+            names = sent.setdefault(frame.round, [])
+            names += [("-" if entry.kind.name == "REMOVED" else "") + entry.path for entry in frame.entries]
+            for pack in frame.packs:
+                directory = self.entries[pack.directory].path
+                names += [os.path.join(directory, os.fsdecode(name)) for name in pack.names.split(b"/")]
+        return {number: sorted(names) for number, names in sent.items() if names}
+
+    def read(self, path):
+        return (self.tree / path).read_bytes()
+
+
+@pytest.fixture
+def tree_shares(root):
+    shares = Shares(str(root), name="train")
+    yield shares
+    shares.close()
+
+
+@pytest.fixture
+def copy(tree_shares, tmp_path):
+    """Copy a path of `root` as a get does, but step by step: `after` is called when a frame was taken.
+
+    What the stream held open must be closed in the end, whether the copy fails or not.
+    """
+
+    def copy(path="", *, chunk_bytes=512 * KIB, after=None, **options):
+        stream = TreeStream(tree_shares, path, TreeOptions(**options), chunk_bytes)
+        frames = []
+
+        def step_by_step():
+            for frame in stream.frames():
+                chunks = [replace(chunk, data=bytes(chunk.data)) for chunk in frame.chunks]
+                packs = [replace(pack, data=bytes(pack.data)) for pack in frame.packs]
+                frames.append(replace(frame, chunks=chunks, packs=packs))
+                yield frame
+                if after is not None:
+                    after(frames[-1])
+
+        target = tmp_path / f"copy-{len(list(tmp_path.iterdir()))}"
+        target.mkdir()
+        fd, before = os.open(target, os.O_RDONLY), len(os.listdir("/proc/self/fd"))
+        try:
+            received = receive(step_by_step(), fd, "tree", label="/target")
+        finally:
+            assert len(os.listdir("/proc/self/fd")) == before
+            os.close(fd)
+        return Copied(received, frames, target / "tree")
+
+    return copy
+
+
+@pytest.fixture
+def wait_until():
+    """Wait for what comes within a moment unless something is broken; fail after 20 s."""
+
+    def wait(condition):
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    return wait
+
+
+@pytest.fixture
+def listen():
+    """Listen for direct connections; all is stopped after the test."""
+    started = []
+
+    def start(security=None, **limits):
+        context = server_context(security) if security else None
+        started.append(DirectWays("127.0.0.1", context, Limits(**limits)))
+        return started[-1]
+
+    yield start
+    for ways in started:
+        ways.stop()
+
+
+@pytest.fixture
+def connect():
+    """Connect to what is offered, and say the hello or something else; all is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(direct, family=socket.AF_UNIX, say=None):
+            connected = stack.enter_context(contextlib.closing(socket.socket(family)))
+            connected.settimeout(20)
+            unix, tcp = f"\0{direct.unix_name}", ("127.0.0.1", direct.tcp_port)
+            connected.connect(unix if family == socket.AF_UNIX else tcp)
+            with contextlib.suppress(ConnectionError):  # it may be closed before it is spoken to
+                connected.sendall(HELLO + direct.ticket if say is None else say)
+            return connected
+
+        yield connect

@@ -35,7 +35,7 @@ class Copied(NamedTuple):
 
 
 def copy_span(
-    source_fd: int, target_fd: int, span: tuple[int, int], *, size: int, tick: Callable[[], None]
+    source_fd: int, target_fd: int, span: tuple[int, int], *, size: int, tick: Callable[[int], None]
 ) -> Copied:
     """Copy the bytes of `span`, which begins where those that the target has end.
 
@@ -45,7 +45,7 @@ def copy_span(
         span: where the part begins, and where it ends.
         size: of the whole file: if it ends with the span, all of it may be cloned, so that what
             the target has of it already is replaced by the same bytes.
-        tick: called between two steps of at most 16 MiB.
+        tick: called after each step of at most 16 MiB, with the position up to where the bytes are there.
 
     Raises:
         OSError: the disk is full, and the like.
@@ -71,7 +71,7 @@ def copy_span(
             if not count:
                 return Copied(position, COPY)
             position += count
-            tick()
+            tick(position)
     return Copied(end, COPY)
 
 

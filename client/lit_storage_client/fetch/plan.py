@@ -100,7 +100,7 @@ class Plan:
         elif not self.in_round:
             raise ProtocolViolation(f"the peer sent {shown(path)} twice")
         elif (before is Kind.DIRECTORY) is not (kind is Kind.DIRECTORY):
-            raise ProtocolViolation(f"the peer sent {shown(path)} as another kind, without removing it")
+            raise _other_kind(path)
         self._forget(path)
         self._kinds[path] = kind
         if kind is Kind.DIRECTORY:
@@ -133,6 +133,16 @@ class Plan:
         if max(pack.modes) & ~0o777:
             raise ProtocolViolation(f"the peer packed a file of {shown(directory)} with a mode that is none")
         return directory, names
+
+    def replace(self, path: str) -> None:
+        """Take a file of a pack that a round brings in place of what was there.
+
+        Raises:
+            ProtocolViolation: that is a directory.
+        """
+        if self._kinds.get(path) is Kind.DIRECTORY:
+            raise _other_kind(path)
+        self._forget(path)
 
     def links(self) -> Sequence[Entry]:
         """Return the links to make once all else is made; those that leave the tree are skipped.
@@ -199,6 +209,10 @@ class Plan:
         self._skipped_count += 1
         if len(self._skipped) < MAX_SKIPPED_NAMES:
             self._skipped[path] = None
+
+
+def _other_kind(path: str) -> ProtocolViolation:
+    return ProtocolViolation(f"the peer sent {shown(path)} as another kind, without removing it")
 
 
 def _check_metadata(entry: Entry) -> None:

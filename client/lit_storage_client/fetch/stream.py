@@ -95,7 +95,7 @@ def receive(
         staging_fd: a directory of one's own.
         name: what the tree is called in it; nothing of that name is there yet.
         label: what the tree is called in errors.
-        progress: called after each frame.
+        progress: called after each frame, and while what a descriptor stands for is copied.
         descriptors: where to copy from what does not come as bytes.
         journal: what is kept for another attempt.
 
@@ -104,12 +104,11 @@ def receive(
         IntegrityError: bytes were damaged, or are missing.
         OSError: the disk is full, and the like.
     """
-    receiver = _Receiver(TreeWriter(staging_fd, name, label), descriptors, journal)
+    receiver = _Receiver(TreeWriter(staging_fd, name, label), descriptors, journal, progress)
     try:
         for frame in frames:
             receiver.take(frame)
-            if progress is not None:
-                progress(receiver.bytes, None)
+            receiver.tell()
         return receiver.finish()
     finally:
         receiver.close()
@@ -118,8 +117,15 @@ def receive(
 class _Receiver:
     """One tree under way."""
 
-    def __init__(self, tree: TreeWriter, descriptors: Descriptors | None, journal: Journal | None) -> None:
+    def __init__(
+        self,
+        tree: TreeWriter,
+        descriptors: Descriptors | None,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
         self._tree = tree
+        self._progress = progress
         self._descriptors = descriptors
         self._journal = journal
         self._plan = Plan()
@@ -136,6 +142,11 @@ class _Receiver:
     def bytes(self) -> int:
         """Bytes that are there: what came, and what was held."""
         return self._verifier.bytes + self._held_bytes
+
+    def tell(self, lacking: int = 0) -> None:
+        """Tell how far it is; `lacking` bytes were counted, and are still to come."""
+        if self._progress is not None:
+            self._progress(self.bytes - lacking, None)
 
     def take(self, frame: Frame) -> None:
         if self._summary is not None:
@@ -223,6 +234,11 @@ class _Receiver:
         descriptors = self._descriptors
         entry, end = expected.entry, chunk.offset + chunk.descriptor_bytes
         fd = descriptors.take_descriptor()
+
+        def tick(position: int) -> None:
+            descriptors.acknowledge(done=False)
+            self.tell(end - position)
+
         try:
             copied = self._tree.copy(
                 entry,
@@ -230,7 +246,7 @@ class _Receiver:
                 (chunk.offset, end),
                 new=new,
                 last=expected.whole,
-                tick=lambda: descriptors.acknowledge(done=False),
+                tick=tick,
             )
         finally:
             os.close(fd)
@@ -243,9 +259,11 @@ class _Receiver:
         directory, names = self._plan.names_of(pack)
         self._verifier.accept_pack(pack)
         if self._plan.in_round:
-            for name in names:
-                path = os.fsdecode(name)
-                self._tree.remove(f"{directory}/{path}" if directory else path)
+            for name in map(os.fsdecode, names):
+                path = f"{directory}/{name}" if directory else name
+                self._plan.replace(path)
+                self._verifier.replace(path)
+                self._tree.remove(path)
         self._hard_linked += pack.hard_linked
         self._tree.write_pack(directory, names, pack)
         self._by_way[STREAM] += len(pack.data)

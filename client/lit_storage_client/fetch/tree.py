@@ -123,7 +123,7 @@ class TreeWriter:
             raise self._named(error, entry.path) from None
 
     def copy(
-        self, entry: Entry, source_fd: int, span: Span, *, new: bool, last: bool, tick: Callable[[], None]
+        self, entry: Entry, source_fd: int, span: Span, *, new: bool, last: bool, tick: Callable[[int], None]
     ) -> Copied:
         """Copy a part of a file from a descriptor; else do as `write`.
 
@@ -133,7 +133,7 @@ class TreeWriter:
             span: where the part begins, and where it ends.
             new: whether the file is to be made.
             last: whether it is finished then.
-            tick: called now and then, to show that the copy goes on.
+            tick: called now and then with the position, to show that the copy goes on.
         """
         try:
             fd = self._file(entry.path, new=new)
