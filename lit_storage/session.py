@@ -173,7 +173,6 @@ class Session:
             security=self.security,
             limits=self.limits,
         )
-        server.begin()
         self._server = server
         server.start()
         endpoint = advertised_endpoint(server.endpoint, advertise, self.registry)

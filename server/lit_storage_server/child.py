@@ -4,65 +4,59 @@ A thread of a program that computes in Python waits up to 5 ms for the interpret
 call; a server in such a thread moves a hundredth of what it could. `process` starts this one and tells
 it what to do: one JSON object a message, each with its length before it, each answered in turn.
 
-Invariant: it ends with its parent, however that ends: at the end of their connection, or, where a
-forked child of the parent still holds the other end of it, with the parent's process itself. Signals
-that are meant for the Work do not end it, for a Work goes on serving until it has left.
+Invariant: it ends with its parent, however that ends and whatever it is doing: with the parent's
+process, whoever else holds the other end of their connection, or at the end of that connection.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
-import signal
+import select
 import socket
+import threading
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from lit_storage_client.security import Security
+from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.limits import Limits
-from lit_storage_server.control import described, receive, send
+from lit_storage_server.control import described, encode, receive
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 
-
-def main(descriptor: int, parent: int) -> None:
-    """Serve for the process `parent`, which holds the other end of the socket `descriptor`."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    with socket.socket(fileno=descriptor) as connection, selectors.DefaultSelector() as selector:
-        watched = os.pidfd_open(parent)
-        if os.getppid() != parent:
-            return  # it ended before it could be watched
-        selector.register(watched, selectors.EVENT_READ)
-        selector.register(connection, selectors.EVENT_READ)
-        served = _Served(receive(connection))
-        _answer(connection, served.start)
-        while all(key.fileobj is connection for key, _ in selector.select()):
-            try:
-                message = receive(connection)
-            except (EOFError, ConnectionError):
-                break
-            _answer(connection, lambda message=message: served.do(message))
-            if served.stopped:
-                break
-    os._exit(0)  # a call that still runs must not hold it up
+_LOOK_MILLISECONDS = 1000
 
 
-class _Served:
-    """The server and what it shares."""
+def main(parent: int) -> None:
+    """Serve for the process `parent`, which holds the other end of the socket that is standard input."""
+    code = 1
+    try:
+        threading.Thread(target=_end_with, args=(parent,), name="lit-storage-parent", daemon=True).start()
+        with contextlib.suppress(EOFError, BrokenPipeError):
+            _converse(socket.socket(fileno=0))
+        code = 0
+    except Exception:  # noqa: BLE001  # whatever it is, the process ends here, and says why
+        traceback.print_exc()
+    finally:
+        os._exit(code)  # a call that still runs must not hold it up
+
+
+class Served:
+    """The server and what it shares.
+
+    Args:
+        options: `name`, `instance_id`, `root`, `bind`; `security` and `limits` by their fields; the
+            paths in `declared`.
+    """
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = options
-        self._shares: Shares | None = None
-        self._server: PeerServer | None = None
-        self.stopped = False
-
-    def start(self) -> str:
-        options = self._options
         self._shares = Shares(options["root"], name=options["name"])
         for path in options["declared"]:
-            self._shares.declare(path)
+            # It could be shared once. What has become of it since is looked at whenever it is opened.
+            with contextlib.suppress(StorageError):
+                self._shares.declare(path)
         self._server = PeerServer(
             options["name"],
             options["instance_id"],
@@ -71,23 +65,52 @@ class _Served:
             security=Security(**options["security"]),
             limits=Limits(**options["limits"]),
         )
+
+    def start(self) -> str:
+        """See `PeerServer.start`."""
         return self._server.start()
 
     def do(self, message: Any) -> None:
-        assert self._shares is not None
-        assert self._server is not None
+        """Do what a message says.
+
+        Raises:
+            ProtocolViolation: it says nothing known.
+            InvalidURI, AccessDenied: see `Shares.declare`.
+        """
         match message:
             case ["declare", str(path)]:
                 self._shares.declare(path)
             case ["stop", float(seconds)]:
-                self.stopped = True
                 self._server.stop(seconds)
+                self._shares.close()
+            case _:
+                raise ProtocolViolation("the server process does not know what it is asked to do")
 
 
-def _answer(connection: socket.socket, call: Any) -> None:
+def _converse(connection: socket.socket) -> None:
+    """Start as the first message says and answer the others, until the connection ends."""
+    served: Served | None = None
+    while True:
+        message = receive(connection)
+        answer: list[Any] = [True, None]
+        try:
+            if served is None:
+                served = Served(message)
+                answer[1] = served.start()
+            else:
+                served.do(message)
+        except Exception as error:  # noqa: BLE001  # whatever it is belongs to the other side
+            answer = [False, *described(error)]
+        connection.sendall(encode(answer))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when `parent` has ended, and at once if it ended before anybody looked."""
+    ended, look = select.poll(), None
     try:
-        answer = [True, call()]
-    except Exception as error:  # noqa: BLE001  # whatever it is belongs to the other side
-        answer = [False, *described(error)]
-    with contextlib.suppress(OSError):
-        send(connection, answer)
+        ended.register(os.pidfd_open(parent), select.POLLIN)
+    except OSError:  # a kernel or a sandbox that has none, or it is gone
+        look = _LOOK_MILLISECONDS
+    while os.getppid() == parent:
+        ended.poll(look)
+    os._exit(0)

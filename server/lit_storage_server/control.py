@@ -11,42 +11,47 @@ from typing import Any
 from lit_storage_proto import errors
 
 _LENGTH = struct.Struct("<I")
-_MOST_BYTES = 1 << 24
+_MOST_BYTES = 1 << 28  # all declared paths go in one message
+_MOST_CHARACTERS = 1 << 16  # of an error's text: it may quote what was far too long
+
+
+def encode(message: Any) -> bytes:
+    """Return one message as it is sent.
+
+    Raises:
+        ValueError: it is longer than `receive` takes.
+    """
+    text = json.dumps(message).encode("ascii")
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"the message has {len(text)} bytes, more than the {_MOST_BYTES} that one may have")
+    return _LENGTH.pack(len(text)) + text
 
 
 def receive(connection: socket.socket) -> Any:
     """Return the next message.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side is gone, or did not say what the other side says.
+        TimeoutError: of the connection.
     """
-    (size,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
-    if size > _MOST_BYTES:
-        raise EOFError("the message is longer than any can be")
-    return json.loads(_exactly(connection, size))
-
-
-def send(connection: socket.socket, message: Any) -> None:
-    """Send one message."""
-    text = json.dumps(message).encode("ascii")
-    connection.sendall(_LENGTH.pack(len(text)) + text)
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = connection.recv(size - len(data))
-        if not more:
-            raise EOFError
-        data += more
-    return data
+    try:
+        (size,) = _LENGTH.unpack(_exactly(connection, _LENGTH.size))
+        if size > _MOST_BYTES:
+            raise EOFError("the message is longer than any can be")
+        return json.loads(_exactly(connection, size))
+    except (ConnectionError, ValueError) as error:
+        raise EOFError(str(error)) from None
 
 
 def described(error: Exception) -> tuple[str, int, str]:
     """Return an error as what `error_of` makes it of again."""
+    text = str(error)
+    number = 0
     if isinstance(error, OSError) and not isinstance(error, errors.StorageError):
-        return type(error).__name__, error.errno or 0, error.strerror or str(error)
-    return type(error).__name__, 0, str(error)
+        number, text = error.errno or 0, error.strerror or text
+    elif not isinstance(error, errors.StorageError):
+        text = f"{type(error).__name__}: {text}"  # nobody expected it, so its kind is worth a word
+    return type(error).__name__, number, text[:_MOST_CHARACTERS]
 
 
 def error_of(name: str, number: int, text: str) -> Exception:
@@ -55,3 +60,13 @@ def error_of(name: str, number: int, text: str) -> Exception:
     if isinstance(kind, type) and issubclass(kind, errors.StorageError):
         return kind(text)
     return OSError(number or errno.EIO, text)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        more = connection.recv(min(size - len(data), 1 << 20))
+        if not more:
+            raise EOFError("the other side is gone")
+        data += more
+    return bytes(data)

@@ -1,38 +1,56 @@
 """A peer server in a process of its own, as the process that it serves for sees it.
 
 Invariant: there is at most one such process for a `ServerProcess`, it listens where the first one did,
-and it is gone after `stop`. If it is killed another one takes its place, unless that happens again and
-again.
+and it is gone after `stop`. If it ends by itself another one takes its place, at most `_MOST_STARTS` in
+`_STARTS_SECONDS`: with more to do it waits, and goes on.
+
+It has the user, the root directory and the namespaces that its parent had when it was started: a program
+that gives up rights does so before it joins. Where no other Python can be started, as in a frozen or an
+embedding program, threads of this one serve, with what `child` says of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import OriginUnavailable
+from lit_storage_proto.errors import NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits
-from lit_storage_server.control import error_of, receive, send
+from lit_storage_server.control import encode, error_of, receive
+
+if TYPE_CHECKING:
+    from lit_storage_server.child import Served
 
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
 _END_SECONDS = 5.0
 _MOST_STARTS, _STARTS_SECONDS = 5, 60.0
 
-_PROGRAM = "import sys; from lit_storage_server.child import main; main(int(sys.argv[1]), int(sys.argv[2]))"
+_PROGRAM = (
+    "import sys; (_, _, parent, *sys.path) = sys.argv; from lit_storage_server.child import main; "
+    "main(int(parent))"
+)
+# A Work goes on serving until it has left. Its process group is the server's too: to kill that ends both.
+_FOR_THE_WORK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOG = logging.getLogger("lit_storage.server")
 
 
 class ServerProcess:
     """Serves what a process shares, under one name and instance id, from another process.
+
+    It may be used from any thread of the process that made it.
 
     Args:
         name: the name under which the registry lists this process.
@@ -46,45 +64,32 @@ class ServerProcess:
     def __init__(
         self, name: str, instance_id: str, root: str, *, bind: str, security: Security, limits: Limits
     ) -> None:
+        self._name = name
         self._options = {
             "name": name,
             "instance_id": instance_id,
             "root": root,
             "bind": bind,
-            "security": dataclasses.asdict(security),
             "limits": dataclasses.asdict(limits),
         }
-        self._declared: list[str] = []
-        self._lock = threading.Lock()
+        self._security = _with_absolute_paths(security)
+        self._declared: dict[str, None] = {}
+        self._owner = os.getpid()
+        self._modules = [entry for entry in sys.path if entry]  # never the working directory
+        self._starts: deque[float] = deque(maxlen=_MOST_STARTS)
+        # Held by whoever speaks with the process or exchanges it. A signal handler may then call `stop`.
+        self._lock = threading.RLock()
         self._connection: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._stopped = False
-        self._starts: list[float] = []
+        self._watcher: threading.Thread | None = None
+        self._inside: Served | None = None
+        self._serving = False
+        self._stopping = threading.Event()
         self.endpoint = ""
         """``host:port`` that it listens on, once it has started."""
 
-    def begin(self) -> None:
-        """Start the process, without waiting for it; to be called once, before `start`."""
-        self._starts.append(time.monotonic())
-        ours, theirs = socket.socketpair()
-        with theirs:
-            # Modules are found where this process finds them, and never in its working directory.
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            try:
-                self._process = subprocess.Popen(  # noqa: S603  # this very interpreter
-                    [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), str(os.getpid())],
-                    env=environment,
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self._connection = ours
-
     def start(self) -> str:
-        """Wait until it serves, and return the endpoint.
+        """Wait until it serves, and return the endpoint; to be called once.
 
         Raises:
             AddressInUse: another process listens there.
@@ -94,94 +99,202 @@ class ServerProcess:
             OriginUnavailable: the process ended, or does not answer.
         """
         with self._lock:
-            self.endpoint = self._welcome()
-        threading.Thread(target=self._watch, name="lit-storage-server-watch", daemon=True).start()
+            try:
+                self._spawn()
+            except OSError as error:
+                _LOG.warning(
+                    "the files of %r are served by threads of its own process, slowly while it computes, "
+                    "for no other Python can be started: %s",
+                    self._name,
+                    error.strerror or error,
+                )
+            self._welcome()
+            if self._process is not None:
+                self._watcher = threading.Thread(
+                    target=self._watch, args=(self._process,), name="lit-storage-server-watch", daemon=True
+                )
+                self._watcher.start()
         return self.endpoint
 
     def declare(self, path: str) -> None:
-        """See `Shares.declare`."""
+        """See `Shares.declare`.
+
+        Raises:
+            NotAttached: this process was forked from the one that is served for.
+            OriginUnavailable: the process is gone, and no other one could be started yet.
+        """
+        if os.getpid() != self._owner:
+            raise NotAttached(
+                f"process {os.getpid()} was forked from {self._name!r}; declare paths where join() was called"
+            )
         with self._lock:
-            self._ask(["declare", path], _ANSWER_SECONDS)
-            self._declared.append(path)
+            if path in self._declared:
+                return
+            try:
+                self._ask(["declare", path], _ANSWER_SECONDS)
+            except OriginUnavailable:  # it ended a moment ago, and the watcher comes to it too late
+                self._replace()
+                self._ask(["declare", path], _ANSWER_SECONDS)
+            self._declared[path] = None
 
     def stop(self, grace_seconds: float = 0.0) -> None:
-        """See `PeerServer.stop`; the process is gone afterwards. A second call does nothing."""
+        """See `PeerServer.stop`; process and thread are gone afterwards. A second call does nothing."""
+        if os.getpid() != self._owner:  # a forked child must not end its parent's server
+            return
+        self._stopping.set()
+        connection = self._connection
+        if connection is not None and not self._serving:  # somebody waits for it to start: no more
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
         with self._lock:
-            if self._stopped:
-                return
-            self._stopped = True
             try:
-                if self.endpoint:
+                if self._serving:
                     self._ask(["stop", float(grace_seconds)], grace_seconds + _ANSWER_SECONDS)
             except OriginUnavailable:
                 pass  # it ended by itself
             finally:
                 self._end()
+        if self._watcher is not None:
+            self._watcher.join(_END_SECONDS)
 
-    def _welcome(self) -> str:
-        assert self._connection is not None
-        try:
-            send(self._connection, {**self._options, "declared": self._declared})
-            return str(self._answer(_START_SECONDS))
-        except OSError as error:
-            if isinstance(error, ConnectionError):
-                raise self._lost() from None
-            raise
+    def _spawn(self) -> None:
+        self._starts.append(time.monotonic())
+        command = [_interpreter(), "-I" if sys.flags.isolated else "-P", "-c", _PROGRAM]
+        ours, theirs = socket.socketpair()
+        # Blocked in this thread, they are so in the child too, from its first moment to its last.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORK)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  # this very interpreter
+                    [*command, f"lit-storage server of {self._name}", str(self._owner), *self._modules],
+                    stdin=theirs.fileno(),  # it gets there whatever is closed here
+                    stdout=subprocess.DEVNULL,
+                )
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        self._connection = ours
 
-    def _ask(self, message: Sequence[Any], seconds: float) -> Any:
-        if self._connection is None:
+    def _welcome(self) -> None:
+        """Say what is to be served, and wait until it is."""
+        options = {
+            **self._options,
+            "bind": self.endpoint or self._options["bind"],
+            "security": dataclasses.asdict(self._security),
+            "declared": list(self._declared),
+        }
+        if self._stopping.is_set():  # looked at after the connection is there for `stop` to see
+            raise self._lost()
+        if self._process is None:
+            from lit_storage_server.child import Served
+
+            self._inside = Served(options)
+            self.endpoint = self._inside.start()
+        else:
+            self.endpoint = str(self._ask(options, _START_SECONDS))
+        self._serving = True
+
+    def _ask(self, message: Any, seconds: float) -> Any:
+        """Return the answer to a message, or raise the error that it is."""
+        if self._inside is not None:
+            return self._inside.do(message)
+        data = encode(message)
+        connection = self._connection
+        if connection is None:
             raise self._lost()
         try:
-            send(self._connection, message)
-        except OSError:
-            raise self._lost() from None
-        return self._answer(seconds)
-
-    def _answer(self, seconds: float) -> Any:
-        assert self._connection is not None
-        self._connection.settimeout(seconds)
-        try:
-            answer = receive(self._connection)
-        except (EOFError, TimeoutError, ConnectionError):
-            raise self._lost() from None
-        finally:
-            self._connection.settimeout(None)
+            connection.settimeout(seconds)
+            connection.sendall(data)
+            answer = receive(connection)
+        except BaseException as error:
+            # How much of it went over is not known, so that nothing can be said on it any more.
+            self._end()
+            if isinstance(error, (EOFError, OSError)):
+                raise self._lost() from None
+            raise
         if answer[0]:
             return answer[1]
         raise error_of(*answer[1:])
 
     def _lost(self) -> OriginUnavailable:
         return OriginUnavailable(
-            f"the server process of {self._options['name']!r} ended or is stuck; see its standard error"
+            f"the server process of {self._name!r} ended or is stuck; see its standard error"
         )
 
-    def _watch(self) -> None:
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
         """Start another process each time that the present one ends by itself."""
-        while (process := self._process) is not None:
-            process.wait()
+        while True:
+            # It is not reaped here: its number stays its own for whoever holds the lock.
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            if self._stopping.wait(self._pause_seconds()):
+                return
             with self._lock:
-                if self._stopped:
+                if self._stopping.is_set():
                     return
-                recent = [at for at in self._starts if at > time.monotonic() - _STARTS_SECONDS]
-                self._end()
-                if len(recent) >= _MOST_STARTS:
-                    return
-                self._options["bind"] = self.endpoint
-                try:
-                    self.begin()
-                    self._welcome()
-                except (OSError, OriginUnavailable):
-                    continue
+                if self._process is process:  # else `declare` came first
+                    with contextlib.suppress(OSError):  # it was told, and is tried again
+                        self._replace()
+                assert self._process is not None
+                process = self._process
+
+    def _replace(self) -> None:
+        """Start another process in the place of one that is gone or stuck.
+
+        Raises:
+            OSError: it could not be started, or there were too many of late.
+        """
+        if self._process is None or self._stopping.is_set() or self._pause_seconds() > 0:
+            raise self._lost()
+        self._end()
+        code = self._process.returncode
+        try:
+            self._spawn()
+            self._welcome()
+        except BaseException as error:
+            self._end()
+            if not self._stopping.is_set():
+                _LOG.warning(
+                    "the server process of %r ended (%s), and another one fails: %s", self._name, code, error
+                )
+            raise
+        _LOG.warning("the server process of %r ended (%s); another one serves", self._name, code)
+
+    def _pause_seconds(self) -> float:
+        """Return how long to wait until another process may be started."""
+        if len(self._starts) < _MOST_STARTS:
+            return 0.0
+        return max(0.0, self._starts[0] + _STARTS_SECONDS - time.monotonic())
 
     def _end(self) -> None:
-        """Make sure that the process is gone."""
+        """Make sure that the process is gone: what it was to do is done, or cannot be asked any more."""
+        self._serving = False
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()  # which tells it to end
+            connection.close()
         if self._process is not None:
-            try:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or network file system hangs
                 self._process.wait(_END_SECONDS)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
-                self._process.wait(_END_SECONDS)
+
+
+def _interpreter() -> str:
+    """Return what is started as Python.
+
+    Raises:
+        OSError: only this very program could be: it is frozen, or Python is embedded in it.
+    """
+    name = os.path.basename(sys.executable or "").lower()
+    if getattr(sys, "frozen", False) or not ("python" in name or "pypy" in name):
+        raise OSError(errno.ENOEXEC, f"{sys.executable!r} is not Python alone")
+    return sys.executable
+
+
+def _with_absolute_paths(security: Security) -> Security:
+    """Return the same files by names that mean them in whatever directory they are read again."""
+    paths = {name: getattr(security, name) for name in ("certificate", "key", "ca")}
+    return dataclasses.replace(
+        security, **{name: os.path.abspath(path) for name, path in paths.items() if path is not None}
+    )
