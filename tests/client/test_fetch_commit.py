@@ -13,7 +13,7 @@ from lit_storage_client.fetch.staging import TREE
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import AccessDenied, PathExists
+from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
 
 ROOT = Entry("", Kind.DIRECTORY, mode=0o755)
 
@@ -307,7 +307,7 @@ def test_failed_second_rename_is_undone_at_once(swap, tmp_path):
         os.rename("tree", "lost", src_dir_fd=old_fd, dst_dir_fd=old_fd)
         cannot_exchange(old_fd, old, new_fd, new, flags)
 
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(IntegrityError, match="removed at the same time"):
         swap(rename=lose_the_tree)
     assert os.listdir(tmp_path) == ["target"]
     assert os.listdir(swap.target) == ["old"]

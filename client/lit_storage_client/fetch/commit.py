@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from lit_storage_client.fetch.staging import OLD, TREE, Staging
 from lit_storage_client.names import shown
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import AccessDenied, PathExists
+from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -108,14 +108,15 @@ def commit(
     Raises:
         PathExists: the target is there, and `overwrite` is false.
         AccessDenied: the target is a mount point, or may not be replaced.
+        IntegrityError: the target's directory was removed meanwhile.
         OSError: the disk fails, and the like.
     """
-    with _root_directory(staging, root) as root_fd, _refusals(label):
+    with root_directory(staging, root) as root_fd, _refusals(label):
         how = _Swap(staging, parent_fd, name, label, rename, durable).run(overwrite)
         if root_fd >= 0:
             os.fchmod(root_fd, root.mode)
         if durable:
-            _sync_directory(parent_fd, staging.fd)
+            sync_directory(parent_fd, staging.fd)
     return how
 
 
@@ -187,7 +188,7 @@ class _Swap:
 
 
 @contextlib.contextmanager
-def _root_directory(staging: Staging, root: Entry) -> Iterator[int]:
+def root_directory(staging: Staging, root: Entry) -> Iterator[int]:
     """Hold the staged root open where its mode is still to be set; yield -1 where it is not.
 
     A directory that its owner cannot write cannot be renamed into another directory, so such a
@@ -231,6 +232,10 @@ def _refusals(label: str) -> Iterator[None]:
         raise
     except PermissionError as error:
         raise AccessDenied(f"{shown(label)} may not be replaced: {error.strerror}") from None
+    except FileNotFoundError:  # which the caller would take for an origin that lacks the path
+        raise IntegrityError(
+            f"the directory of {shown(label)} was removed at the same time; get it again"
+        ) from None
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise AccessDenied(
@@ -239,7 +244,8 @@ def _refusals(label: str) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, label) from None
 
 
-def _sync_directory(parent_fd: int, staging_fd: int) -> None:
+def sync_directory(parent_fd: int, staging_fd: int) -> None:
+    """Write the names in a directory to the disk: fsync(2)."""
     try:
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent_fd)
     except PermissionError:

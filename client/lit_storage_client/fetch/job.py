@@ -7,14 +7,15 @@ origin says that the file still has the version under which it was sent.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import STREAM, commit, seal
 from lit_storage_client.fetch.discards import Discards, target_in
+from lit_storage_client.fetch.parents import place_with_parents
 from lit_storage_client.fetch.staging import TREE, Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
 from lit_storage_client.fetch.stream import Progress, Received, receive
@@ -105,7 +106,7 @@ class Job:
 
     def _copy(self, destination: Destination, area: StagingArea) -> tuple[Received, str]:
         patience = _Patience(self)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             staging = area.adopt(self.remote.limits.staging_seconds)
             if staging is not None:
                 stack.enter_context(staging)
@@ -151,10 +152,15 @@ class Job:
 
     def _put_in_place(self, received: Received, area: StagingArea, staging: Staging) -> str:
         seal(staging, label=self.target, durable=self.durable)
-        with exclusive(area.fd, self.target), self._destination() as destination:
+        with exclusive(area.fd, self.target), self._destination() as destination, ExitStack() as stack:
             # Opened anew: a get of a tree that this target lies in may have replaced the directory.
-            parent_fd = destination.open_parent()
-            try:
+            how = STREAM
+            parent_fd = place_with_parents(staging, received.root, destination, durable=self.durable)
+            if parent_fd is not None:
+                stack.callback(os.close, parent_fd)
+            else:
+                parent_fd = destination.open_parent()
+                stack.callback(os.close, parent_fd)
                 how = commit(
                     staging,
                     received.root,
@@ -164,11 +170,9 @@ class Job:
                     overwrite=self.overwrite,
                     durable=self.durable,
                 )
-                self._check_place(parent_fd)
-                if self.discards is not None and (old := staging.give_away()) is not None:
-                    self.discards.keep(target_in(parent_fd, destination.name), old)
-            finally:
-                os.close(parent_fd)
+            self._check_place(parent_fd)
+            if self.discards is not None and (old := staging.give_away()) is not None:
+                self.discards.keep(target_in(parent_fd, destination.name), old)
         return received.how + how.removeprefix(STREAM)
 
     def _check_place(self, parent_fd: int) -> None:

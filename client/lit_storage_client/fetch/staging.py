@@ -1,10 +1,10 @@
 """Where a copy grows until it is whole: ``<id>.<state>/{owner,journal,tree}``, in the target's mount.
 
-A staging is first `filling`, then `swapping` while names are changed, then `discarding`; its owner
-changes the state by renaming it. What a dead owner left in the state `filling` can be adopted by
-another get of the same copy: by renaming it to an id of its own, which only one can do, also where
-locks do nothing. An owner that was taken for dead too early then fails to change the state, and
-touches nothing any more.
+A staging is `making` until the file that names its owner is there; so long its own name does. Then it
+is `filling`, then `swapping` while names are changed, then `discarding`; its owner changes the state by
+renaming it. What a dead owner left in the state `filling` can be adopted by another get of the same
+copy: by renaming it to an id of its own, which only one can do, also where locks do nothing. An owner
+that was taken for dead too early then fails to change the state, and touches nothing any more.
 
 Invariant: whatever lies in a staging is of use to nobody but its owner. Its owner removes it on every
 way out but those that another attempt can go on from, and where the owner was killed the next get
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 class State(enum.Enum):
     """How far a staging is; what its name ends with."""
 
+    MAKING = ".making"
     FILLING = ".filling"
     SWAPPING = ".swapping"
     DISCARDING = ".discarding"
@@ -68,10 +69,13 @@ class Staging:
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        lost = kind is FileNotFoundError and self._is_lost()
         if self._given_away or (kind is not None and _can_go_on(kind) and self._abandon()):
             self.close()
         else:
             self.remove()
+        if lost:  # nothing is said about the origin's files
+            raise self._taken_over() from None
 
     def take_name(self, name: str) -> None:
         """Go by another name from now on."""
@@ -100,9 +104,7 @@ class Staging:
             self._change(State.SWAPPING)
         except FileNotFoundError:
             self._given_away = True
-            raise IntegrityError(
-                f"the copy of {shown(self._area.target_path)} was taken over by another process; get it again"
-            ) from None
+            raise self._taken_over() from None
 
     def give_away(self) -> Staging | None:
         """Return this staging for someone else to `remove`, if it holds a directory that was replaced.
@@ -177,12 +179,19 @@ class Staging:
             return False  # in a directory that other users can write, theirs are not touched
         alive: bool | None = None
         try:
-            if self._read(_OWNER) == _ABANDONED:
-                return True
+            owner = _owner_in(self._name)
+            if owner is None:
+                text = self._read(_OWNER)
+                if text == _ABANDONED:
+                    return True
+                owner = ProcessIdentity.from_text(text)
             # The file system may be one that several machines share, so another boot proves nothing.
-            alive = ProcessIdentity.from_text(self._read(_OWNER)).is_alive(same_machine=False)
-        except (FileNotFoundError, ValueError):
-            pass  # it is being made, or being removed, or was so when its owner was killed
+            alive = owner.is_alive(same_machine=False)
+        except FileNotFoundError:
+            if self._name.endswith(State.DISCARDING.value):
+                return True  # the owner's file is what is removed last
+        except ValueError:
+            pass  # a power cut took what was written
         return alive is False or (alive is None and time.time() - status.st_mtime > oldest_seconds)
 
     def repair(self) -> None:
@@ -226,6 +235,19 @@ class Staging:
             pass
         return True
 
+    def _is_lost(self) -> bool:
+        """Say whether someone else took or removed it, maybe with the directory that it lies in."""
+        try:
+            status = os.stat(self._name, dir_fd=self._area.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return not os.path.samestat(status, os.fstat(self.fd))
+
+    def _taken_over(self) -> IntegrityError:
+        return IntegrityError(
+            f"the copy of {shown(self._area.target_path)} was taken over by another process; get it again"
+        )
+
     def _abandon(self) -> bool:
         """Leave it for another attempt, if there is something in it to go on from."""
         try:
@@ -253,6 +275,20 @@ class Staging:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         with os.fdopen(fd, encoding="ascii") as file:
             return file.read()
+
+
+def name_with_owner(stem: str) -> str:
+    """Return the name of a staging that is about to be made by this process."""
+    owner = dataclasses.astuple(ProcessIdentity.current())
+    return ",".join([stem, *map(str, owner)]) + State.MAKING.value
+
+
+def _owner_in(name: str) -> ProcessIdentity | None:
+    """Return what `name_with_owner` put into a name; None where the owner's file says it."""
+    match _stem(name).split(","):
+        case [_, pid, start_time, boot_id, pid_namespace]:
+            return ProcessIdentity(int(pid), int(start_time), boot_id, pid_namespace)
+    return None
 
 
 def _stem(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_storage_client.confine import Destination
 from lit_storage_client.fetch.journal import read_journal
-from lit_storage_client.fetch.staging import Staging, State
+from lit_storage_client.fetch.staging import Staging, State, name_with_owner
 from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import AccessDenied
@@ -64,19 +64,20 @@ class StagingArea:
         Raises:
             AccessDenied: the directory cannot be written.
         """
-        name = self._new_name()
+        name = name_with_owner(self.prefix + secrets.token_hex(8))
         try:
             os.mkdir(name, 0o700, dir_fd=self.fd)
-        except (PermissionError, FileNotFoundError) as error:  # the latter in /proc and the like
+            staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
+        except (PermissionError, FileNotFoundError) as error:  # the latter in /proc, or in what was removed
             raise AccessDenied(f"no copy can be staged: {error.strerror} in its directory") from None
         except OSError as error:
             error.filename = self.target_path
             raise
-        staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
         try:
             staging.write_owner()
-        except BaseException:
-            staging.__exit__()
+            self._rename(staging, name)
+        except BaseException as error:
+            staging.__exit__(type(error))
             raise
         return staging
 
@@ -98,16 +99,14 @@ class StagingArea:
         return removed
 
     def _take(self, former: str) -> Staging | None:
-        name = self._new_name()
         staging = Staging(self, former, os.open(former, _DIRECTORY, dir_fd=self.fd))
         try:
             # Written before and after: in between nobody may take it for one of the dead.
             staging.write_owner()
-            os.rename(former, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            self._rename(staging, former)
         except OSError:
             staging.close()
             raise
-        staging.take_name(name)
         try:
             staging.write_owner()
             staging.salvage()
@@ -116,8 +115,10 @@ class StagingArea:
             raise
         return staging
 
-    def _new_name(self) -> str:
-        return self.prefix + secrets.token_hex(8) + State.FILLING.value
+    def _rename(self, staging: Staging, former: str) -> None:
+        name = self.prefix + secrets.token_hex(8) + State.FILLING.value
+        os.rename(former, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        staging.take_name(name)
 
     def _names(self, state: State | None = None) -> list[str]:
         try:
@@ -126,6 +127,8 @@ class StagingArea:
             return []  # it can be written but not listed: nothing can be found in it
         try:
             names = [name for name in os.listdir(fd) if name.startswith(self.prefix)]
+        except FileNotFoundError:
+            return []  # it was removed meanwhile
         finally:
             os.close(fd)
         return names if state is None else [name for name in names if name.endswith(state.value)]
