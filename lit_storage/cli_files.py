@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
 
 from lit_storage.cli_command import Json, Registry, Root, place_of, reporting
-from lit_storage.cli_output import age, entry_fields, entry_line, human_size, print_json, printable
+from lit_storage.cli_output import (
+    age,
+    entry_fields,
+    entry_line,
+    human_size,
+    print_json,
+    printable,
+    transfer_line,
+    transfer_notes,
+)
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import PathExists, ProtocolViolation
 from lit_storage_proto.uri import Location, parse_remote
@@ -97,6 +104,18 @@ def get(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what is there, as a whole.")
     ] = False,
+    follow_symlinks: Annotated[
+        bool, typer.Option("--follow-symlinks", help="Copy what links mean, not the links.")
+    ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Also take files that go on changing meanwhile.")
+    ] = False,
+    no_durable: Annotated[
+        bool, typer.Option("--no-durable", help="Do not flush to the disk: a power cut may spoil the copy.")
+    ] = False,
+    progress: Annotated[
+        bool, typer.Option("--progress/--no-progress", help="Show a bar, if stderr is a terminal.")
+    ] = True,
     as_json: Json = False,
     root: Root = None,
     registry: Registry = None,
@@ -105,6 +124,7 @@ def get(
 
     The copy appears at once and whole, or not at all. A file never replaces a directory.
     """
+    from lit_storage.bar import bar
     from lit_storage.path import Path
 
     location = parse_remote(remote)
@@ -113,19 +133,21 @@ def get(
         if os.path.isdir(target):
             _refuse_replacing(target, session.remote.stat(location), overwrite=overwrite)
         target = os.path.abspath(target)
-        with _progress() as progress:
-            transfer = Path(str(location)).get(overwrite, to=target, progress=progress)
+        with bar(_last_name(location), leave=False) if progress else contextlib.nullcontext() as tell:
+            transfer = Path(str(location)).get(
+                overwrite,
+                to=target,
+                durable=not no_durable,
+                on_change="accept" if accept_changes else "raise",
+                symlinks="follow" if follow_symlinks else "keep",
+                progress=tell,
+            )
     if as_json:
         print_json({"uri": str(location), "target": target} | dataclasses.asdict(transfer))
         return
-    files = f"{transfer.files} file{'' if transfer.files == 1 else 's'}"
-    typer.echo(f"{printable(target)}: {files}, {human_size(transfer.bytes)} in {transfer.seconds:.2f} s")
-    if transfer.skipped_count:
-        names = ", ".join(map(printable, transfer.skipped))
-        more = ", …" if transfer.skipped_count > len(transfer.skipped) else ""
-        typer.echo(
-            f"{transfer.skipped_count} neither file nor directory, and left out: {names}{more}", err=True
-        )
+    typer.echo(transfer_line(target, transfer))
+    for note in transfer_notes(transfer):
+        typer.echo(note, err=True)
 
 
 @reporting
@@ -134,22 +156,12 @@ def cat(context: typer.Context, remote: Remote, root: Root = None, registry: Reg
 
     Each chunk is verified before it is written.
     """
-    from lit_storage_client.fetch.verify import Verifier
+    from lit_storage_client.fetch.contents import contents
 
     location = parse_remote(remote)
-    verifier, summary = Verifier(), None
-    place = place_of(context, root, registry)
-    with place.connect() as session, session.remote.stream(location) as frames:
-        for frame in frames:
-            for entry in frame.entries:
-                if entry.kind is not Kind.FILE:
-                    raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
-                verifier.announce(entry)
-            for chunk in frame.chunks:
-                verifier.accept(chunk)
-                sys.stdout.buffer.write(chunk.data)
-            summary = frame.summary or summary
-    verifier.finish(summary)
+    with place_of(context, root, registry).connect() as session:
+        for data in contents(session.remote, location):
+            sys.stdout.buffer.write(data)
 
 
 def _named(entry: Entry, location: Location) -> Entry:
@@ -184,18 +196,3 @@ def _refuse_replacing(directory: str, source: Entry, *, overwrite: bool) -> None
     if source.kind is Kind.DIRECTORY:
         ways += ", or replace it as a whole with --overwrite"
     raise PathExists(f"{directory!r} is a directory; {ways}")
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int | None], None] | None]:
-    """Show on a terminal how far a copy has come; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
-    bar = Progress(DownloadColumn(), TransferSpeedColumn(), console=Console(stderr=True), transient=True)
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import InvalidApp, InvalidURI, StorageError
+
+if TYPE_CHECKING:
+    from lit_storage_client.fetch import Transfer
 
 _SECONDS_OF = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 _OPTION_OF = {"overwrite=True": "--overwrite", "root=": "--root", "registry=": "--registry"}
@@ -67,6 +71,42 @@ def entry_line(entry: Entry) -> str:
     size = human_size(entry.size) if kind == "file" else "-"
     link = f" -> {printable(entry.link_target)}" if entry.link_target else ""
     return f"{kind:<9}  {size:>9}  {age(entry.mtime_ns):>14}  {printable(entry.path)}{link}"
+
+
+def transfer_line(target: str, transfer: Transfer) -> str:
+    """Return what a get did, as a person reads it, on one line."""
+    facts = [
+        f"{printable(target)}: {_counted(transfer.files, 'file')}, "
+        f"{human_size(transfer.bytes)} in {transfer.seconds:.2f} s"
+    ]
+    if transfer.hard_linked:
+        facts.append(f"{_counted(transfer.hard_linked, 'hard link')} copied as files of their own")
+    if transfer.unsettled_count:
+        facts.append(f"{transfer.unsettled_count} still changing")
+    if transfer.skipped_count:
+        facts.append(f"{transfer.skipped_count} left out")
+    return "; ".join(facts)
+
+
+def transfer_notes(transfer: Transfer) -> list[str]:
+    """Return what is to be known of files that are not simply copies, a line for each kind."""
+    notes = []
+    if transfer.unsettled_count:
+        names = _names(transfer.unsettled, transfer.unsettled_count)
+        notes.append(f"still changing when they were copied: {names}")
+    if transfer.skipped_count:
+        names = _names(transfer.skipped, transfer.skipped_count)
+        notes.append(f"left out, as neither file nor directory nor a link within the tree: {names}")
+    return notes
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _names(names: Sequence[str], count: int) -> str:
+    """Return names for a line; an empty one is of the path itself."""
+    return ", ".join(printable(name or ".") for name in names) + (", …" if count > len(names) else "")
 
 
 def print_json(value: Any) -> None:

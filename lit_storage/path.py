@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from lit_storage import home as homes
@@ -18,6 +18,7 @@ from lit_storage import unattached
 from lit_storage.home import Home
 from lit_storage.origin import Origin, recall
 from lit_storage.origin_path import OriginPath, made, mark
+from lit_storage.progress import Progress, telling
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
 from lit_storage_proto.uri import SCHEME, Location
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound="Path")
 
 __all__ = ["Origin", "Path", "Progress", "attach", "with_consumer", "with_origin"]
-
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that have arrived, and the bytes to come in all where that is known."""
 
 
 class Path(OriginPath):
@@ -127,27 +125,60 @@ class Path(OriginPath):
     ) -> Transfer:
         """Copy the path, file or whole directory, from its origin to this machine.
 
-        The copy appears at once and whole, or not at all. One's own path transfers nothing.
+        The copy appears at once and whole, or not at all: it is put together out of sight, verified,
+        and renamed into its place. Every look-up finds the old files or the new ones; whoever has an
+        old file open, or mapped with ``mmap``, keeps the old one. To open several files of one
+        version, open their directory first and go through its descriptor: a directory that is
+        replaced stays for ``Limits.reader_seconds`` and no longer. One's own path transfers nothing.
+
+        What is kept: bytes, names, modes without set-id bits, mtimes in ns, empty directories, holes.
+        Hard links become files of their own. Sockets, FIFOs and devices are left out. The Transfer
+        counts them.
 
         Args:
-            overwrite: replace what is there; extra local files are gone then.
-            to: copy there; by default to this path's own value.
-            timeout: seconds for the whole transfer; None: as long as bytes arrive.
-            durable: flush to the disk before the copy appears.
-            on_change: what becomes of files that change meanwhile: "raise" raises SourceChanged.
-                "accept" is reserved, and refused as long as this version cannot do it.
-            symlinks: what becomes of symbolic links: "keep" copies those that stay in the tree as
-                links. "follow" is reserved, and refused as long as this version cannot do it.
-            progress: called with bytes done and bytes in all (None while unknown).
+            overwrite: replace what is there, file or directory, as a whole: extra local files are gone
+                then, and a symbolic link is itself replaced.
+            to: copy there; by default to this path's own value. Missing parents are made.
+            timeout: seconds for the whole transfer; None: as long as bytes arrive. Where contact is
+                lost, the transfer goes on from what was verified for `Limits.resume_seconds` more.
+            durable: whether the copy outlives a power cut. True: one ``syncfs`` before the copy takes
+                its place, and an ``fsync`` of its directory after it, so that a cut leaves the old
+                files or the new ones, and after `get` has returned the new ones. False, for what can
+                be fetched anew: nothing is flushed, and a cut may leave the new names with
+                files that are empty or cut short.
+            on_change: what becomes of files that still change at their origin after they were sent
+                anew three times. "raise": SourceChanged names them. "accept": one that only grew is
+                taken at the size it had, and the others are copied as they are and named in
+                `Transfer.unsettled`. Writes through ``mmap`` at the origin are not noticed.
+            symlinks: what becomes of symbolic links. "keep": those that stay in the tree are copied as
+                links; those that leave it are left out, and named in `Transfer.skipped`. "follow":
+                what they mean is copied, as far as the origin shares it, as with the caches of
+                Hugging Face.
+            progress: True draws a bar on stderr if that is a terminal, or in the cell of a notebook,
+                and nothing elsewhere. Or whom to tell: a function of the bytes done and the bytes in
+                all (None while that is unknown), or an fsspec ``Callback``. It is called in this
+                thread; the bytes done never become fewer, and are all of them in the last call alone,
+                when the copy is in its place. What it raises ends the get, which leaves the target
+                as it was; in the last call, the copy stays. One's own path tells nothing.
+
+        Returns:
+            Files, bytes, seconds, how they came, and what was left out.
 
         Raises:
             NotAttached: the path has no origin, or here nothing may be transferred.
             InvalidURI: the path lies where its origin has no name for it.
             PathExists: something is there already, and `overwrite` is not set.
-            PathNotFound: the path is not at its origin.
-            SourceChanged: the files changed while they were copied.
-            ValueError: `on_change` or `symlinks` is not one that this version can do.
-            OriginUnavailable, TransferTimeout, RegistryUnavailable, IntegrityError: it could not be done.
+            PathNotFound: the path is not at its origin, or its Work does not run.
+            AccessDenied: the origin does not share the path, or the target cannot be written.
+            SourceChanged: the files went on changing while they were copied.
+            OriginUnavailable: the Work is live by the registry, but cannot be reached.
+            TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`.
+            RegistryUnavailable: the registry does not answer.
+            IntegrityError: bytes were damaged on their way, or are missing.
+            ProtocolViolation: the peer breaks the rules of the wire.
+            ValueError: `on_change` or `symlinks` is none of its words.
+            TypeError: `progress` is none of what it may be.
+            OSError: the disk is full, and the like.
         """
         name = self._checked_origin("get()", "there is nowhere to get it from")
         location = self._checked_location()
@@ -159,17 +190,18 @@ class Path(OriginPath):
         target = homes.value_of(home, location) if to is None else os.path.abspath(os.fspath(to))
         if not overwrite and os.path.lexists(target):
             raise PathExists(f"{target!r} exists already; pass overwrite=True to replace it")
-        return homes.transport("get()").get(
-            location,
-            target,
-            confined=to is None,
-            overwrite=overwrite,
-            timeout=timeout,
-            durable=durable,
-            on_change=on_change,
-            symlinks=symlinks,
-            progress=progress,
-        )
+        with telling(progress, self.name or name) as tell:
+            return homes.transport("get()").get(
+                location,
+                target,
+                confined=to is None,
+                overwrite=overwrite,
+                timeout=timeout,
+                durable=durable,
+                on_change=on_change,
+                symlinks=symlinks,
+                progress=tell,
+            )
 
     def _checked_origin(self, action: str, consequence: str) -> str:
         if self._origin is not None:

@@ -1,9 +1,11 @@
 """Paths among arguments: found wherever they are nested, and fetched once each."""
 
+import threading
+
 import pytest
 
 from lit_storage import Path
-from lit_storage.handover import _outermost, find_paths, plain_paths, replace_paths
+from lit_storage.handover import _outermost, fetch_all, find_paths, plain_paths, replace_paths
 
 NESTED = {"a": [Path("x"), (Path("y"), {"b": Path("z")})], "c": 1}
 
@@ -45,3 +47,21 @@ def test_existing_plain_paths_are_found(tmp_path, wrap):
 def test_other_values_are_no_plain_paths(value):
     """A bare word, what does not exist, and our own Paths are not reported."""
     assert list(plain_paths(value)) == []
+
+
+def test_transfers_run_together_within_their_bound(monkeypatch):
+    """As many run at once as are allowed, and no more: each waits until that many have begun."""
+    begun = threading.Barrier(3, timeout=30)
+    running, most, lock = set(), [], threading.Lock()
+
+    def get(path, **options):
+        with lock:
+            running.add(path)
+            most.append(len(running))
+        begun.wait()
+        with lock:
+            running.discard(path)
+
+    monkeypatch.setattr(Path, "get", get)
+    fetch_all([Path(f"/r/{number}") for number in range(6)], workers=3)
+    assert (len(most), max(most)) == (6, 3)

@@ -40,3 +40,19 @@ if TYPE_CHECKING:
         path.get(overwrite=True, to="x", timeout=1.5, on_change="accept", symlinks="follow"), Transfer
     )
     assert_type(path.stat_remote(), Entry)
+
+    class Callback:
+        """As fsspec's, which has no types."""
+
+        def set_size(self, size: int | None) -> None: ...
+        def absolute_update(self, value: int) -> None: ...
+
+    def tell(done: int, total: int | None) -> str:
+        return f"{done} of {total or 'unknown'}"
+
+    path.get(progress=True)
+    path.get(progress=tell)
+    path.get(progress=lambda done, total: None)
+    path.get(progress=Callback())
+    path.get(progress="yes")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    path.get(progress=lambda done: None)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]

@@ -17,6 +17,7 @@ import time
 
 from lit_storage_client.fetch.discards import Discards
 from lit_storage_client.fetch.job import Job
+from lit_storage_client.fetch.report import Report
 from lit_storage_client.fetch.stream import Progress
 from lit_storage_client.fetch.transfer import Transfer
 from lit_storage_client.remote import Remote
@@ -55,7 +56,10 @@ def fetch(
             at the size that it had, and the others are named in the Transfer.
         symlinks: what becomes of symbolic links: "keep" those that stay in the tree as they are, or
             "follow" them, and copy what they mean as far as the origin shares it.
-        progress: called with the bytes done so far and None, after each message.
+        progress: called in this thread with the bytes done so far, which never become fewer, and
+            those in all, or None while that is unknown; it is asked beside the transfer. Both are
+            the same in the last call alone, when the copy is in its place. What it raises ends the
+            get, which leaves the target as it was.
         discards: keeps the tree that is replaced for its readers; None removes it at once.
 
     Raises:
@@ -72,6 +76,8 @@ def fetch(
         ValueError: `on_change` or `symlinks` is unknown.
         OSError: the disk is full, and the like.
     """
+    follow_links = _is(symlinks, "follow", "keep", "symlinks")
+    report = None if progress is None else Report(progress, remote, location, follow_links=follow_links)
     job = Job(
         remote,
         location,
@@ -80,12 +86,16 @@ def fetch(
         overwrite=overwrite,
         durable=durable,
         accept_changes=_is(on_change, "accept", "raise", "on_change"),
-        follow_links=_is(symlinks, "follow", "keep", "symlinks"),
-        progress=progress,
+        follow_links=follow_links,
+        progress=report,
         discards=discards,
         started=time.monotonic(),
         timeout=timeout,
     )
+    return _done(job) if report is None else report.during(lambda: _done(job))
+
+
+def _done(job: Job) -> Transfer:
     try:
         return job.run()
     except OSError as error:

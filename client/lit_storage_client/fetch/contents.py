@@ -1,0 +1,56 @@
+"""Reads one file of another Work without a copy on the disk.
+
+Invariant: no byte is handed out whose digest was not checked, and none out of order; that they are
+all is known when the iterator ends.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from lit_storage_client.fetch.verify import Verifier
+from lit_storage_client.remote import Remote
+from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.frames import Frame, Summary
+from lit_storage_proto.uri import Location
+
+
+def contents(remote: Remote, location: Location) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a file, from the first to the last, in runs of up to ``Limits.chunk_bytes``.
+
+    A run is to be used before the next one is asked for.
+
+    Raises:
+        PathNotFound: the Work does not run, or has no such path.
+        IsADirectoryError: it is no file.
+        SourceChanged: the file changed while it was read.
+        IntegrityError: bytes were damaged, or are missing.
+        ProtocolViolation: the peer sent what is not the content of one file.
+        StorageError: as of `Remote.stream`.
+    """
+    verifier = Verifier()
+    summary: Summary | None = None
+    entries: list[Entry] = []
+    with remote.stream(location) as frames:
+        for frame in frames:
+            entries += frame.entries
+            _check(frame, entries, summary, location)
+            for entry in frame.entries:
+                verifier.announce(entry)
+            for chunk in frame.chunks:
+                verifier.accept(chunk)
+                yield chunk.data
+            summary = frame.summary
+    verifier.finish(summary)
+
+
+def _check(frame: Frame, entries: list[Entry], summary: Summary | None, location: Location) -> None:
+    """Refuse what was not asked for: another tree than one file, and content that is not in the frame."""
+    if summary is not None:
+        raise ProtocolViolation("the peer went on after its summary, which must come last")
+    if entries and entries[0].kind is not Kind.FILE:
+        raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
+    if len(entries) > 1 or frame.packs or frame.round or not all(chunk.data for chunk in frame.chunks):
+        raise ProtocolViolation(f"the peer sent more than the bytes of the one file '{location}'")
