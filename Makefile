@@ -10,8 +10,8 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
 STUBS := proto/lit_storage_proto/v1
-# These two try the Makefile and the wheel, which are the same for every Python.
-NOT_OF_A_PYTHON := --ignore tests/system/test_make.py --ignore tests/system/test_wheel.py
+# These try the Makefile, the wheel and the benchmarks, which are the same for every Python.
+NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_make.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -6,12 +6,14 @@ make bench BENCH_ARGS="--rounds 5 --only large,small --save docs"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
 from benchmarks import figures, rows
+from benchmarks.ballast import ballast
 from benchmarks.report import as_json, machine, picture, table
 from benchmarks.rows import Bench, Result
 
@@ -48,12 +50,15 @@ def main() -> int:
     if not in_memory:
         bench.notes.append(f"{given.memory} cannot be written: nothing is memory-backed")
     results: list[Result] = []
-    for name in given.only.split(",") if given.only else ROWS:
-        for result in ROWS[name](bench):
-            if given.quick:
-                result.row, result.goal = f"{result.row} (tiny)", None
-            results.append(result)
-            print(table([result]).splitlines()[-1], flush=True)
+    with contextlib.ExitStack() as stack:
+        if in_memory and not given.quick:
+            bench.notes.append(stack.enter_context(ballast(given.memory)))
+        for name in given.only.split(",") if given.only else ROWS:
+            for result in ROWS[name](bench):
+                if given.quick:
+                    result.row, result.goal = f"{result.row} (tiny)", None
+                results.append(result)
+                print(table([result]).splitlines()[-1], flush=True)
     print("\n" + table(results))
     print("\n" + ", ".join(f"{key} {value}" for key, value in machine().items()))
     for missing in bench.missing:

@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from benchmarks.work import Process
+
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Competitor:
     """A way to copy `name`, which lies in the directory that is served, to a target."""
 
@@ -33,6 +35,16 @@ class Competitor:
         began = time.perf_counter()
         subprocess.run(command, check=True, cwd=REPOSITORY, timeout=600, **QUIET)
         return time.perf_counter() - began
+
+
+@dataclass(frozen=True, eq=False)
+class Warm(Competitor):
+    """One whose client is a process that runs on, as ours does."""
+
+    client: Process
+
+    def run(self, name: str, target: str) -> float:
+        return float(self.client.ask(name=name, to=target))
 
 
 def find(program: str) -> str | None:
@@ -223,17 +235,8 @@ class Competitors:
         )
 
     def _naive(self) -> Competitor:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.naive", "serve", self._directory],
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._stack.callback(process.kill)
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        return Competitor(
-            "generated stubs",
-            lambda name, target: [sys.executable, "-m", "benchmarks.naive", "get", port, name, target],
-        )
+        server = Process("naive-server", self._directory)
+        self._stack.callback(server.stop)
+        client = Process("naive-client", str(server.ready))
+        self._stack.callback(client.stop)
+        return Warm("generated stubs", lambda name, target: [], client)

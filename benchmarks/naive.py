@@ -1,11 +1,11 @@
 """The naive way: a gRPC service with generated messages of 1 MiB, no digests, one file a call.
 
-python -m benchmarks.naive serve DIRECTORY | get PORT NAME TARGET
+Its processes are `benchmarks.work` ones: warm, as ours are.
 """
 
 from __future__ import annotations
 
-import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,7 +17,9 @@ CHUNK_BYTES = 1 << 20
 OPTIONS = [("grpc.max_receive_message_length", 4 << 20)]
 
 
-def serve(directory: str) -> None:
+def start(directory: str) -> int:
+    """Serve the files of a directory, and return the port."""
+
     def read(request: StringValue, context: Any) -> Iterator[BytesValue]:
         with open(f"{directory}/{request.value}", "rb") as file:
             while data := file.read(CHUNK_BYTES):
@@ -26,17 +28,28 @@ def serve(directory: str) -> None:
     handler = grpc.unary_stream_rpc_method_handler(read, StringValue.FromString, BytesValue.SerializeToString)
     server = grpc.server(ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench.Naive", {"Read": handler}),))
-    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    sys.stdin.read()
+    _running.append(server)
+    return int(port)
 
 
-def get(port: str, name: str, target: str) -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS) as channel, open(target, "wb") as file:
-        call = channel.unary_stream("/bench.Naive/Read", StringValue.SerializeToString, BytesValue.FromString)
-        for message in call(StringValue(value=name)):
-            file.write(message.value)
+class Client:
+    """Copies files from one server."""
+
+    def __init__(self, port: str) -> None:
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}", OPTIONS)
+        self._read = channel.unary_stream(
+            "/bench.Naive/Read", StringValue.SerializeToString, BytesValue.FromString
+        )
+
+    def get(self, name: str, target: str) -> float:
+        """Copy a file, and return the seconds."""
+        began = time.perf_counter()
+        with open(target, "wb") as file:
+            for message in self._read(StringValue(value=name)):
+                file.write(message.value)
+        return time.perf_counter() - began
 
 
-if __name__ == "__main__":
-    {"serve": serve, "get": get}[sys.argv[1]](*sys.argv[2:])
+_running: list[grpc.Server] = []

@@ -164,6 +164,21 @@ def unary_client(port: str) -> None:
     serve(answer)
 
 
+def naive_server(directory: str) -> None:
+    """Serve files as generated stubs do."""
+    from benchmarks import naive
+
+    serve(lambda request: None, naive.start(directory))
+
+
+def naive_client(port: str) -> None:
+    """Get files through generated stubs, and say how long it took."""
+    from benchmarks import naive
+
+    client = naive.Client(port)
+    serve(lambda request: client.get(request["name"], request["to"]))
+
+
 def remove(path: str) -> None:
     """Remove whatever is there."""
     if os.path.isdir(path) and not os.path.islink(path):
@@ -178,5 +193,7 @@ if __name__ == "__main__":
         "consumer": consumer,
         "unary-server": unary_server,
         "unary-client": unary_client,
+        "naive-server": naive_server,
+        "naive-client": naive_client,
     }
     roles[sys.argv[1]](*sys.argv[2:])

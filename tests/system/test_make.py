@@ -9,7 +9,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "command", ["setup", "demo", "test", "test-pythons", "check", "bench", "proto", "proto-check"]
+    "command",
+    ["setup", "demo", "test", "test-pythons", "check", "bench", "bench-handover", "proto", "proto-check"],
 )
 def test_help(command: str) -> None:
     """`make` alone lists each command with what it does, and does nothing else."""
