@@ -695,8 +695,8 @@ class Summary(message.Message):
     packed_files: builtins.int
     """Files in packs; they are not counted in `entries`."""
     unsettled: builtins.bytes
-    """With `accept_changes`: what was still changing, relative to the request's path; the first 100,
-    joined by "/" doubled ("//"), which no path holds; not necessarily UTF-8.
+    """With `accept_changes`: what was still changing, relative to the request's path; at most the first
+    100, joined by "/" doubled ("//"), which no path holds; not necessarily UTF-8.
     """
     unsettled_count: builtins.int
     def __init__(
