@@ -28,6 +28,7 @@ from lit_storage_proto.limits import MAX_FRAME_BYTES
 from lit_storage_proto.registry import LiveRecord
 
 HELLO = b"LITDIRC1"
+TICKET_BYTES = 32
 HEADER = struct.Struct("<II")
 COPYING, COPIED = b"\x01", b"\x00"
 
@@ -38,6 +39,7 @@ Connection = socket.socket | TlsSocket
 _MESSAGES_AHEAD = 16
 
 _UNIX_NAME = re.compile(r"lit-storage-[0-9a-f]{32}")
+_CREDENTIALS = struct.Struct("3i")  # pid, uid and gid: unix(7)
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -60,7 +62,7 @@ class Dialer:
 
     def dial(self, offer: Direct, record: LiveRecord) -> DirectWay | None:
         """Begin to connect to what the peer of `record` offers, if that may be taken up."""
-        if not offer.ticket or not self.ways & Ways.ALL:
+        if len(offer.ticket) != TICKET_BYTES or not self.ways & Ways.ALL:
             return None
         return DirectWay(self, offer, record)
 
@@ -174,11 +176,13 @@ class DirectWay:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
         self._free.put(None)
+        self._ahead.put(_Message())  # wakes whoever waits, also after the end of the thread
 
     def close(self) -> None:
         """Close it; nobody may be waiting for it. A second call does nothing."""
         self.cancel()
-        self._thread.join(self._dialer.connect_seconds)
+        if self._socket is not None:  # else nobody waits for the thread: it connects, and closes that again
+            self._thread.join(self._dialer.connect_seconds)
         if self._taken is not None:
             self._taken.drop()
         with contextlib.suppress(queue.Empty):
@@ -229,6 +233,9 @@ class DirectWay:
         try:
             connected.settimeout(self._dialer.connect_seconds)
             connected.connect(f"\0{offer.unix_name}")
+            if not _is_trusted(connected):
+                connected.close()
+                return None
             connected.sendall(HELLO + offer.ticket)
         except OSError:
             connected.close()
@@ -250,6 +257,13 @@ class DirectWay:
             connected.close()
             raise
         return connected
+
+
+def _is_trusted(connected: socket.socket) -> bool:
+    """Say whether this user or root listens there: anybody may take a name of the abstract namespace."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(credentials)
+    return user in (0, os.geteuid())
 
 
 def _fill(connected: Connection, buffer: memoryview) -> bool:

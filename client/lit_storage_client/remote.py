@@ -15,6 +15,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -146,7 +147,7 @@ class Remote:
             frames = TreeCall(
                 calls.stream_files(request, metadata=self._channels.metadata),
                 record,
-                self._dialer,
+                self._dialer if options.direct else replace(self._dialer, ways=Ways.NONE),
                 lambda failure: _typed(failure, location, record, self.limits),
                 **self._times(location, deadline),
             )

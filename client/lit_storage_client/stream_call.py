@@ -143,6 +143,15 @@ class StreamCall(Generic[T]):
             self._wake.notify()
         self._responses.cancel()
 
+    def check_deadline(self) -> None:
+        """See that there is time left; for whoever works long on one value.
+
+        Raises:
+            TransferTimeout: there is none.
+        """
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            raise TransferTimeout(self._sentence(self._deadline))
+
     def _begin_wait(self, now: float) -> None:
         due = now + self._left
         self._due = due = due if self._deadline is None else min(due, self._deadline)

@@ -79,7 +79,13 @@ class TreeCall(StreamCall[Frame]):
         return self._switch.way().take_descriptor()
 
     def acknowledge(self, *, done: bool) -> None:
-        """Tell the origin that its descriptor is being read, or has been."""
+        """Tell the origin that its descriptor is being read, or has been.
+
+        Raises:
+            TransferTimeout: the deadline of the call is over, and there is more to read.
+        """
+        if not done:
+            self.check_deadline()
         self._switch.way().acknowledge(done=done)
 
 
@@ -93,7 +99,8 @@ class _Switch:
         self._offer: Direct | None = None
         self._way: DirectWay | None = None
         self._data: memoryview | None = None
-        self._moved = False
+        self._moved = self._has_moved = False
+        self._cancelled = False
         self._carried = 0
 
     def __next__(self) -> Any:
@@ -107,6 +114,7 @@ class _Switch:
         return next(self._responses)
 
     def cancel(self) -> None:
+        self._cancelled = True
         if self._way is not None:
             self._way.cancel()
         self._responses.cancel()
@@ -129,8 +137,10 @@ class _Switch:
         if self._offer is not None:
             self._consider(frame, len(message), self._offer)
         if frame.moved:
+            if self._has_moved:
+                raise ProtocolViolation("the peer moved a stream twice")
             self.way()
-            self._moved = True
+            self._moved = self._has_moved = True
         return frame
 
     def _consider(self, frame: Frame, size: int, offer: Direct) -> None:
@@ -138,6 +148,8 @@ class _Switch:
         if self._carried >= _WORTH_A_WAY_BYTES and not frame.summary:
             self._offer = None
             self._way = self._dialer.dial(offer, self._record)
+            if self._cancelled and self._way is not None:
+                self._way.cancel()  # whoever cancelled did not see it yet
 
 
 def _is_new(frame: Frame) -> bool:

@@ -20,17 +20,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, Connection
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES, Connection
 from lit_storage_client.tls_socket import TlsSocket
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
-from lit_storage_proto.limits import MIB, Limits
-
-TICKET_BYTES = 32
+from lit_storage_proto.limits import KIB, MIB, Limits
 
 _HELLO_SECONDS = 5.0
 _MOST_HANDSHAKES = 32
+_SLOWEST_BYTES_A_SECOND = 256 * KIB  # a consumer that says that it copies holds a place; slower is no copy
 _SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 
 
@@ -60,7 +59,7 @@ class Way:
                 self._send(part, descriptor if passed else -1)
                 yield
                 if passed:
-                    yield from self._wait_until_copied()
+                    yield from self._wait_until_copied(sum(chunk.descriptor_bytes for chunk in part.chunks))
         except TimeoutError:
             raise OriginUnavailable(
                 f"the consumer took nothing on its direct connection for {self._seconds:g} s"
@@ -96,8 +95,11 @@ class Way:
         if sent < len(head) + len(data):
             self._socket.sendall(memoryview(data)[sent - len(head) :])
 
-    def _wait_until_copied(self) -> Iterator[None]:
+    def _wait_until_copied(self, size: int) -> Iterator[None]:
+        deadline = time.monotonic() + self._seconds + size / _SLOWEST_BYTES_A_SECOND
         while True:
+            if time.monotonic() > deadline:
+                raise TimeoutError
             said = self._socket.recv(1024)
             if not said:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))

@@ -34,7 +34,7 @@ Follow: TypeAlias = Callable[[str], int]
 
 _NAME_MAX = 255
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_VERSION = struct.Struct("<QqQQ")
+_VERSION = struct.Struct("<QqqQQ")
 
 
 class Found(NamedTuple):
@@ -46,8 +46,11 @@ class Found(NamedTuple):
 
 
 def version_of(status: os.stat_result) -> bytes:
-    """Return what changes whenever the content of a file may have changed."""
-    return _VERSION.pack(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
+    """Return what changes whenever the content of a file may have changed.
+
+    Programs can set the time of the content back, but not that of the last change of the inode.
+    """
+    return _VERSION.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def entry_of(path: str, status: os.stat_result, link_target: str | None = None) -> Entry:

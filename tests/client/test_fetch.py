@@ -85,7 +85,8 @@ def test_tree(get, trainer):
     """Names, bytes, modes, times, links and empty directories are those of the origin."""
     transfer = get("t")
     assert snapshot(get.path("t")) == snapshot(f"{trainer.root}/t")
-    assert (transfer.files, transfer.bytes, transfer.how) == (3, (3 << 20) + 7, "stream")
+    assert (transfer.files, transfer.bytes) == (3, (3 << 20) + 7)
+    assert transfer.how in ("stream", "copy")  # whichever way was there sooner
     assert get.left() == []
 
 
@@ -447,3 +448,10 @@ def test_dead_origin(remote_of, tmp_path):
     with pytest.raises(OriginUnavailable):
         get("t")
     assert time.monotonic() - started < 2
+
+
+def test_what_is_no_file_cannot_be_copied(get, trainer):
+    """A FIFO that is asked for itself is refused by name of the thing, and not taken for absent."""
+    os.mkfifo(f"{trainer.root}/pipe")
+    with pytest.raises(AccessDenied, match="no file, directory or link"):
+        get("pipe")

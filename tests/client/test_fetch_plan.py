@@ -142,3 +142,19 @@ def test_skipped_are_counted_beyond_those_named(plan):
         assert plan.add(Entry(f"fifo{number}", Kind.SKIPPED)) is Step.WAIT
     assert len(plan.skipped.names) == MAX_SKIPPED_NAMES
     assert plan.skipped.count == MAX_SKIPPED_NAMES + 5
+
+
+@pytest.mark.parametrize("kind", [Kind.SYMLINK, Kind.SKIPPED, Kind.REMOVED])
+def test_the_root_stays_a_file_or_directory(kind):
+    """A later round cannot make the target a link to its neighbour, or nothing at all."""
+    plan = Plan()
+    plan.add(a_file(""))
+    plan.begin_round(1)
+    with pytest.raises(ProtocolViolation, match="root"):
+        plan.add(Entry("", kind, link_target="neighbour" if kind is Kind.SYMLINK else ""))
+
+
+def test_a_version_that_is_too_long(plan):
+    """What is remembered of a file has a bound."""
+    with pytest.raises(ProtocolViolation, match="version"):
+        plan.add(a_file("f", version=bytes(257)))

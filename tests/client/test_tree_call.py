@@ -1,5 +1,6 @@
 """A stream that changes its way: to a plain socket, to a Unix socket with descriptors, or not at all."""
 
+import contextlib
 import os
 import secrets
 import socket
@@ -9,7 +10,7 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, Ways
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, Ways, _is_trusted
 from lit_storage_client.fetch.stream import receive
 from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.digest import chunk_digest
@@ -186,6 +187,30 @@ def test_a_message_that_is_too_long(get, origin, script):
         get()
 
 
+def test_nobody_answers(get, script, tmp_path):
+    """A port behind which connections hang, as behind a firewall, keeps nobody waiting at the end."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):  # its queue is full from now on
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+
+        def frames():
+            offer = Direct("", listener.getsockname()[1], bytes(32))
+            yield Frame(("trainer", "i1"), [Entry("", Kind.FILE, SIZE, 0o644)], direct=offer)
+            for chunk in chunks(0, SIZE):
+                yield Frame(chunks=[chunk])
+            yield Frame(summary=Summary(1, 4, SIZE))
+
+        script.frames = frames
+        begun = time.monotonic()
+        get()
+        assert time.monotonic() - begun < 1
+    assert (tmp_path / "tree").read_bytes() == CONTENT
+
+
 def test_nobody_listens(get, script, tmp_path):
     """Where the way cannot be had the whole comes over gRPC."""
     probe = socket.create_server(("127.0.0.1", 0))
@@ -301,3 +326,75 @@ def test_descriptors_do_not_pile_up(get, local, script):
     script.frames = frames
     get()
     assert len(os.listdir("/proc/self/fd")) <= before + 8  # those of gRPC
+
+
+def test_a_descriptor_of_a_device(get, local, script):
+    """What is no regular file is not read: a device may have no end."""
+
+    def frames():
+        yield from local.begin()
+        with open("/dev/zero") as zero:
+            local.send(Frame(chunks=[Chunk(0, HALF, descriptor_bytes=SIZE - HALF)]), zero.fileno())
+
+    script.frames = frames
+    with pytest.raises(ProtocolViolation, match="no regular file"):
+        get()
+
+
+def test_moved_twice(get, origin, script):
+    """A stream moves once; who says so again leaves nobody waiting."""
+
+    def frames():
+        yield from origin.begin()
+        origin.socket.close()
+        yield Frame(moved=True)
+
+    script.frames = frames
+    with pytest.raises(ProtocolViolation, match="twice"):
+        get()
+
+
+def test_moved_to_a_way_that_cannot_be_had(get, script):
+    """Where the offered way is a dead end, the wait for it ends, and the call's status is heard."""
+    probe = socket.create_server(("127.0.0.1", 0))
+    offer = Direct("", probe.getsockname()[1], bytes(32))
+    probe.close()
+
+    def frames():
+        yield Frame(("trainer", "i1"), [Entry("", Kind.FILE, SIZE, 0o644)], direct=offer)
+        yield Frame(moved=True)
+
+    script.frames = frames
+    with pytest.raises(IntegrityError, match="without its summary"):
+        get()
+
+
+@pytest.mark.parametrize("size", [0, 31, 33, 1 << 16])
+def test_a_ticket_of_another_length(get, script, size):
+    """A peer cannot make its consumer write text of its own choice to some port."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        offer = Direct("", other.getsockname()[1], bytes(size))
+
+        def frames():
+            yield Frame(("trainer", "i1"), [Entry("", Kind.FILE, SIZE, 0o644)], direct=offer)
+            for chunk in chunks(0, SIZE):
+                yield Frame(chunks=[chunk])
+            yield Frame(summary=Summary(1, 4, SIZE))
+
+        script.frames = frames
+        get()
+        other.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            other.accept()
+
+
+def test_a_socket_of_another_user(local, monkeypatch):
+    """Anybody may take a name of the abstract namespace: only this user and root are told the ticket."""
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(f"\0{local.unix_name}")
+        assert _is_trusted(connected) is (os.getuid() == 0)
+    monkeypatch.undo()
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.connect(f"\0{local.unix_name}")
+        assert _is_trusted(connected)

@@ -98,7 +98,12 @@ def _next_data(fd: int, position: int, end: int) -> tuple[int | None, int | None
         return position, end  # a file system that knows no holes
     if data >= end:
         return None, end
-    return data, min(os.lseek(fd, data, os.SEEK_HOLE), end)
+    try:
+        hole = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+    except OSError:
+        hole = end  # it became shorter: whoever reads finds that
+    # A file system may be another user's program, and answer anything.
+    return (data, hole) if position <= data < hole else (position, end)
 
 
 def _copy_range(source_fd: int, target_fd: int, position: int, count: int) -> int:

@@ -18,15 +18,17 @@ from typing import Any
 
 import xxhash
 
+from lit_storage_client.names import raw
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.frames import Chunk
-from lit_storage_proto.limits import MIB
+from lit_storage_proto.limits import MAX_MESSAGE_BYTES, MIB
 
 JOURNAL = "journal"
 HELD = "held"
 
 FORMAT = 1
 SMALLEST_BYTES = 8 * MIB  # what is smaller is sooner sent than remembered
+_RUN_BYTES, _FILE_BYTES = 20, 32  # what a run, and a file, takes at most beside its names
 MOST_FILES = 10_000  # as many as one request may name
 
 _BUFFERED_LINES = 16
@@ -190,7 +192,17 @@ def read_journal(staging_fd: int, copied: Mapping[str, Any] | None) -> list[Note
                 if 0 <= offset < offset + size <= noted[number].size:
                     noted[number].runs.append(Run(offset, size, bytes.fromhex(digest)))
     found = sorted((each for each in noted.values() if each.runs), key=lambda each: -each.size)
-    return found[:MOST_FILES]
+    return list(_within_a_request(found[:MOST_FILES]))
+
+
+def _within_a_request(files: list[Noted]) -> Iterator[Noted]:
+    """Yield as many of the files as one request can name, beside what else is in it."""
+    room = MAX_MESSAGE_BYTES // 2
+    for noted in files:
+        room -= len(raw(noted.path)) + len(noted.version) + _RUN_BYTES * len(noted.runs) + _FILE_BYTES
+        if room < 0:
+            return
+        yield noted
 
 
 def _lines(staging_fd: int) -> Iterator[Any]:

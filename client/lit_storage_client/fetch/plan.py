@@ -25,6 +25,7 @@ MAX_LINK_BYTES = 4095  # PATH_MAX of Linux, less the NUL
 MAX_SIZE_BYTES = 2**63 - 1  # off_t
 MAX_SKIPPED_NAMES = 100
 MAX_ROUNDS = 3
+_MAX_VERSION_BYTES = 256
 
 _NO_NAMES = frozenset((b"", b".", b".."))
 
@@ -87,6 +88,8 @@ class Plan:
         path, kind = entry.path, entry.kind
         if self._kinds:
             check_path(path)
+            if not path and kind not in (Kind.FILE, Kind.DIRECTORY):
+                raise ProtocolViolation("the peer made the root of a tree something else")
         elif path or kind in (Kind.SYMLINK, Kind.REMOVED):
             raise ProtocolViolation(f"the first entry of a tree must be its root, but is {shown(path)}")
         _check_metadata(entry)
@@ -216,6 +219,10 @@ def _other_kind(path: str) -> ProtocolViolation:
 
 
 def _check_metadata(entry: Entry) -> None:
+    if len(entry.version) > _MAX_VERSION_BYTES:
+        raise ProtocolViolation(
+            f"the peer sent {shown(entry.path)} with a version of {len(entry.version)} bytes"
+        )
     if entry.mode & ~0o777:
         raise ProtocolViolation(f"the peer sent {shown(entry.path)} with the mode {entry.mode:#o}")
     if entry.kind is Kind.FILE:

@@ -9,6 +9,7 @@ there.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,7 @@ from lit_storage_client.fetch.plan import Plan, Skipped, Step
 from lit_storage_client.fetch.tree import TreeWriter
 from lit_storage_client.fetch.verify import Expected, Span, Verifier
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.errors import AccessDenied, ProtocolViolation
 from lit_storage_proto.frames import Chunk, Frame, Pack, Summary
 
 Progress = Callable[[int, int | None], object]
@@ -182,6 +183,8 @@ class _Receiver:
 
     def _announce(self, entry: Entry) -> None:
         step = self._plan.add(entry)
+        if not entry.path and entry.kind is Kind.SKIPPED:
+            raise AccessDenied("what was asked for is no file, directory or link, so it cannot be copied")
         path, in_round = entry.path, self._plan.in_round
         if self._root is None or not path:
             self._root = entry
@@ -240,6 +243,8 @@ class _Receiver:
             self.tell(end - position)
 
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ProtocolViolation("the peer sent the descriptor of what is no regular file")
             copied = self._tree.copy(
                 entry,
                 fd,

@@ -21,7 +21,7 @@ from lit_storage_client.fetch.copy import Copied, copy_span
 from lit_storage_client.fetch.verify import Span
 from lit_storage_client.names import shown
 from lit_storage_proto.entry import Entry
-from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frames import Pack
 
 _OPEN_DIRECTORIES = 48
@@ -140,6 +140,8 @@ class TreeWriter:
             copied = copy_span(source_fd, fd, span, size=entry.size, tick=tick)
             if last and copied.end == span[1]:
                 self._finish_file(fd, entry)
+        except StorageError:
+            raise  # what `tick` found
         except OSError as error:
             raise self._named(error, entry.path) from None
         return copied
