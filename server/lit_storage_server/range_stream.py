@@ -9,7 +9,7 @@ copy for whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from lit_storage_proto.entry import Entry, Kind
@@ -52,7 +52,7 @@ class RangeStream:
         self._assembly = Assembly(chunk_bytes)
         self._reader = Reader(self._assembly.capacity, holes=False)
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Generator[Frame, None, None]:
         """Yield the frames, with one entry a file; the data of one stay until the next is asked for.
 
         Raises:

@@ -135,13 +135,16 @@ class PathStorageServicer:
                 ranges = [_byte_range(message) for message in request.ranges]
                 if _tree_only(request):
                     raise ProtocolViolation("ranges go with no other field but the path")
-                frames = RangeStream(self._shares, path, ranges, self._limits.chunk_bytes).frames()
+                source = RangeStream(self._shares, path, ranges, self._limits.chunk_bytes)
+                frames = stack.enter_context(contextlib.closing(source.frames()))
                 yield encode_frame(Frame(origin))
                 yield from map(encode_frame, frames)
                 return
             tree = TreeStream(self._shares, path, _options(request), self._limits.chunk_bytes)
+            # Closed, not dropped: the traceback of an error may hold on to it, and so to open files.
+            frames = stack.enter_context(contextlib.closing(tree.frames()))
             yield encode_frame(Frame(origin, direct=offer.direct if offer else None))
-            for frame in frames_on(tree.frames(), offer, lambda: tree.descriptor, tree.pass_descriptors):
+            for frame in frames_on(frames, offer, lambda: tree.descriptor, tree.pass_descriptors):
                 yield None if frame is None else encode_frame(frame)
 
     def _check(self, request: _Request, context: grpc.ServicerContext) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lit_storage_proto.entry import Entry, Kind
@@ -77,7 +77,7 @@ class TreeStream:
         """From now on, pass large files as descriptors."""
         self._reader.descriptors = True
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self) -> Generator[Frame, None, None]:
         """Yield all frames; the data of one stay as they are until the next is asked for.
 
         Raises:

@@ -236,6 +236,7 @@ def test_a_forked_child_neither_uses_nor_ends_the_server(script):
     process = script(
         work(
             """
+import warnings; warnings.simplefilter("ignore")  # of forks
 if (forked := os.fork()) == 0:
     try:
         session.declare("/elsewhere")

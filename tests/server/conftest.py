@@ -141,7 +141,7 @@ def copy(tree_shares, tmp_path):
         try:
             received = receive(step_by_step(), fd, "tree", label="/target")
         finally:
-            assert len(os.listdir("/proc/self/fd")) == before
+            assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
             os.close(fd)
         return Copied(received, frames, target / "tree")
 
