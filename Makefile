@@ -60,20 +60,22 @@ bench-handover: $(VENV)/.dev ## Measure the hand-over from one Work's run to the
 define generate_stubs
 cd proto && $(abspath $(BIN))/python -m grpc_tools.protoc -I . \
 	--plugin=protoc-gen-mypy=$(abspath $(BIN))/protoc-gen-mypy \
-	--plugin=protoc-gen-mypy_grpc=$(abspath $(BIN))/protoc-gen-mypy_grpc \
 	--python_out=$(1) --mypy_out=readable_stubs,quiet:$(1) \
+	lit_storage_proto/v1/path_storage.proto lit_storage_proto/v1/artifact.proto && \
+$(abspath $(BIN))/python -m grpc_tools.protoc -I . \
+	--plugin=protoc-gen-mypy_grpc=$(abspath $(BIN))/protoc-gen-mypy_grpc \
 	--grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) \
 	lit_storage_proto/v1/path_storage.proto
 endef
 
-proto: $(VENV)/.dev ## Generate the stubs of the wire anew
+proto: $(VENV)/.dev ## Generate the stubs of the .proto files anew
 	$(call generate_stubs,.)
 
-proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .proto file
+proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .proto files
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && ($(call generate_stubs,$$fresh)) && \
 	for stub in "$$fresh"/lit_storage_proto/v1/*; do \
 		diff -u $(STUBS)/$$(basename $$stub) $$stub || { echo "The stubs are stale: run make proto"; exit 1; }; \
-	done && echo "The stubs in $(STUBS) are those of its .proto file."
+	done && echo "The stubs in $(STUBS) are those of its .proto files."
 
 clean: ## Remove the environments and caches made here
 	rm -rf $(VENV) $(VENV)-3.* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -5,7 +5,7 @@
     ├── PathExists           FileExistsError     the target of a get is already there
     ├── AccessDenied         PermissionError     not shared, not permitted, or a wrong token
     ├── NotAttached          RuntimeError        no origin is known yet, or not in this place
-    ├── OriginUnavailable    ConnectionError     live by the registry, but it does not answer
+    ├── OriginUnavailable    ConnectionError     the live Work, or the store of what it left, does not answer
     ├── RegistryUnavailable  ConnectionError     the registry does not answer
     ├── TransferTimeout      TimeoutError        a deadline passed
     ├── SourceChanged        RuntimeError        the files changed while they were copied
@@ -71,7 +71,7 @@ class NotAttached(StorageError, RuntimeError):
 
 
 class OriginUnavailable(_SystemError, ConnectionError):
-    """The Work that owns the files is registered as live but does not answer."""
+    """What holds the files, a live Work or the store of a stopped one, does not answer."""
 
     _errno = errno.EHOSTUNREACH
 

@@ -19,6 +19,7 @@ MAX_NAME_CHARACTERS = 128
 MAX_PATH_BYTES = 64 * KIB  # over Linux' PATH_MAX of 4 KiB: trees are walked through directory fds
 MAX_HELD_FILES = 10_000  # that one request names
 MAX_RANGES = 10_000  # of one request: more are asked for in further ones
+OBJECT_BYTES = 8 * MIB  # of an object in a store of artifacts; the last one of a version may be smaller
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Limits:
     """How long a get goes on trying to reach an origin again after contact was lost."""
     stop_grace_seconds: float = 30.0
     """From asking a Work to stop until it is killed."""
+    publish_seconds: float = 30.0
+    """What a Work that stops, or whose run returned, may take to publish what it declared."""
     linger_seconds: float = 1.0
     """How long a stopping server keeps its connections after the last stream, so that it is read."""
     start_seconds: float = 60.0
@@ -53,3 +56,7 @@ class Limits:
     """Threads kept for Exists, Stat and health while all streams run."""
     fetch_workers: int = 4
     """Transfers that one automatic transfer runs at once."""
+    store_seconds: float = 30.0
+    """One request to a store of artifacts, with all that is tried again within it."""
+    store_requests: int = 4
+    """Requests that one transfer has under way at a store of artifacts, of up to 8 MiB each."""

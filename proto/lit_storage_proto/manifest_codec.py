@@ -1,0 +1,137 @@
+"""Manifests of artifacts as bytes, sealed, so that one that was cut short is never taken for whole.
+
+Invariant: what `decode_manifest` returns is what `encode_manifest` was given, and fits together: each
+chunk of each file lies within one object, and each object has a key of the store's grammar. Names are
+as they came; whoever makes files of them checks them as those of a peer.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from lit_storage_proto.artifact import Extent, Manifest, StoredEntry, StoredObject, Version, key_version
+from lit_storage_proto.digest import DIGEST_BYTES, chunk_digest
+from lit_storage_proto.entry import from_wire, get_path, is_utf8, set_path, to_wire
+from lit_storage_proto.errors import IntegrityError, ProtocolViolation
+from lit_storage_proto.limits import MAX_FRAME_BYTES
+from lit_storage_proto.v1 import artifact_pb2 as pb
+
+MAGIC: Final = b"LITARTF1"
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Return `manifest` as it is kept in a store or on a disk."""
+    message = pb.Manifest(
+        name=manifest.name,
+        instance_id=manifest.version.instance_id,
+        number=manifest.version.number,
+        published_ns=manifest.published_ns,
+        machine_id=manifest.machine_id,
+        unclean=manifest.unclean,
+        removed=manifest.removed,
+        chunk_bytes=manifest.chunk_bytes,
+        objects=[pb.Manifest.Object(key=key, size=size) for key, size in manifest.objects],
+    )
+    set_path(message, manifest.path)
+    if is_utf8(manifest.in_place):
+        message.in_place = manifest.in_place
+    else:
+        message.in_place_bytes = os.fsencode(manifest.in_place)
+    for stored in manifest.entries:
+        message.entries.append(
+            pb.StoredEntry(
+                entry=to_wire(stored.entry),
+                spans=[number for start, end in stored.spans for number in (start, end - start)],
+                extents=[number for extent in stored.extents for number in extent],
+                digests=stored.digests,
+            )
+        )
+    sealed = MAGIC + message.SerializeToString()
+    return sealed + chunk_digest(sealed)
+
+
+def decode_manifest(data: bytes, *, where: str) -> Manifest:
+    """Return the manifest that `data` is.
+
+    Args:
+        data: the whole file.
+        where: what errors call it.
+
+    Raises:
+        IntegrityError: it is cut short, damaged, or none.
+    """
+    sealed = memoryview(data)[:-DIGEST_BYTES]
+    if len(data) < len(MAGIC) + DIGEST_BYTES or chunk_digest(sealed) != data[-DIGEST_BYTES:]:
+        raise IntegrityError(f"the manifest {where} is cut short or damaged")
+    if data[: len(MAGIC)] != MAGIC:
+        raise IntegrityError(f"the manifest {where} is of another format; upgrade lit-storage")
+    try:
+        message = pb.Manifest.FromString(bytes(sealed[len(MAGIC) :]))
+        manifest = _manifest(message)
+        _check(manifest)
+    except (DecodeError, ProtocolViolation, IntegrityError) as error:
+        raise IntegrityError(f"the manifest {where} is damaged: {error}") from None
+    return manifest
+
+
+def _manifest(message: pb.Manifest) -> Manifest:
+    return Manifest(
+        name=message.name,
+        path=get_path(message),
+        version=Version(message.number, message.instance_id),
+        published_ns=message.published_ns,
+        machine_id=message.machine_id,
+        chunk_bytes=message.chunk_bytes,
+        entries=[_stored(stored) for stored in message.entries],
+        objects=[StoredObject(each.key, each.size) for each in message.objects],
+        in_place=os.fsdecode(message.in_place_bytes) if message.in_place_bytes else message.in_place,
+        unclean=message.unclean,
+        removed=message.removed,
+    )
+
+
+def _stored(message: pb.StoredEntry) -> StoredEntry:
+    spans, extents = message.spans, message.extents
+    if len(spans) % 2 or len(extents) % 3:
+        raise IntegrityError("runs are named by halves")
+    return StoredEntry(
+        from_wire(message.entry),
+        tuple((start, start + length) for start, length in zip(spans[::2], spans[1::2], strict=True)),
+        tuple(map(Extent, extents[::3], extents[1::3], extents[2::3])),
+        message.digests,
+    )
+
+
+def _check(manifest: Manifest) -> None:
+    if Version.parse(str(manifest.version)) is None:
+        raise IntegrityError("its version is none")
+    for each in manifest.objects:
+        if key_version(each.key) is None:
+            raise IntegrityError(f"{each.key!r} is no object of a store")
+    if not manifest.entries:
+        if not manifest.removed:
+            raise IntegrityError("it has no entries")
+        return
+    if not 0 < manifest.chunk_bytes <= MAX_FRAME_BYTES:
+        raise IntegrityError(f"its chunks have {manifest.chunk_bytes} bytes")
+    for stored in manifest.entries:
+        _check_stored(stored, manifest)
+
+
+def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
+    position, path = 0, stored.entry.path
+    for start, end in stored.spans:
+        if not position <= start < end <= stored.entry.size:
+            raise IntegrityError(f"the runs of {path!r} do not ascend, or leave the file")
+        position = end
+    for number, offset, size in stored.extents:
+        if number >= len(manifest.objects) or not 0 < size <= manifest.objects[number].size - offset:
+            raise IntegrityError(f"bytes of {path!r} are said to lie where no object is")
+    if stored.digests or stored.extents:
+        if not stored.extents and not manifest.in_place:
+            raise IntegrityError(f"the bytes of {path!r} are nowhere")
+        for _ in stored.chunks(manifest.chunk_bytes):
+            pass  # it raises where they do not fit together
