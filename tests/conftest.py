@@ -1,8 +1,15 @@
-"""What all tests share: a plain environment, and which tests need uid 0."""
+"""What all tests share: a plain environment, servers of S3, and which tests need uid 0."""
 
+import contextlib
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import sysconfig
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +34,103 @@ def leave_session() -> Iterator[None]:
         left.close()
     if home is not None:
         home.expect(None)
+
+
+class S3Server:
+    """A real server of S3's protocol on loopback, for as long as the tests run."""
+
+    key, secret = "some-key", "some-secret-of-tests"
+
+    def __init__(self, command: list[str], port: int, log: Path) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return
+            assert self.process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        raise AssertionError(f"{command[0]} does not listen: {log.read_text()}")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What tells S3 clients how to reach it, and with which credentials."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def new_url(self) -> str:
+        """Return the URL of a place in a new bucket."""
+        import botocore.session
+
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        client = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+        )
+        client.create_bucket(Bucket=bucket)
+        client.close()
+        return f"s3://{bucket}/some/prefix"
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def script_of(name: str) -> str:
+    """Return the path of a program that is installed beside this Python."""
+    path = os.path.join(sysconfig.get_path("scripts"), name)
+    assert os.path.exists(path), f"{name} is not installed: run make setup"
+    return path
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone serves a directory as S3; it checks signatures, and lets an object be written twice."""
+    directory, port = tmp_path_factory.mktemp("rclone"), free_port()
+    served = directory / "served"
+    served.mkdir()
+    keys = f"{S3Server.key},{S3Server.secret}"
+    command = [script_of("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", keys]
+    command += ["--config", str(directory / "none"), str(served)]
+    server = S3Server(command, port, directory / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """moto keeps objects in memory; it takes any key, and enforces conditional writes."""
+    port = free_port()
+    command = [script_of("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    server = S3Server(command, port, tmp_path_factory.mktemp("moto") / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], tuple[S3Server, str]]:
+    """Choose a server by name; the environment tells of it, and the URL is that of a new place in it."""
+
+    def choose(name: str) -> tuple[S3Server, str]:
+        server: S3Server = request.getfixturevalue(name)
+        for variable, value in server.environment.items():
+            monkeypatch.setenv(variable, value)
+        return server, server.new_url()
+
+    return choose

@@ -11,6 +11,7 @@ restarted elsewhere is asked there, one that is gone is absent, all else is an e
 
 from __future__ import annotations
 
+import errno
 import random
 import time
 import weakref
@@ -27,7 +28,7 @@ from lit_storage_client.names import check_path, shown
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto import entry as entries_
-from lit_storage_proto.entry import Entry
+from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import (
     NotAttached,
     OriginUnavailable,
@@ -141,13 +142,34 @@ class Remote:
             StorageError: as of `exists`; also while iterating.
         """
         options = options or TreeOptions()
+        ways = self._dialer.ways if options.direct else Ways.NONE
+        return self._stream_files(location, _tree_request(options), ways, deadline)
 
+    def stream_part(self, location: Location, offset: int, length: int | None) -> TreeCall:
+        """Return the frames of a part of one file; what lies behind its end is passed over.
+
+        Raises:
+            PathNotFound: the Work does not run, or has no such path.
+            IsADirectoryError: it is no file.
+            SourceChanged: another file came to be there at the same time.
+            StorageError: as of `exists`; also while iterating.
+        """
+        entry = self.stat(location)
+        if entry.kind is not Kind.FILE:
+            raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
+        begin = min(offset, entry.size)
+        end = entry.size if length is None else min(entry.size, begin + length)
+        part = pb.Range(offset=begin, length=end - begin, version=entry.version)
+        return self._stream_files(location, pb.StreamFilesRequest(ranges=[part]), Ways.NONE, None)
+
+    def _stream_files(
+        self, location: Location, request: pb.StreamFilesRequest, ways: Ways, deadline: float | None
+    ) -> TreeCall:
         def call(record: LiveRecord, calls: PeerCalls) -> TreeCall:
-            request = _addressed(_tree_request(options), record, location)
             frames = TreeCall(
-                calls.stream_files(request, metadata=self._channels.metadata),
+                calls.stream_files(_addressed(request, record, location), metadata=self._channels.metadata),
                 record,
-                self._dialer if options.direct else replace(self._dialer, ways=Ways.NONE),
+                replace(self._dialer, ways=ways),
                 lambda failure: _typed(failure, location, record, self.limits),
                 **self._times(location, deadline),
             )

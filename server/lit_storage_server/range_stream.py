@@ -12,6 +12,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
+from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Frame
@@ -19,7 +20,7 @@ from lit_storage_proto.limits import MAX_RANGES
 from lit_storage_server.assembly import Assembly
 from lit_storage_server.reader import Reader, ShortFileError
 from lit_storage_server.shares import Shares
-from lit_storage_server.walk import entry_of, join, version_of
+from lit_storage_server.walk import entry_of, join
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lit_storage_client.artifacts.pieces import without
+from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, PathNotFound, SourceChanged
 from lit_storage_proto.frames import Frame
@@ -25,7 +27,7 @@ from lit_storage_server.assembly import Assembly
 from lit_storage_server.look import Seen
 from lit_storage_server.reader import Reader, ShortFileError
 from lit_storage_server.shares import OPEN_REGULAR, Opened, Shares
-from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join, version_of
+from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join
 
 PACKED_BYTES = 64 * KIB  # a file up to this size is packed
 MAX_ROUNDS = 3
@@ -244,7 +246,7 @@ class TreeStream:
         version, held = self._options.held.get(path, (b"", ()))
         # In a round a file comes as a whole, for it takes the place of what was put together before.
         is_held = version == entry.version and not self._assembly.round
-        spans = _between(held, entry.size) if is_held else [(0, entry.size)]
+        spans = without(held, entry.size) if is_held else [(0, entry.size)]
         self.descriptor = fd
         try:
             for chunk in self._reader.chunks(fd, number, status, spans):
@@ -406,18 +408,6 @@ def _first(paths: Iterable[str]) -> tuple[str, ...]:
             break
         names.append(path)
     return tuple(names)
-
-
-def _between(held: Sequence[Span], size: int) -> list[Span]:
-    """Return what of a file is not in `held`."""
-    spans, position = [], 0
-    for start, end in held:
-        if position < min(start, size):
-            spans.append((position, min(start, size)))
-        position = end
-    if position < size:
-        spans.append((position, size))
-    return spans
 
 
 def _changed(shown: str) -> SourceChanged:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 from lit_storage_client.beneath import open_beneath
+from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
@@ -34,7 +34,6 @@ Follow: TypeAlias = Callable[[str], int]
 
 _NAME_MAX = 255
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_VERSION = struct.Struct("<QqqQQ")
 
 
 class Found(NamedTuple):
@@ -43,14 +42,6 @@ class Found(NamedTuple):
     path: str
     """Relative to where the walk began."""
     entry: Entry
-
-
-def version_of(status: os.stat_result) -> bytes:
-    """Return what changes whenever the content of a file may have changed.
-
-    Programs can set the time of the content back, but not that of the last change of the inode.
-    """
-    return _VERSION.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def entry_of(path: str, status: os.stat_result, link_target: str | None = None) -> Entry:

@@ -5,7 +5,7 @@ get stays on the disk but, where contact was lost, what another attempt can go o
 put together in `job`, each in a module of its own:
 
  1. `confine` says where the target lies, and refuses what could not be put there: nothing moved yet.
- 2. `remote` opens the stream: the origin is live, is the one asked, and has the path.
+ 2. a `source` opens the stream: the origin is live, is the one asked, and has the path, or left it.
  3. `stream` plans, verifies and writes into a `staging`.
  4. `commit` puts the whole copy in the place of the target in one step.
 """
@@ -18,16 +18,16 @@ import time
 from lit_storage_client.fetch.discards import Discards
 from lit_storage_client.fetch.job import Job
 from lit_storage_client.fetch.report import Report
+from lit_storage_client.fetch.source import Source
 from lit_storage_client.fetch.stream import Progress
 from lit_storage_client.fetch.transfer import Transfer
-from lit_storage_client.remote import Remote
 from lit_storage_proto.uri import Location
 
 __all__ = ["Discards", "Progress", "Transfer", "fetch"]
 
 
 def fetch(
-    remote: Remote,
+    remote: Source,
     location: Location,
     *,
     root: str | None,
@@ -43,7 +43,7 @@ def fetch(
     """Copy `location` to `target`.
 
     Args:
-        remote: the Works that can be asked.
+        remote: who can be asked for the files.
         location: whose files, and which.
         root: the storage root R, within which the target must lie in ``R/@origin``; None for a
             target of the caller's own choice.
@@ -64,9 +64,9 @@ def fetch(
 
     Raises:
         PathExists: the target is there and `overwrite` is false, or a file is in its way.
-        PathNotFound: the Work does not run, or has no such path.
+        PathNotFound: the Work has no such path, or does not run and left none.
         AccessDenied: the target cannot be written or replaced, or the origin refuses the path.
-        OriginUnavailable: the Work is live by the registry, but cannot be reached.
+        OriginUnavailable: the Work is live by the registry, or its artifacts are, but cannot be reached.
         TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`.
         RegistryUnavailable: the registry does not answer.
         SourceChanged: files went on changing while they were copied.

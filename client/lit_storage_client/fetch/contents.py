@@ -9,21 +9,30 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 
-from lit_storage_client.fetch.verify import Verifier
-from lit_storage_client.remote import Remote
+from lit_storage_client.fetch.source import Source
+from lit_storage_client.fetch.verify import Span, Verifier
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frames import Frame, Summary
 from lit_storage_proto.uri import Location
 
 
-def contents(remote: Remote, location: Location) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a file, from the first to the last, in runs of up to ``Limits.chunk_bytes``.
+def contents(
+    remote: Source, location: Location, *, offset: int = 0, length: int | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a file in their order, in runs of up to ``Limits.chunk_bytes``.
 
     A run is to be used before the next one is asked for.
 
+    Args:
+        remote: who can be asked for the file.
+        location: whose file, and which.
+        offset: of the first byte that is wanted; 0 or more.
+        length: how many bytes are wanted; None is all that follow. What lies behind the end of the
+            file is passed over.
+
     Raises:
-        PathNotFound: the Work does not run, or has no such path.
+        PathNotFound: the Work has no such path, or does not run and left none.
         IsADirectoryError: it is no file.
         SourceChanged: the file changed while it was read.
         IntegrityError: bytes were damaged, or are missing.
@@ -33,17 +42,25 @@ def contents(remote: Remote, location: Location) -> Iterator[bytes | memoryview]
     verifier = Verifier()
     summary: Summary | None = None
     entries: list[Entry] = []
-    with remote.stream(location) as frames:
+    whole = not offset and length is None
+    with remote.stream(location) if whole else remote.stream_part(location, offset, length) as frames:
         for frame in frames:
             entries += frame.entries
             _check(frame, entries, summary, location)
             for entry in frame.entries:
-                verifier.announce(entry)
+                verifier.announce(entry, () if whole else _unwanted(entry.size, offset, length))
             for chunk in frame.chunks:
                 verifier.accept(chunk)
                 yield chunk.data
             summary = frame.summary
     verifier.finish(summary)
+
+
+def _unwanted(size: int, offset: int, length: int | None) -> list[Span]:
+    """Return what of a file of `size` bytes is not to come."""
+    begin = min(offset, size)
+    end = size if length is None else min(size, begin + length)
+    return [span for span in ((0, begin), (end, size)) if span[0] < span[1]]
 
 
 def _check(frame: Frame, entries: list[Entry], summary: Summary | None, location: Location) -> None:

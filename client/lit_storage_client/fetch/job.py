@@ -16,14 +16,14 @@ from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import STREAM, commit, seal
 from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
+from lit_storage_client.fetch.source import Frames, Source
 from lit_storage_client.fetch.staging import TREE, Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
 from lit_storage_client.fetch.stream import Progress, Received, receive
 from lit_storage_client.fetch.swap_lock import exclusive
 from lit_storage_client.fetch.transfer import Transfer
 from lit_storage_client.names import shown
-from lit_storage_client.remote import Remote
-from lit_storage_client.tree_call import Held, TreeCall, TreeOptions
+from lit_storage_client.tree_call import Held, TreeOptions
 from lit_storage_proto.errors import (
     IntegrityError,
     NotAttached,
@@ -41,7 +41,7 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 class Job:
     """One get, as it was asked for; the fields are the arguments of `fetch`."""
 
-    remote: Remote
+    remote: Source
     location: Location
     root: str | None
     target: str
@@ -133,7 +133,7 @@ class Job:
             self._check_deadline()
             return received, self._put_in_place(received, area, staging)
 
-    def _stream(self, staging: Staging | None) -> TreeCall:
+    def _stream(self, staging: Staging | None) -> Frames:
         held = [] if staging is None else staging.journal.held
         options = TreeOptions(
             packs=True,

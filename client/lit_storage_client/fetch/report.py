@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from lit_storage_client.fetch.source import Source
 from lit_storage_client.fetch.stream import Progress
-from lit_storage_client.remote import Remote
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.uri import Location
 
@@ -41,7 +41,7 @@ class Report:
         follow_links: whether what links mean is copied, which no list tells the size of.
     """
 
-    def __init__(self, tell: Progress, remote: Remote, location: Location, *, follow_links: bool) -> None:
+    def __init__(self, tell: Progress, remote: Source, location: Location, *, follow_links: bool) -> None:
         self._tell = tell
         self._remote = remote
         self._location = location

@@ -1,0 +1,201 @@
+"""Objects in whatever fsspec has a file system for: S3 and its like.
+
+fsspec is loaded when the first store of this kind is opened; s3fs comes with the extra ``s3``.
+
+Every request runs in a thread of its own, and is given up when its time is over: not every file system
+bounds its waits. Credentials come from where each file system looks for them (for S3: the variables
+``AWS_*``, a profile, or the machine's role), and never from a URL, which others are told.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeVar
+
+from lit_storage_client.artifacts.lanes import Lanes, LateError
+from lit_storage_client.artifacts.objects import Found
+from lit_storage_client.names import shown
+from lit_storage_proto.errors import (
+    AccessDenied,
+    IntegrityError,
+    InvalidURI,
+    OriginUnavailable,
+    StorageError,
+    TransferTimeout,
+)
+
+T = TypeVar("T")
+
+_CONNECT_SECONDS = 5.0
+_MOST_CHARACTERS = 300
+_REMOVED_AT_ONCE = 1000  # as many as one DeleteObjects of S3 takes
+# Words in the names of errors that mean "not you": botocore's do not share a base class.
+_CREDENTIALS: Final = (
+    "NoCredentials",
+    "PartialCredentials",
+    "TokenRetrieval",
+    "UnauthorizedSSO",
+    "Credential",
+)
+
+
+class FsspecObjects:
+    """Objects below a URL of fsspec.
+
+    Args:
+        url: ``PROTOCOL://…``, without a trailing slash.
+        seconds: what one request may take.
+        requests: how many may be under way at once.
+
+    Raises:
+        InvalidURI: fsspec, or its file system for this protocol, is not installed.
+    """
+
+    def __init__(self, url: str, *, seconds: float, requests: int) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._lanes = Lanes(2 * requests, "lit-storage-store")
+        protocol, _, self._root = url.partition("://")
+        self._files = _file_system(protocol, seconds)
+
+    @property
+    def url(self) -> str:
+        """See `Objects.url`."""
+        return self._url
+
+    def put(self, key: str, data: bytes | bytearray) -> None:
+        """See `Objects.put`."""
+        self._ask(lambda: self._put(f"{self._root}/{key}", bytes(data)), key)
+
+    def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+        """See `Objects.read`."""
+        if size == 0:
+            return b""
+        end = None if size is None else start + size
+        options = {} if end is None and not start else {"start": start, "end": end}
+        data: bytes = self._ask(lambda: self._files.cat_file(f"{self._root}/{key}", **options), key)
+        if size is not None and len(data) != size:
+            raise IntegrityError(f"{shown(key)} in {self.url} is shorter than it was")
+        return data
+
+    def list(self, prefix: str) -> list[Found]:
+        """See `Objects.list`."""
+        try:
+            found = self._ask(lambda: self._files.find(f"{self._root}/{prefix}", detail=True), prefix)
+        except FileNotFoundError as error:
+            raise OriginUnavailable(f"the store {shown(self.url)} is not there: {_words(error)}") from None
+        base = self._files._strip_protocol(self._root).rstrip("/") + "/"
+        return sorted(
+            Found(path.removeprefix(base), int(info["size"]), _modified(info)) for path, info in found.items()
+        )
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """See `Objects.remove`."""
+        paths = [f"{self._root}/{key}" for key in keys]
+        for first in range(0, len(paths), _REMOVED_AT_ONCE):
+            batch = paths[first : first + _REMOVED_AT_ONCE]
+            try:
+                self._ask(lambda batch=batch: self._files.rm(batch), batch[0])  # type: ignore[misc]
+            except FileNotFoundError:
+                # Another process removed one; which of the others are left is not known.
+                for path in batch:
+                    try:
+                        self._ask(lambda path=path: self._files.rm_file(path), path)  # type: ignore[misc]
+                    except FileNotFoundError:
+                        pass
+
+    def _put(self, path: str, data: bytes) -> None:
+        try:
+            self._files.pipe_file(path, data, mode="create")
+        except (TypeError, ValueError, NotImplementedError):
+            # A file system without exclusive writes; no two versions ever have the same names.
+            if self._files.exists(path):
+                raise FileExistsError(errno.EEXIST, "it is there already", path) from None
+            self._files.pipe_file(path, data)
+
+    def _ask(self, call: Callable[[], T], what: str) -> T:
+        try:
+            return self._lanes.call(call, self._seconds)
+        except LateError:
+            raise TransferTimeout(
+                f"the store {shown(self.url)} gave no answer for {self._seconds:g} s; is it in reach?"
+            ) from None
+        except StorageError:
+            raise
+        except FileExistsError:
+            raise FileExistsError(errno.EEXIST, "it is there already", what) from None
+        except Exception as error:  # noqa: BLE001  each file system has errors of its own
+            raise self._typed(error, what) from None
+
+    def _typed(self, error: Exception, what: str) -> OSError:
+        words, kind = _words(error), type(error).__name__
+        if isinstance(error, PermissionError) or any(word in kind for word in _CREDENTIALS):
+            return AccessDenied(
+                f"the store {shown(self.url)} refuses this process: {words}; check its credentials"
+            )
+        if isinstance(error, FileNotFoundError):
+            if "bucket" in words.lower():
+                return OriginUnavailable(f"the store {shown(self.url)} is not there: {words}")
+            return FileNotFoundError(errno.ENOENT, os_error_text(error), what)
+        if isinstance(error, OSError) and error.errno == errno.EINVAL and "ange" in words:
+            return IntegrityError(f"{shown(what)} in {self.url} is shorter than it was")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OSError(error.errno, error.strerror, self.url)
+        return OriginUnavailable(f"the store {shown(self.url)} cannot be used: {kind}: {words}")
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the system, or a file system in Python, says of an error."""
+    return error.strerror or "it is not there"
+
+
+def check_file_system(protocol: str) -> Any:
+    """Return the class of fsspec for a protocol.
+
+    Raises:
+        InvalidURI: there is none, or what it needs is not installed.
+    """
+    try:
+        fsspec = importlib.import_module("fsspec")
+        return fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        extra = "lit-storage[s3]" if protocol in ("s3", "s3a") else "fsspec and what it needs for it"
+        raise InvalidURI(
+            f"artifacts at {protocol}:// need a file system that is not installed ({_words(error)}); "
+            f"pip install '{extra}'"
+        ) from None
+    except ValueError:
+        raise InvalidURI(f"{protocol!r} is no kind of store known to fsspec; use file:// or s3://") from None
+
+
+def _file_system(protocol: str, seconds: float) -> Any:
+    kind = check_file_system(protocol)
+    options: dict[str, Any] = {"skip_instance_cache": protocol != "memory", "use_listings_cache": False}
+    if protocol in ("s3", "s3a"):
+        options["config_kwargs"] = {
+            "connect_timeout": min(_CONNECT_SECONDS, seconds),
+            "read_timeout": seconds,
+            "retries": {"mode": "standard", "max_attempts": 3},
+            # Our own digests see to it. Some servers send that of a whole object with a part of it.
+            "response_checksum_validation": "when_required",
+        }
+    return kind(**options)
+
+
+def _modified(info: dict[str, Any]) -> float:
+    for name in ("LastModified", "mtime", "created"):
+        value = info.get(name)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return 0.0
+
+
+def _words(error: Exception) -> str:
+    """Return the first line of an error, without secrets: what fsspec says holds paths and no keys."""
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__)[:_MOST_CHARACTERS]

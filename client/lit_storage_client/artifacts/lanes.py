@@ -1,0 +1,115 @@
+"""A few threads that make requests for one that waits no longer than it wants to.
+
+Invariant: `Lanes.call` and `Pending.result` return or raise within the time they are given, whatever
+the function does: one that hangs keeps its thread, which ends with the process, and nobody else.
+
+Why not ``concurrent.futures``: its threads hold up the end of the program, and none can be had once
+that has begun, which is when a session that nobody closed publishes.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class LateError(Exception):
+    """The function did not return in time."""
+
+
+class Pending(Generic[T]):
+    """What a function will have returned."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function: Callable[[], T] | None = function
+        self._done = threading.Event()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Call the function, unless it was dropped; for the thread that does."""
+        function, self._function = self._function, None
+        try:
+            if function is not None:
+                self._value = function()
+        except BaseException as error:  # noqa: BLE001  it belongs to whoever waits
+            self._error = error
+        finally:
+            self._done.set()
+
+    def drop(self) -> None:
+        """Do not call the function if that has not begun."""
+        self._function = None
+
+    def result(self, seconds: float) -> T:
+        """Return what the function returned, or raise what it raised.
+
+        Raises:
+            LateError: it has not ended within `seconds`.
+        """
+        if not self._done.wait(max(0.0, seconds)):
+            raise LateError
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # it is the function's
+
+
+class Lanes:
+    """At most `count` threads, made as they are needed; they end when `close` is called.
+
+    Args:
+        count: how many functions run at once.
+        name: what the threads are called.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self._name = name
+        self._queue: queue.SimpleQueue[Pending[Any] | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._idle = 0
+        self._lock = threading.Lock()
+
+    def submit(self, function: Callable[[], T]) -> Pending[T]:
+        """Call `function` in one of the threads, as soon as one is free."""
+        pending = Pending(function)
+        with self._lock:
+            if not self._idle and self._threads < self._count:
+                self._threads += 1
+                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+            else:
+                self._idle = max(0, self._idle - 1)
+        self._queue.put(pending)
+        return pending
+
+    def call(self, function: Callable[[], T], seconds: float) -> T:
+        """Return what `function` returns.
+
+        Raises:
+            LateError: it did not within `seconds`.
+        """
+        return self.submit(function).result(seconds)
+
+    def close(self) -> None:
+        """Let the threads end when they have done what is queued."""
+        with self._lock:
+            for _ in range(self._threads):
+                self._queue.put(None)
+            self._threads = self._idle = 0
+
+    def _run(self) -> None:
+        while (pending := self._queue.get()) is not None:
+            pending.run()
+            del pending  # what it returned may be large
+            with self._lock:
+                self._idle += 1
+
+
+def remaining(deadline: float | None, most: float) -> float:
+    """Return the seconds until `deadline`, on the clock of time.monotonic(), `most` at the most."""
+    return most if deadline is None else max(0.0, min(most, deadline - time.monotonic()))

@@ -1,0 +1,203 @@
+"""What one Work left, in one store: versions of its declared paths, each whole or not there.
+
+Invariant: a manifest is put after all objects that it names, and under a name that no other version
+has; so whoever finds one finds all, and no version that is kept ever changes. What a reader may need is
+removed after the manifests that name it, and only once no other manifest does.
+
+In place there is one version of a path, and its bytes are where the Work wrote them.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from lit_storage_client.artifacts.objects import Found, Objects
+from lit_storage_client.artifacts.writer import Writer
+from lit_storage_client.names import shown
+from lit_storage_proto.artifact import Manifest, Version, is_unit, unit_of
+from lit_storage_proto.errors import IntegrityError
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.manifest_codec import decode_manifest
+
+MANIFESTS, DATA = "manifests", "data"
+
+_KEPT_MANIFESTS = 4  # decoded, by each store: that of a large tree takes tens of MiB
+
+
+class Kept(NamedTuple):
+    """A version of a declared path, as the store lists it."""
+
+    unit: str
+    version: Version
+    published: float
+    """In seconds since 1970-01-01 UTC."""
+
+    @property
+    def key(self) -> str:
+        """Of its manifest."""
+        return f"{MANIFESTS}/{self.unit}/{self.version}"
+
+
+class ArtifactStore:
+    """The artifacts of one Work. May be used from any thread.
+
+    Args:
+        objects: where they are, for this Work alone.
+        url: of the store, as other processes are told of it.
+        name: of the Work.
+        limits: deadlines, and how much is under way at once.
+        in_place: whether the bytes stay where the Work wrote them.
+    """
+
+    def __init__(self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: bool) -> None:
+        self.objects = objects
+        self.url = url
+        self.name = name
+        self.limits = limits
+        self.in_place = in_place
+        self._decoded: OrderedDict[str, Manifest] = OrderedDict()
+
+    def versions(self) -> list[Kept]:
+        """Return all versions of all paths, the newest first.
+
+        Raises:
+            AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
+        """
+        return sorted(_kept(self.objects.list(MANIFESTS)), key=lambda kept: kept.version, reverse=True)
+
+    def next_version(self, instance_id: str) -> Version:
+        """Return a version that is newer than all that are there."""
+        kept = self.versions()
+        return Version(kept[0].version.number + 1 if kept else 1, instance_id)
+
+    def covering(self, path: str) -> Manifest | None:
+        """Return the newest whole version of a declared path that is `path`, or holds it.
+
+        Of paths that were published together, the one closest to `path` counts.
+
+        Raises:
+            IntegrityError: no version of it is whole.
+            AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
+        """
+        units = {unit_of(above): len(above) for above in _with_parents(path)}
+        candidates = [kept for kept in self.versions() if kept.unit in units]
+        candidates.sort(key=lambda kept: (kept.version, units[kept.unit]), reverse=True)
+        return self._first_whole(candidates)
+
+    def manifest(self, kept: Kept) -> Manifest:
+        """Return the manifest of one version.
+
+        Raises:
+            FileNotFoundError: it was removed.
+            IntegrityError: it is damaged.
+            AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
+        """
+        found = self._decoded.get(kept.key)
+        if found is None:
+            where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
+            found = decode_manifest(self.objects.read(kept.key), where=where)
+            if found.name != self.name or unit_of(found.path) != kept.unit or found.version != kept.version:
+                raise IntegrityError(f"the manifest {where} is that of another artifact")
+            self._decoded[kept.key] = found
+            if len(self._decoded) > _KEPT_MANIFESTS:
+                self._decoded.popitem(last=False)
+        return found
+
+    def begin(self, path: str, version: Version, *, deadline: float | None = None) -> Writer:
+        """Begin a new version of a declared path; nobody sees it before `Writer.commit`."""
+        unit = unit_of(path)
+        kept = [each for each in self.versions() if each.unit == unit]
+        former = self._former(kept)
+        return Writer(
+            self.objects,
+            Kept(unit, version, 0).key,
+            f"{version}/{unit}",
+            former=former,
+            former_key=None if former is None else Kept(unit, former.version, 0).key,
+            replaced=[each.key for each in kept] if self.in_place else [],
+            keeps_bytes=not self.in_place,
+            seconds=self.limits.store_seconds,
+            requests=self.limits.store_requests,
+            deadline=deadline,
+        )
+
+    def remove(self, versions: Collection[Kept], *, now: float | None = None) -> int:
+        """Remove versions, and the bytes that no other one needs; return how many bytes that were.
+
+        What an unfinished publication left counts as unneeded once it is old.
+
+        Raises:
+            AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
+        """
+        objects = {each.key.removeprefix(f"{DATA}/"): each for each in self.objects.list(DATA)}
+        named = {key for kept in versions for key in self._named(kept, objects)}
+        self.objects.remove([kept.key for kept in versions])
+        for kept in versions:
+            self._decoded.pop(kept.key, None)
+        # What is published meanwhile is listed here, and names its objects, or finds that what it was
+        # built upon is gone: see `Writer.commit`.
+        manifests = self.objects.list(MANIFESTS)
+        needed = {key for kept in _kept(manifests) for key in self._named(kept, objects)}
+        oldest = (now or time.time()) - self.limits.staging_seconds
+        unneeded = [
+            each
+            for key, each in objects.items()
+            if key not in needed and (key in named or each.modified < oldest)
+        ]
+        valid = {kept.key for kept in _kept(manifests)}
+        # Files that were cut short before they had their names.
+        unfinished = [each for each in manifests if each.key not in valid and each.modified < oldest]
+        self.objects.remove([each.key for each in (*unneeded, *unfinished)])
+        return sum(each.size for each in unneeded)
+
+    def _named(self, kept: Kept, objects: Iterable[str]) -> list[str]:
+        """Return the keys of the objects that a version names; of a damaged one those that it wrote."""
+        try:
+            return [each.key for each in self.manifest(kept).objects]
+        except FileNotFoundError:
+            return []
+        except IntegrityError:
+            return [key for key in objects if key.startswith(f"{kept.version}/{kept.unit}-")]
+
+    def _former(self, kept: Iterable[Kept]) -> Manifest | None:
+        """Return what a new version may build upon; one that is damaged is none."""
+        try:
+            former = self._first_whole(kept)
+        except IntegrityError:
+            return None
+        return None if former is None or former.removed else former
+
+    def _first_whole(self, candidates: Iterable[Kept]) -> Manifest | None:
+        damaged: IntegrityError | None = None
+        for kept in candidates:
+            try:
+                return self.manifest(kept)
+            except FileNotFoundError:
+                continue  # it was removed a moment ago
+            except IntegrityError as error:
+                damaged = damaged or error
+                warnings.warn(f"{error}; an older version is read if there is one", stacklevel=4)
+        if damaged is not None:
+            raise damaged
+        return None
+
+
+def _kept(found: Iterable[Found]) -> Iterator[Kept]:
+    for each in found:
+        parts = each.key.split("/")
+        version = Version.parse(parts[-1])
+        if len(parts) == 3 and is_unit(parts[1]) and version is not None:
+            yield Kept(parts[1], version, each.modified)
+
+
+def _with_parents(path: str) -> Iterator[str]:
+    """Yield `path` and all that it lies in, down to the storage root or a name directly in "/"."""
+    while path not in ("", "/"):
+        yield path
+        path = path.rpartition("/")[0]
+    if not path:
+        yield path
