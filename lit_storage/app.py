@@ -17,6 +17,7 @@ from lit_storage.executors import Executor, Start
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.home import Home
+from lit_storage.persistence import tell
 from lit_storage.session import Session, connect_flow
 from lit_storage.supervisor import Supervisor
 from lit_storage.termination import exit_at_sigterm
@@ -33,11 +34,11 @@ class App:
         flow: the root of the tree of Works.
         executor: where the Works' processes come from.
         on_flow_end: what happens to Works that still run when the Flow's `run` has returned.
-        root: as of `lit_storage.join`, as are `registry`, `security` and `limits`.
+        root: as of `lit_storage.join`, as are `registry`, `artifacts`, `security` and `limits`.
 
     Raises:
         InvalidApp: `flow` is not a Flow.
-        InvalidURI: the attributes that lead to a Work make no name.
+        InvalidURI: the attributes that lead to a Work make no name, or `artifacts` is no URL of a store.
         NameTaken: those of two Works make the same name.
     """
 
@@ -49,6 +50,7 @@ class App:
         on_flow_end: Literal["wait", "stop"] = "wait",
         root: str | os.PathLike[str] | None = None,
         registry: str | None = None,
+        artifacts: str | None = None,
         security: Security | None = None,
         limits: Limits | None = None,
     ) -> None:
@@ -64,6 +66,7 @@ class App:
         self._on_flow_end = on_flow_end
         self._root = environment.find_root(root)
         self._registry = registry
+        self._artifacts = environment.artifacts_url(artifacts, self._root)
         self._security = security
         self._limits = limits or Limits()
         self._supervisors: list[Supervisor] = []
@@ -92,7 +95,7 @@ class App:
                 "a memory: registry is known to one process only; give the App another one, or none"
             )
         self._session = connect_flow(self._root, self._registry, self._security, self._limits)
-        self._executor = ProcessExecutor(self._limits.stop_grace_seconds)
+        self._executor = ProcessExecutor(self._limits.stop_grace_seconds + self._limits.publish_seconds)
         take_back = exit_at_sigterm()
         try:
             with work.adopting(self._adopt):
@@ -153,7 +156,19 @@ class App:
             lambda: self._start_of(name, member),
             parallel=internals(member).parallel,
             stop_grace_seconds=self._limits.stop_grace_seconds,
+            publish_seconds=self._limits.publish_seconds,
+            ended=lambda: self._publish_left(name),
         )
+
+    def _publish_left(self, name: str) -> None:
+        """Publish what a Work declared that was killed, did not stop in time, or did not rest."""
+        from lit_storage_server.custody import publish_left
+
+        assert self._session is not None
+        try:
+            tell(publish_left(self._session.root, self._session.registry, name, limits=self._limits))
+        except Exception as error:  # noqa: BLE001  whatever it is, the Flow is to hear of the Work's end
+            tell([f"what {name!r} declared could not be published in its place: {error}"])
 
     def _start_of(self, name: str, member: Work) -> Start:
         assert self._session is not None
@@ -165,6 +180,7 @@ class App:
             self._limits,
             app_file.locate(type(member)),
             _pickled(name, member),
+            self._artifacts,
         )
 
     def _wait_for_works(self) -> None:

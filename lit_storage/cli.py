@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lit_storage import cli_files
+from lit_storage import cli_artifacts, cli_files
 from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
-from lit_storage.cli_output import print_json, printable, report
+from lit_storage.cli_output import print_json, print_table, printable, report
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
@@ -78,30 +77,38 @@ def run(
 @main.command()
 @reporting
 def works(
-    context: typer.Context, as_json: Json = False, root: Root = None, registry: Registry = None
+    context: typer.Context,
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="Also which paths of theirs can be read when they are gone.")
+    ] = False,
+    as_json: Json = False,
+    root: Root = None,
+    registry: Registry = None,
 ) -> None:
     """List the Works that run, and those that ended."""
     with place_of(context, root, registry).connect() as session:
-        rows = _rows(
+        rows: list[dict[str, Any]] = _rows(
             {w.name: w for w in session.registry.works()}, {r.name: r for r in session.registry.live()}
         )
+        if all_:
+            for row in rows:
+                row["kept"] = cli_artifacts.kept_paths(session, row["name"])
     if as_json:
         print_json(rows)
         return
-    from rich.console import Console
-    from rich.table import Table
+    headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", *(["KEPT"] if all_ else [])]
+    print_table(headings, [[_cell(value) for value in row.values()] for row in rows])
 
-    table = Table("NAME", "STATE", "ENDPOINT", "INSTANCE", box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(printable(value or "-") for value in row.values()))
-    # A pipe has no width to fold to.
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
+
+def _cell(value: str | list[str] | None) -> str:
+    return ", ".join(value) or "-" if isinstance(value, list) else value or "-"
 
 
 main.command("ls")(cli_files.list_files)
 main.command()(cli_files.stat)
 main.command()(cli_files.get)
 main.command()(cli_files.cat)
+main.add_typer(cli_artifacts.artifacts, name="artifacts")
 
 
 def _tell(error: Exception) -> int:

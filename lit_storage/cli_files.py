@@ -57,10 +57,10 @@ def list_files(
     root: Root = None,
     registry: Registry = None,
 ) -> None:
-    """List what a directory of a Work holds; of a file, the file itself."""
+    """List a directory of a Work; of a file, the file itself."""
     location = parse_remote(remote)
     with place_of(context, root, registry).connect() as session:
-        entries = list(session.remote.list(location, recursive=recursive))
+        entries = list(session.origins.list(location, recursive=recursive))
     if not entries:
         raise ProtocolViolation(f"the list of '{location}' came without the path itself")
     top, *below = entries
@@ -84,7 +84,7 @@ def stat(
     """Describe one path of a Work."""
     location = parse_remote(remote)
     with place_of(context, root, registry).connect() as session:
-        entry = _named(session.remote.stat(location), location)
+        entry = _named(session.origins.stat(location), location)
     if as_json:
         print_json({"uri": str(location)} | entry_fields(entry))
         return
@@ -131,7 +131,7 @@ def get(
     target = _target(location, destination)
     with place_of(context, root, registry).connect() as session:
         if os.path.isdir(target):
-            _refuse_replacing(target, session.remote.stat(location), overwrite=overwrite)
+            _refuse_replacing(target, session.origins.stat(location), overwrite=overwrite)
         target = os.path.abspath(target)
         with bar(_last_name(location), leave=False) if progress else contextlib.nullcontext() as tell:
             transfer = Path(str(location)).get(
@@ -151,8 +151,19 @@ def get(
 
 
 @reporting
-def cat(context: typer.Context, remote: Remote, root: Root = None, registry: Registry = None) -> None:
-    """Write the bytes of a file of a Work to stdout.
+def cat(
+    context: typer.Context,
+    remote: Remote,
+    offset: Annotated[
+        int, typer.Option("--offset", min=0, metavar="BYTES", help="Begin behind so many bytes.")
+    ] = 0,
+    length: Annotated[
+        int | None, typer.Option("--length", min=0, metavar="BYTES", help="Write so many bytes at the most.")
+    ] = None,
+    root: Root = None,
+    registry: Registry = None,
+) -> None:
+    """Write a file of a Work, or a part of it, to stdout.
 
     Each chunk is verified before it is written.
     """
@@ -160,7 +171,7 @@ def cat(context: typer.Context, remote: Remote, root: Root = None, registry: Reg
 
     location = parse_remote(remote)
     with place_of(context, root, registry).connect() as session:
-        for data in contents(session.remote, location):
+        for data in contents(session.origins, location, offset=offset, length=length):
             sys.stdout.buffer.write(data)
 
 

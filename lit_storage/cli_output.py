@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -112,6 +113,18 @@ def _names(names: Sequence[str], count: int) -> str:
 def print_json(value: Any) -> None:
     """Print `value` as JSON on stdout."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(printable(value) for value in row))
+    # A pipe has no width to fold to.
+    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def report(error: StorageError | OSError, *, as_json: bool = False, in_code: bool = False) -> int:

@@ -4,6 +4,7 @@
     LIT_STORAGE_REGISTRY           sqlite://<root>/registry.db
     LIT_STORAGE_BIND               127.0.0.1:0
     LIT_STORAGE_ADVERTISE          the address that is bound
+    LIT_STORAGE_ARTIFACTS          in place: what a Work declared is read where it wrote it
     LIT_STORAGE_TOKEN              a random one kept in <root>/token
     LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
     LIT_STORAGE_LOCAL_COPY         1; 0 copies over the wire also from an origin on this machine
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 
+from lit_storage_client.artifacts import check_url, in_place_url
 from lit_storage_client.direct import Ways
 from lit_storage_client.security import Security, root_token
 from lit_storage_proto.errors import AccessDenied
@@ -68,6 +70,15 @@ def make_root(root: str) -> str:
 def registry_url(registry: str | None, root: str) -> str:
     """Return the URL of the registry to use."""
     return registry or os.environ.get("LIT_STORAGE_REGISTRY") or f"sqlite://{root}/registry.db"
+
+
+def artifacts_url(artifacts: str | None, root: str) -> str:
+    """Return the URL of the store in which what Works declare stays readable.
+
+    Raises:
+        InvalidURI: it is none, or holds a password.
+    """
+    return check_url(artifacts or os.environ.get("LIT_STORAGE_ARTIFACTS") or in_place_url(root))
 
 
 def bind_address(bind: str | None) -> str:

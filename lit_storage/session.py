@@ -20,10 +20,12 @@ from lit_storage.advertise import advertised_endpoint
 from lit_storage.home import Home
 from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
-from lit_storage.termination import exit_at_sigterm
+from lit_storage.persistence import Persistence
+from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
+from lit_storage_client.origins import Origins
 from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
@@ -55,13 +57,14 @@ class Session:
         self._channels = Channels(security, limits)
         self._discards = Discards(limits.reader_seconds)
         self.remote = Remote(registry, self._channels, limits, environment.direct_ways())
+        self.origins = Origins(self.remote, registry, home_.machine_id, limits)
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
         """Whether a Flow runs here, which hands Paths around and moves no files itself."""
         self.gives_way = False
         """Whether the next session of this process may simply take its place."""
         self._server: ServerProcess | None = None
-        self._persisted: set[str] = set()
+        self._persistence: Persistence | None = None
         self._registered = False
         self._closed = False
         self._process = os.getpid()
@@ -85,7 +88,7 @@ class Session:
     @property
     def persisted(self) -> frozenset[str]:
         """The declared paths that are to stay readable when this process has stopped."""
-        return frozenset(self._persisted)
+        return frozenset(self._persistence.paths) if self._persistence is not None else frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +133,24 @@ class Session:
             )
         if location.path.startswith("/"):
             self._server.declare(location.path)
-        if persist:
-            self._persisted.add(location.path)
+        if persist and self._persistence is not None:
+            self._persistence.declare(location.path, seen=os.path.lexists(value))
         return own
+
+    def publish(self) -> None:
+        """Publish what this process declared, as it is now; `close` does so anyway.
+
+        Consumers read it when nobody lives under this name any more, until something newer is published.
+        It takes `Limits.publish_seconds` at the most; of what could not be published a warning is given.
+
+        Raises:
+            NotAttached: this process only connected, or was forked from the one that joined.
+            RegistryUnavailable: the registry cannot be told of it.
+        """
+        if self._persistence is None or os.getpid() != self._process:
+            raise NotAttached("only the process that joined under a name publishes what it declared")
+        if self._persistence.publish():
+            self._update_work(WorkState.RUNNING)
 
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
         """Leave: give the name back, stop serving, release everything. A second call does nothing.
@@ -140,11 +158,20 @@ class Session:
         Args:
             state: what the registry says of this Work from now on.
         """
+        self._close(state, at_exit=False)
+
+    def _close_at_exit(self) -> None:
+        self._close(WorkState.STOPPED, at_exit=True)
+
+    def _close(self, state: WorkState, *, at_exit: bool) -> None:
         global _current
         if self._closed or os.getpid() != self._process:  # a forked child must not end its parent's session
             return
         self._closed = True
-        atexit.unregister(self.close)
+        atexit.unregister(self._close_at_exit)
+        with deferring_sigterm() as received:
+            if self._persistence is not None:
+                self._persistence.publish_last(at_exit=at_exit)
         if self._stop_exiting is not None:
             self._stop_exiting()
         with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
@@ -158,13 +185,16 @@ class Session:
                 leaving.callback(self._server.stop, 1.0)
             if self._registered and self.name is not None:
                 leaving.callback(self.registry.unregister, self.name, self.instance_id)
-                leaving.callback(lambda: self.registry.update_work(self._work_record(state)))
+                leaving.callback(self._update_work, state)
+        if received:
+            raise SystemExit(128 + received[0])
 
-    def _serve(self, bind: str, advertise: str | None) -> None:
+    def _serve(self, bind: str, advertise: str | None, artifacts_url: str) -> None:
         """Start the peer server and register its endpoint under this session's name."""
         from lit_storage_server.process import ServerProcess
 
         assert self.name is not None
+        self._persistence = Persistence(self.root, self.home, self.instance_id, artifacts_url, self.limits)
         server = ServerProcess(
             self.name,
             self.instance_id,
@@ -187,11 +217,15 @@ class Session:
         )
         self._registered = True
 
-    def _work_record(self, state: WorkState) -> WorkRecord:
+    def _update_work(self, state: WorkState) -> None:
         assert self.name is not None
         former = self.registry.work(self.name)
         artifacts_url = former.artifacts_url if former is not None else ""
-        return WorkRecord(self.name, self.instance_id, state, self.home.machine_id, artifacts_url)
+        if self._persistence is not None and self._persistence.has_published:
+            artifacts_url = self._persistence.url
+        self.registry.update_work(
+            WorkRecord(self.name, self.instance_id, state, self.home.machine_id, artifacts_url)
+        )
 
     # What a Path asks of its session: `lit_storage.home.Transport`.
 
@@ -203,17 +237,17 @@ class Session:
             raise NotAttached(f"a Work cannot {action} in its __init__: do it in run()")
 
     def exists(self, location: Location) -> bool:
-        """See `Remote.exists`."""
-        return self.remote.exists(location)
+        """See `Origins.exists`."""
+        return self.origins.exists(location)
 
     def stat(self, location: Location) -> Entry:
-        """See `Remote.stat`."""
-        return self.remote.stat(location)
+        """See `Origins.stat`."""
+        return self.origins.stat(location)
 
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
         root = self.storage_root if confined else None
-        return fetch(self.remote, location, root=root, target=target, discards=self._discards, **options)
+        return fetch(self.origins, location, root=root, target=target, discards=self._discards, **options)
 
 
 def join(
@@ -223,6 +257,7 @@ def join(
     registry: str | None = None,
     bind: str | None = None,
     advertise: str | None = None,
+    artifacts: str | None = None,
     security: Security | None = None,
     limits: Limits | None = None,
 ) -> Session:
@@ -234,12 +269,15 @@ def join(
         registry: URL of the registry.
         bind: ``host:port`` to listen on; port 0 takes a free one.
         advertise: ``host`` or ``host:port`` that consumers dial, where it is not what is bound.
+        artifacts: URL of the store in which what this Work declares stays readable when it has
+            stopped, such as ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``; by default it is read
+            where the Work wrote it.
         security: token and TLS files.
         limits: every deadline and size.
             What is None comes from the environment; see `lit_storage.environment`.
 
     Raises:
-        InvalidURI: `name` is outside the grammar.
+        InvalidURI: `name` is outside the grammar, or `artifacts` is no URL of a store.
         NameTaken: another live process has the name.
         AddressInUse: the port is taken.
         AccessDenied: the root cannot be written, or `bind` would serve others without protection.
@@ -250,7 +288,11 @@ def join(
     with _opening:
         session = _open(name, f"works/{name}", root, registry, security, limits)
         try:
-            session._serve(environment.bind_address(bind), environment.advertised_address(advertise))
+            session._serve(
+                environment.bind_address(bind),
+                environment.advertised_address(advertise),
+                environment.artifacts_url(artifacts, session.root),
+            )
         except BaseException:
             session.close(WorkState.FAILED)
             raise
@@ -329,5 +371,5 @@ def _enter(session: Session) -> Session:
     global _current
     _current = session
     home.enter(session.home, session)
-    atexit.register(session.close)
+    atexit.register(session._close_at_exit)
     return session

@@ -67,6 +67,8 @@ class Supervisor:
         make_start: gives the first command, with the attributes as they are then.
         parallel: whether `run` returns at once.
         stop_grace_seconds: from asking the Work to stop until it is given up.
+        publish_seconds: what publishing may take in addition.
+        ended: called when its process has ended, before anybody is told of that.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Supervisor:
         *,
         parallel: bool,
         stop_grace_seconds: float,
+        publish_seconds: float,
+        ended: Callable[[], None],
     ) -> None:
         self.name = name
         self.withheld: dict[str, str] = {}
@@ -86,6 +90,8 @@ class Supervisor:
         self._make_start = make_start
         self._parallel = parallel
         self._stop_grace_seconds = stop_grace_seconds
+        self._publish_seconds = publish_seconds
+        self._process_ended = ended
         self._ledger = Ledger()
         self._to_send: set[str] = set()
         self._changed = threading.Condition()
@@ -202,7 +208,8 @@ class Supervisor:
         for worker in workers:
             worker.stop(self._stop_grace_seconds)
         with self._changed:
-            self._changed.wait_for(lambda: self._worker is None, self._stop_grace_seconds)
+            seconds = self._stop_grace_seconds + self._publish_seconds
+            self._changed.wait_for(lambda: self._worker is None, seconds)
             self._leaving = [late for late in self._leaving if late not in workers]
             if self._status in (Status.NOT_STARTED, Status.SUCCEEDED):
                 self._become(Status.STOPPED)
@@ -264,6 +271,8 @@ class Supervisor:
                 self._note_stop()
 
     def _ended(self, generation: int, how: str) -> None:
+        # It may take a while: what the Work declared and did not publish itself is published now.
+        self._process_ended()
         with self._changed:
             if generation != self._generation:
                 return

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from lit_storage.executors import Changed, Report
+from lit_storage.executors import Changed, Message, Report
 from lit_storage.state import Changes, Ledger
 
 _LOG = logging.getLogger("lit_storage.work")
 
-Post = Callable[[Report | Callable[[], Report | None]], None]
-"""Sends a report in its turn, or what a function returns when its turn comes, unless that is None."""
+Post = Callable[[Message | Callable[[], Report | None]], None]
+"""Sends a message in its turn, or what a function returns when its turn comes, unless that is None."""
 
 
 class Teller:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -19,6 +20,27 @@ def exit_at_sigterm() -> Callable[[], None]:
         return _nothing
     signal.signal(signal.SIGTERM, _exit)
     return _take_back
+
+
+@contextmanager
+def deferring_sigterm() -> Iterator[list[int]]:
+    """Let a SIGTERM that would raise SystemExit not cut the block short.
+
+    Yields:
+        The signals that came meanwhile, for whoever then ends the program after all.
+    """
+    received: list[int] = []
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not _exit
+    ):
+        yield received
+        return
+    signal.signal(signal.SIGTERM, lambda signum, _frame: received.append(signum))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, _exit)
 
 
 def _exit(signum: int, _frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lit_storage import home, session
 from lit_storage.handover import plain_paths, replace_paths
@@ -29,6 +29,7 @@ class Internals:
 
     origin: Origin = field(default_factory=Origin)
     parallel: bool = False
+    persist: str = "stop"
     supervisor: Supervisor | None = None
     on_assign: Callable[[Work, str], None] | None = None
 
@@ -51,6 +52,12 @@ class Work(metaclass=_WorkType):
 
     Args:
         parallel: `run` returns at once, and `wait` waits for it.
+        persist: when its own Paths among its attributes are published, so that others can read them
+            when it does not run any more: "stop", when it stops, however that comes about, or "run",
+            also each time that `run` returns.
+
+    Raises:
+        ValueError: `persist` is neither.
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
@@ -59,8 +66,11 @@ class Work(metaclass=_WorkType):
         object.__setattr__(work, "_lit", Internals())
         return work
 
-    def __init__(self, *, parallel: bool = False) -> None:
+    def __init__(self, *, parallel: bool = False, persist: Literal["stop", "run"] = "stop") -> None:
+        if persist not in ("stop", "run"):
+            raise ValueError(f"persist={persist!r} is neither 'stop' nor 'run'")
         internals(self).parallel = parallel
+        internals(self).persist = persist
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -131,7 +141,7 @@ class Work(metaclass=_WorkType):
     def __reduce__(self) -> tuple[Any, ...]:
         own = internals(self)
         attributes = {name: value for name, value in vars(self).items() if name != "_lit"}
-        return _rebuild, (type(self), own.parallel, attributes)
+        return _rebuild, (type(self), own.parallel, own.persist, attributes)
 
     def _tell(self, name: str) -> None:
         own = internals(self)
@@ -175,9 +185,10 @@ def own_paths(work: Work, name: str | None = None) -> None:
                 attributes[each] = owned
 
 
-def _rebuild(cls: type[Work], parallel: bool, attributes: dict[str, Any]) -> Work:
+def _rebuild(cls: type[Work], parallel: bool, persist: str, attributes: dict[str, Any]) -> Work:
     work = cls.__new__(cls)
     internals(work).parallel = parallel
+    internals(work).persist = persist
     vars(work).update(attributes)
     return work
 

@@ -21,6 +21,7 @@ from typing import Any
 from lit_storage.executors import (
     Command,
     Joined,
+    Publishing,
     Raised,
     Report,
     Returned,
@@ -50,7 +51,7 @@ class WorkHost:
 
     Args:
         start: who the Work is.
-        send: carries reports to the Flow's side, without waiting; called from any thread.
+        send: carries reports to the executor and the Flow, without waiting; called from any thread.
         load: loads the module of the Work's class.
     """
 
@@ -66,6 +67,8 @@ class WorkHost:
         self._state = WorkState.STOPPED
         self.in_run = False
         """Whether code of the user runs on the main thread, which `WorkStopped` may interrupt."""
+        self.is_publishing = False
+        """Whether ``run`` has ended, and what the Work declared is being published."""
 
     def command(self, command: Command) -> None:
         """Queue what the Work does next; after a Stop, no queued `run` begins any more."""
@@ -81,6 +84,7 @@ class WorkHost:
                 self._start.name,
                 root=self._start.root,
                 registry=self._start.registry,
+                artifacts=self._start.artifacts,
                 security=self._start.security,
                 limits=self._start.limits,
             )
@@ -140,6 +144,8 @@ class WorkHost:
         self._end_if_forked(None)
         self._declare_own(value)
         pickled = self._pickle_value(value)
+        if internals(work).persist == "run":
+            self._publish(work)
         self._send(self._report(work, lambda changes: Returned(changes, pickled)))
         if self._teller is not None:
             self._teller.sent()
@@ -207,10 +213,26 @@ class WorkHost:
         self._leave(state)
         self._send(report)
 
+    def _publish(self, work: Work) -> None:
+        """Publish before the Flow hears that ``run`` returned: what it starts next can rely on it."""
+        assert self._session is not None
+        own_paths(work)
+        self._declare_own(vars(work))
+        self._begin_publishing()
+        try:
+            self._session.publish()
+        finally:
+            self.is_publishing = False
+
+    def _begin_publishing(self) -> None:
+        self.is_publishing = True
+        self._send(Publishing())
+
     def _leave(self, state: WorkState) -> None:
         session, self._session = self._session, None
         try:
             if session is not None:
+                self._begin_publishing()
                 session.close(state)
         except Exception as error:  # noqa: BLE001  it is told, and the report still follows
             # What ended the Work is worth more to its Flow than what then went wrong in leaving.

@@ -31,6 +31,8 @@ class Start:
     """Where the Work's class is found."""
     work: bytes
     """The Work, pickled. Unpickled only after it has joined, so that its Paths find their place."""
+    artifacts: str | None = None
+    """URL of the store in which what the Work declares stays readable; None is what `join` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class Publishing:
+    """From the Work to its executor alone: ``run`` has ended, and what it declared is being published.
+
+    It takes `Limits.publish_seconds` at the most, in which the Work is not to be killed for not stopping.
+    It is over with the next report.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """From the Work: ``run`` returned."""
 
@@ -91,6 +102,8 @@ class Stopped:
 
 
 Report = Joined | Changed | Returned | Raised | Stopped
+Message = Report | Publishing
+"""What a Work says to its executor, which passes reports on."""
 
 
 class Worker(Protocol):
@@ -101,7 +114,10 @@ class Worker(Protocol):
         ...
 
     def stop(self, grace_seconds: float) -> None:
-        """Ask it to stop; kill it after half of `grace_seconds`; return when it has ended."""
+        """Ask it to stop; kill it after half of `grace_seconds`; return when it has ended.
+
+        A Work that says that it is `Publishing` has `Limits.publish_seconds` for that in addition.
+        """
         ...
 
     def kill(self) -> None:

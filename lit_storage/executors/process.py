@@ -21,7 +21,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 
-from lit_storage.executors import Command, Report, Start, Stop
+from lit_storage.executors import Command, Publishing, Report, Start, Stop
 from lit_storage.executors.guard import Guard
 from lit_storage.executors.outbox import Outbox
 
@@ -37,7 +37,7 @@ class ProcessExecutor:
     """Starts Works as processes of this machine."""
 
     def __init__(self, stop_grace_seconds: float) -> None:
-        """`stop_grace_seconds`: how long the guard lets orphaned Works unwind."""
+        """`stop_grace_seconds`: how long the guard lets orphaned Works unwind and publish."""
         self._guard = Guard(stop_grace_seconds)
         self._workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
         self._closed = False
@@ -86,6 +86,8 @@ class ProcessWorker:
         self._receive = receive
         self._ended = ended
         self._guard = guard
+        self._publishing = False
+        self._publish_seconds = start.limits.publish_seconds
         self._reaping = threading.Lock()
         self._gone = threading.Event()
         self._socket, theirs = socket.socketpair()
@@ -114,8 +116,13 @@ class ProcessWorker:
         # By signal, and by a message for a `run` that took the signal for itself.
         self._signal(os.kill, signal.SIGTERM)
         self._outbox.put(Stop())
-        if not self._gone.wait(grace_seconds / 2):
-            _LOG.warning("%r did not stop within %g s and is killed", self._name, grace_seconds / 2)
+        seconds = grace_seconds / 2
+        gone = self._gone.wait(seconds)
+        if not gone and self._publishing:
+            seconds += self._publish_seconds
+            gone = self._gone.wait(self._publish_seconds)
+        if not gone:
+            _LOG.warning("%r did not stop within %g s and is killed", self._name, seconds)
             self.kill()
             self._gone.wait(grace_seconds / 2)
 
@@ -150,7 +157,10 @@ class ProcessWorker:
                 # What it sent before it died is here already, and what is missing never comes.
                 timeout = struct.pack("ll", _LAST_WORDS_SECONDS, 0)
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-            self._receive(self._connection.recv())
+            report = self._connection.recv()
+            self._publishing = isinstance(report, Publishing)
+            if not self._publishing:
+                self._receive(report)
 
     def _reap(self) -> str:
         """Wait for the end of the process, end what it left in its group, and say how it ended."""

@@ -62,4 +62,6 @@ def _listen(connection: Connection, host: WorkHost, start: Start) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     if app_is_gone:
         threading.Event().wait(start.limits.stop_grace_seconds / 2)
+        if host.is_publishing:
+            threading.Event().wait(start.limits.publish_seconds)
         os._exit(1)

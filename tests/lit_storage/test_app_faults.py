@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lit_storage import App, Flow, Limits, NameTaken, NotAttached, Path, PathNotFound, Status, Work, WorkError
+from lit_storage import App, Flow, Limits, NameTaken, NotAttached, Path, Status, Work, WorkError
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.filterwarnings("ignore:.*as a plain path")]
 
@@ -242,7 +242,7 @@ def look(work, path):
 
 @pytest.mark.parametrize("end", ["stopped", "failed"])
 def test_paths_of_an_ended_work_stay_its_own(root, end):
-    """When its origin has ended, a Path still means that origin, and never the origin's own files."""
+    """When its origin has ended, a Path means what that origin left, and never its own files."""
     seen = []
 
     def steps(flow):
@@ -255,10 +255,10 @@ def test_paths_of_an_ended_work_stay_its_own(root, end):
         seen.extend(flow.b.run("look", flow.a.dir))
 
     flow = run_app(steps, {"a": Doing(), "b": Doing()})
-    assert seen == ["a", "lit://@a/out", False, f"{root}/works/b/@a/out"]
+    assert seen == ["a", "lit://@a/out", True, f"{root}/works/b/@a/out"]
     assert flow.a.dir.uri == "lit://@a/out"
-    with pytest.raises(PathNotFound):
-        flow.a.dir.get()
+    flow.a.dir.get()
+    assert (root / "flow" / "@a" / "out" / "x").read_text() == "1"
 
 
 def append_an_absolute_path(work, where):

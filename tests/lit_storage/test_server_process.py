@@ -21,6 +21,7 @@ import os, signal, sys, time
 import lit_storage
 from lit_storage import Path
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+os.makedirs("data", exist_ok=True)
 with lit_storage.join("worker") as session:
     server = session._server._process.pid
     session.declare(os.path.abspath("data"))

@@ -1,0 +1,471 @@
+"""Files outlive their Work: what is published, when, and who reads it. Each fact in place and in S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+
+import pytest
+
+import lit_storage
+from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNotFound, Work, WorkError
+from lit_storage_client.artifacts import open_store
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+class Train(Work):
+    """Writes files in whatever way a test asks for."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.out = "lit://outputs/ckpt"
+        self.note = "lit://note.txt"
+        self.never = None
+
+    def run(self, doing="write", text="weights"):
+        if doing == "nothing":
+            return
+        if doing == "delete":
+            (self.out / "model").unlink()
+            return
+        if doing == "delete all":
+            (self.out / "model").unlink()
+            self.out.rmdir()
+            return
+        os.makedirs(self.out, exist_ok=True)
+        (self.out / "model").write_text(text)
+        self.note.write_text("note")
+        (Path("lit://undeclared")).write_text("mine")
+        if doing == "raise":
+            raise ValueError("boom")
+        if doing == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if doing == "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            while True:
+                time.sleep(0.05)
+
+
+class Deploy(Work):
+    """Looks at a Path of another Work."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = None
+        self.held = None
+
+    def run(self, path=None):
+        path = self.held if path is None else path
+        self.seen = {"text": (path / "model").read_text() if path.exists_local() else None}
+
+
+def run_app(steps, *, train=None, **options):
+    class Pipeline(Flow):
+        def __init__(self):
+            super().__init__()
+            self.train, self.deploy = train or Train(), Deploy()
+
+        def run(self):
+            steps(self)
+
+    flow = Pipeline()
+    App(flow, **options).run()
+    return flow
+
+
+@pytest.fixture(params=["in place", "s3"])
+def store(request, monkeypatch, s3):
+    """Where Works publish: in place, or in a store that the environment names."""
+    if request.param == "s3":
+        monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
+    return request.param
+
+
+def read(uri="lit://@train/outputs/ckpt"):
+    """Return what a process that only connects finds: None, or the text of the model in it."""
+    with lit_storage.connect():
+        path = Path(uri)
+        if not path.exists_remote():
+            with pytest.raises(PathNotFound):
+                path.get(overwrite=True)
+            return None
+        path.get(overwrite=True)
+        return (path / "model").read_text() if path.is_dir() else path.read_text()
+
+
+class TestWhenAWorkStops:
+    def test_its_own_paths_can_be_read(self, store):
+        """Directories and files among its attributes are there after the App, and nothing else of it."""
+        run_app(lambda flow: flow.train.run())
+        assert read() == "weights"
+        assert read("lit://@train/note.txt") == "note"
+        assert read("lit://@train/undeclared") is None
+
+    def test_they_are_there_while_the_app_goes_on(self, store):
+        """Another Work gets them when their origin was stopped."""
+        flow = run_app(lambda flow: (flow.train.run(), flow.train.stop(), flow.deploy.run(flow.train.out)))
+        assert flow.deploy.seen == {"text": "weights"}
+
+    def test_run_raises(self, store):
+        """What run had written when it raised is there, and the exception is its own."""
+
+        def steps(flow):
+            with pytest.raises(ValueError, match="boom"):
+                flow.train.run("raise")
+            flow.deploy.run(flow.train.out)
+
+        assert run_app(steps).deploy.seen == {"text": "weights"}
+        assert read() == "weights"
+
+    def test_it_is_killed(self, store):
+        """After SIGKILL the App publishes what is there, marked as unclean."""
+
+        def steps(flow):
+            with pytest.raises(WorkError, match="SIGKILL"):
+                flow.train.run("kill")
+            flow.deploy.run(flow.train.out)
+
+        assert run_app(steps).deploy.seen == {"text": "weights"}
+        (version, *_) = versions()
+        assert (version["uri"], version["state"]) == ("lit://@train/note.txt", "unclean")
+
+    def test_run_is_stuck(self, store):
+        """A run that does not unwind holds its end up for half the grace, and its files are there."""
+        began = time.monotonic()
+
+        def steps(flow):
+            flow.train.run("hang")
+            time.sleep(1.5)
+
+        run_app(steps, train=Train(parallel=True), on_flow_end="stop", limits=Limits(stop_grace_seconds=3))
+        assert time.monotonic() - began < 15
+        assert read() == "weights"
+
+    def test_a_path_argument_is_another_works(self, store):
+        """A Path of another origin among the attributes is got before run, and is not published."""
+
+        def steps(flow):
+            flow.train.run()
+            flow.train.stop()
+            flow.deploy.held = flow.train.out
+            flow.deploy.run()
+
+        assert run_app(steps).deploy.seen == {"text": "weights"}
+        assert {version["uri"] for version in versions()} == {
+            "lit://@train/outputs/ckpt",
+            "lit://@train/note.txt",
+        }
+
+    def test_a_deleted_file_does_not_come_back(self, store):
+        """What run deleted is not in what is read afterwards, nor in what a consumer had before."""
+        run_app(lambda flow: flow.train.run())
+        assert read() == "weights"
+        run_app(lambda flow: flow.train.run("delete"))
+        with lit_storage.connect():
+            path = Path("lit://@train/outputs/ckpt")
+            assert not (path / "model").exists_remote()
+            path.get(overwrite=True)
+            assert os.listdir(path) == []
+
+    def test_a_deleted_path_does_not_come_back(self, store):
+        """Nor does a declared path that was deleted as a whole."""
+        run_app(lambda flow: flow.train.run())
+        run_app(lambda flow: flow.train.run("delete all"))
+        assert read() is None
+
+    def test_the_next_app_finds_it(self, store):
+        """An App with the same root finds what Works of the former one left."""
+        run_app(lambda flow: flow.train.run())
+
+        class Reader(Flow):
+            def __init__(self):
+                super().__init__()
+                self.deploy = Deploy()
+                self.path = Path("lit://@train/outputs/ckpt")
+
+            def run(self):
+                self.deploy.run(self.path)
+
+        flow = Reader()
+        App(flow).run()
+        assert flow.deploy.seen == {"text": "weights"}
+
+    def test_a_live_work_is_not_passed_over(self, store):
+        """While the Work lives, what it has counts and not what it published before."""
+        run_app(lambda flow: flow.train.run())
+        with_join = textwrap.dedent(
+            """
+            import lit_storage, os
+            with lit_storage.join("train"):
+                p = lit_storage.Path("lit://outputs/ckpt/model")
+                p.unlink()
+                print("ready", flush=True)
+                input()
+            """
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", with_join], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "ready\n"
+        with lit_storage.connect():
+            assert not Path("lit://@train/outputs/ckpt/model").exists_remote()
+        process.communicate("\n")
+
+
+def versions():
+    """Return what `lit-storage artifacts ls` shows, the paths of one time in their order."""
+    command = [sys.executable, "-c", "from lit_storage.cli import main; main()", "artifacts", "ls", "--json"]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return sorted(shown, key=lambda version: (-version["version"], version["uri"]))
+
+
+class TestEachRun:
+    def test_published_when_run_has_returned(self, store):
+        """With persist="run" what run wrote is in the store before the Flow goes on."""
+        seen = []
+
+        def steps(flow):
+            for text in ("one", "two"):
+                flow.train.run("write", text)
+                seen.append(len(versions()))
+            with pytest.raises(WorkError):
+                flow.train.run("kill", "three")
+
+        run_app(steps, train=Train(persist="run"))
+        assert seen == ([2, 2] if store == "in place" else [2, 4])
+        assert read() == "three"
+
+    def test_an_unknown_word_is_refused(self):
+        """persist is "stop" or "run"."""
+        with pytest.raises(ValueError, match="persist='never' is neither"):
+            Train(persist="never")
+
+
+JOINED = """
+import os, signal, sys
+import lit_storage
+from lit_storage import Path
+session = lit_storage.join("train")
+path = session.declare(Path("lit://outputs/ckpt"))
+os.makedirs(path, exist_ok=True)
+(path / "model").write_text("weights")
+"""
+
+
+class TestAProcessThatJoined:
+    @pytest.mark.parametrize(
+        ("ending", "code"),
+        [
+            ("session.close()", 0),
+            ("pass", 0),
+            ("sys.exit(3)", 3),
+            ("raise SystemExit('bye')", 1),
+            ("1 / 0", 1),
+            ("os.kill(os.getpid(), signal.SIGTERM); signal.pause()", 143),
+        ],
+        ids=["close", "end", "exit", "message", "exception", "sigterm"],
+    )
+    def test_publishes_however_it_ends(self, script, store, ending, code):
+        """By close, at exit, by an exception or SIGTERM: it is published, and the exit status stays."""
+        process = script(JOINED + ending)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        assert "UserWarning" not in errors
+        assert read() == "weights"
+
+    def test_publishes_when_asked(self, store):
+        """Session.publish() does it at any time; only a process that joined can."""
+        with lit_storage.join("train") as session:
+            path = session.declare(Path("lit://outputs/ckpt"))
+            os.makedirs(path)
+            (path / "model").write_text("1")
+            session.publish()
+            assert [version["state"] for version in versions()] == ["clean"]
+        with lit_storage.connect() as session, pytest.raises(NotAttached):
+            session.publish()
+
+    def test_a_handler_that_is_there_stays(self, script):
+        """join replaces no handler of SIGTERM, which then decides what happens."""
+        process = script(
+            "import signal\nsignal.signal(signal.SIGTERM, lambda *_: print('mine', flush=True))"
+            + JOINED
+            + "os.kill(os.getpid(), signal.SIGTERM)"
+        )
+        assert process.communicate(timeout=60)[0] == "mine\n"
+        assert read() == "weights"
+
+    def test_a_second_sigterm_does_not_cut_publishing_short(self, script):
+        """While it publishes, the process goes on; it ends as the signal wants it to."""
+        process = script(
+            JOINED
+            + textwrap.dedent(
+                """
+                from lit_storage_server import custody
+                def slow(*args, publish_all=custody.publish_all, **options):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return publish_all(*args, **options)
+                custody.publish_all = slow
+                session.close()
+                print("closed")
+                """
+            )
+        )
+        assert process.communicate(timeout=60)[0] == ""
+        assert process.returncode == 143
+        assert read() == "weights"
+
+
+class TestWarnings:
+    def test_a_missing_path_only_warns(self, capfd):
+        """A declared path that never was is named in a warning, and the App ends well."""
+        run_app(lambda flow: flow.train.run("nothing"))
+        assert "'outputs/ckpt' of 'train' does not exist" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("url", ["s3://no-such-bucket/x", "s3://unreachable/x", "s3://refused/x", "full"])
+    def test_a_store_that_fails_changes_no_exit_status(self, script, monkeypatch, rclone, url, tmp_path):
+        """A wrong bucket, a dead server, refused keys, a full disk: each path is named, and that is all."""
+        for variable, value in rclone.environment.items():
+            monkeypatch.setenv(variable, value)
+        if "unreachable" in url:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        if "refused" in url:
+            monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        if url == "full":
+            (tmp_path / "file").write_text("")
+            url = f"file://{tmp_path}/file/store"
+        monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", url)
+        process = script(JOINED + "session.close()\nsys.exit(7)")
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 7
+        assert "UserWarning: 'outputs/ckpt' of 'train' was not published" in errors
+        assert errors.count("\n") == 1
+        assert rclone.secret not in errors
+
+    def test_warnings_as_errors(self, script, monkeypatch):
+        """Where warnings are errors, the end of the Work is still its own."""
+        monkeypatch.setenv("PYTHONWARNINGS", "error")
+        process = script(
+            """
+            import lit_storage
+            with lit_storage.join("train") as session:
+                session.declare("/nowhere/x")
+            """
+        )
+        _, errors = process.communicate(timeout=60)
+        assert (process.returncode, "'/nowhere/x'" in errors) == (0, True)
+
+    def test_what_is_complete_is_published_when_time_is_over(self, script, monkeypatch, rclone, s3):
+        """Of two paths the one that could be published in time is read, and the other one is named."""
+        monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
+        process = script(
+            """
+            import os, time
+            import lit_storage
+            from lit_storage import Limits, Path
+            from lit_storage_server import custody
+            def slow(*args, publish=custody.publish, **options):
+                if "b" in args:
+                    time.sleep(3.1)
+                return publish(*args, **options)
+            custody.publish = slow
+            with lit_storage.join("train", limits=Limits(publish_seconds=3.0)) as session:
+                for name in "ab":
+                    Path("lit://" + name).write_text(name)
+                    session.declare(Path("lit://" + name))
+            """
+        )
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert "'b' of 'train' was not published" in errors
+        assert "publish_seconds" in errors
+        assert read("lit://@train/a") == "a"
+        assert read("lit://@train/b") is None
+
+
+class TestStores:
+    @pytest.mark.parametrize(
+        ("url", "why"),
+        [
+            ("/just/a/path", "file:///DIRECTORY"),
+            ("file://relative", "absolute"),
+            ("s3://user:secret@bucket/x", "credentials"),
+            ("s3://bucket/x?key=secret", "credentials"),
+            ("simplecache::s3://bucket", "begins none"),
+            ("nothing://bucket", "no kind of store"),
+        ],
+    )
+    def test_what_is_no_url_of_a_store_is_refused(self, url, why):
+        """Before anything runs, in one sentence that shows no secret."""
+        with pytest.raises(InvalidURI, match=why) as caught:
+            lit_storage.join("train", artifacts=url)
+        assert "secret" not in str(caught.value)
+        assert lit_storage.current() is None
+
+    def test_an_app_takes_a_store(self, tmp_path):
+        """App(artifacts=) beats the environment."""
+        run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
+        assert len(open_store(f"file://{tmp_path}/mine", "train", limits=Limits()).versions()) == 2
+        assert read() == "weights"
+
+    def test_a_store_that_is_gone_is_unknown_and_not_absent(self, tmp_path):
+        """Where the store cannot be reached, nobody can say whether the file is there."""
+        run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
+        os.rename(tmp_path / "mine", tmp_path / "unmounted")
+        with lit_storage.connect():
+            path = Path("lit://@train/outputs/ckpt")
+            for ask in (path.exists_remote, path.get, path.stat_remote):
+                with pytest.raises(lit_storage.OriginUnavailable, match="is its disk mounted"):
+                    ask()
+
+    def test_run_does_not_start_when_the_store_is_out_of_reach(self, tmp_path):
+        """Unknown is not absent for the automatic transfer either."""
+        run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
+        os.rename(tmp_path / "mine", tmp_path / "unmounted")
+
+        class Reader(Flow):
+            def __init__(self):
+                super().__init__()
+                self.deploy = Deploy()
+
+            def run(self):
+                self.deploy.run(Path("lit://@train/outputs/ckpt"))
+
+        with pytest.raises(lit_storage.OriginUnavailable):
+            App(Reader()).run()
+
+    def test_artifacts_in_place_on_another_machine(self, monkeypatch):
+        """They cannot be read from here, which is said, and is no "no"."""
+        run_app(lambda flow: flow.train.run())
+        with lit_storage.connect() as session:
+            session.origins._machine_id = "another"
+            with pytest.raises(lit_storage.OriginUnavailable, match="in place on another machine"):
+                Path("lit://@train/outputs/ckpt").exists_remote()
+
+
+def test_a_nested_path_is_published_with_the_one_that_holds_it():
+    """No byte is stored twice for a Path that lies in another one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with lit_storage.join("train") as session:
+            path = session.declare(Path("lit://outputs"))
+            os.makedirs(path)
+            session.declare(path / "best").write_text("1")
+    assert [version["uri"] for version in versions()] == ["lit://@train/outputs"]
+    assert read("lit://@train/outputs/best") == "1"
+
+
+def test_notes_of_what_is_declared_do_not_pile_up(root):
+    """A Work that ended leaves no note, and one that starts removes that of a killed one."""
+    for _ in range(2):
+        process = subprocess.run(
+            [sys.executable, "-c", JOINED + "os.kill(os.getpid(), signal.SIGKILL)"], check=False
+        )
+        assert process.returncode == -signal.SIGKILL
+        assert len(os.listdir(root / "declared")) == 1
+    run_app(lambda flow: flow.train.run())
+    assert os.listdir(root / "declared") == []
