@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-from benchmarks import figures, rows
+from benchmarks import artifacts, figures, rows
 from benchmarks.ballast import ballast
 from benchmarks.report import as_json, machine, picture, table
 from benchmarks.rows import Bench, Result
@@ -29,6 +29,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "memory": figures.memory,
     "growth": figures.growth,
     "disk": rows.disk,
+    "s3": artifacts.artifacts,
 }
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"

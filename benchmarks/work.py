@@ -131,6 +131,43 @@ def consumer(root: str) -> None:
         serve(answer)
 
 
+def artifacts(root: str) -> None:
+    """Publish to S3 and read from it, with lit-storage and with bare s3fs; say how long it took."""
+    import s3fs
+
+    import lit_storage
+    from lit_storage import Path
+
+    files = s3fs.S3FileSystem()
+
+    def timed(call: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        call()
+        return time.perf_counter() - began
+
+    def answer(request: dict[str, Any]) -> Any:
+        name, tree, to = request["name"], request["tree"], request["to"]
+        if request["do"] == "put":
+            return timed(lambda: files.put(tree, f"bucket/put/{name}", recursive=True))
+        if request["do"] == "s3fs get":
+            return timed(lambda: files.get(f"bucket/put/{name}", to, recursive=True))
+        if request["do"] == "forget":
+            for place in (f"bucket/put/{name}", f"bucket/artifacts/{name}"):
+                if files.exists(place):
+                    files.rm(place, recursive=True)
+            files.invalidate_cache()
+            return None
+        if request["do"] == "publish":
+            with lit_storage.join(name, root=root, artifacts="s3://bucket/artifacts") as session:
+                session.declare(tree)
+                return timed(session.publish)
+        with lit_storage.connect(root=root):
+            path = Path(f"lit://@{name}/{tree}")
+            return timed(lambda: path.get(to=to, durable=False))
+
+    serve(answer)
+
+
 def unary_server() -> None:
     """Answer empty calls, as the plainest gRPC server does."""
     from concurrent.futures import ThreadPoolExecutor
@@ -191,6 +228,7 @@ if __name__ == "__main__":
     roles: dict[str, Callable[..., None]] = {
         "origin": origin,
         "consumer": consumer,
+        "artifacts": artifacts,
         "unary-server": unary_server,
         "unary-client": unary_client,
         "naive-server": naive_server,

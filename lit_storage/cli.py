@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import traceback
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -90,14 +91,19 @@ def works(
         rows: list[dict[str, Any]] = _rows(
             {w.name: w for w in session.registry.works()}, {r.name: r for r in session.registry.live()}
         )
-        if all_:
-            for row in rows:
-                row["kept"] = cli_artifacts.kept_paths(session, row["name"])
+        some_unread = False
+        for row in rows if all_ else ():
+            row["kept"], unread = cli_artifacts.unless_unread(
+                partial(cli_artifacts.kept_paths, session, row["name"]), ["?"]
+            )
+            some_unread |= unread
     if as_json:
         print_json(rows)
-        return
-    headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", *(["KEPT"] if all_ else [])]
-    print_table(headings, [[_cell(value) for value in row.values()] for row in rows])
+    else:
+        headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", *(["KEPT"] if all_ else [])]
+        print_table(headings, [[_cell(value) for value in row.values()] for row in rows])
+    if some_unread:
+        raise typer.Exit(FAILED)
 
 
 def _cell(value: str | list[str] | None) -> str:

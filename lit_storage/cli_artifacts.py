@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from lit_storage.cli_command import Json, Registry, Root, place_of, reporting
+from lit_storage.cli_command import FAILED, Json, Registry, Root, place_of, reporting
 from lit_storage.cli_output import age, human_size, print_json, print_table, printable
-from lit_storage_proto.errors import IntegrityError, PathNotFound
+from lit_storage_proto.errors import IntegrityError, PathNotFound, StorageError
 from lit_storage_proto.uri import Location, parse_remote
 
 if TYPE_CHECKING:
     from lit_storage.session import Session
-    from lit_storage_client.artifacts import ArtifactStore, Kept
-    from lit_storage_proto.artifact import Manifest
+    from lit_storage_client.artifacts.store import ArtifactStore, Kept
+
+T = TypeVar("T")
 
 artifacts = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Look after what Works that have stopped left to be read.",
+    help="List and remove what stopped Works left.",
 )
 
 Which = Annotated[
@@ -35,31 +37,23 @@ Which = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """One version of one declared path; without a manifest it is damaged."""
+class Listed:
+    """One version of one declared path, as far as it is shown; not its manifest, which may be large."""
 
     store: ArtifactStore
     kept: Kept
-    manifest: Manifest | None
-
-    @property
-    def path(self) -> str:
-        """The declared path; of a damaged one the name that it has in the store."""
-        return self.manifest.path if self.manifest is not None else self.kept.unit
+    path: str
+    """The declared path; of a damaged version the name that it has in the store."""
+    state: str
+    """How the Work was when it was published, or what is wrong with it."""
+    files: int | None
+    bytes: int | None
+    published_ns: int
 
     @property
     def where(self) -> str:
         """The path as the command line takes it."""
         return f"{self.store.name}:{self.path}"
-
-    @property
-    def state(self) -> str:
-        """How the Work was when it was published, or what is wrong with it."""
-        if self.manifest is None:
-            return "damaged"
-        if self.manifest.removed:
-            return "removed"
-        return "unclean" if self.manifest.unclean else "clean"
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -69,11 +63,22 @@ class Version:
             "version": self.kept.version.number,
             "instance": self.kept.version.instance_id,
             "state": self.state,
-            "files": self.manifest.files if self.manifest is not None else None,
-            "bytes": self.manifest.bytes if self.manifest is not None else None,
-            "published": self.kept.published,
+            "files": self.files,
+            "bytes": self.bytes,
+            "published_ns": self.published_ns,
             "store": self.store.url,
         }
+
+
+def _listed(store: ArtifactStore, kept: Kept) -> Listed | None:
+    try:
+        manifest = store.manifest(kept)
+    except FileNotFoundError:
+        return None  # it was removed a moment ago
+    except IntegrityError:
+        return Listed(store, kept, kept.unit, "damaged", None, None, int(kept.modified * 1e9))
+    state = "removed" if manifest.removed else "unclean" if manifest.unclean else "clean"
+    return Listed(store, kept, manifest.path, state, manifest.files, manifest.bytes, manifest.published_ns)
 
 
 @artifacts.command("ls")
@@ -91,10 +96,16 @@ def list_versions(
     unclean if its Work was killed, and removed if its Work had removed the path.
     """
     with place_of(context, root, registry).connect() as session:
-        versions = list(_versions(session, which))
+        versions, unread = _all_versions(session, which)
     if as_json:
         print_json([version.fields for version in versions])
-        return
+    else:
+        _print_versions(versions)
+    if unread:
+        raise typer.Exit(FAILED)
+
+
+def _print_versions(versions: list[Listed]) -> None:
     print_table(
         ["PATH", "VERSION", "STATE", "FILES", "SIZE", "PUBLISHED", "STORE"],
         [
@@ -102,9 +113,9 @@ def list_versions(
                 version.where,
                 str(version.kept.version.number),
                 version.state,
-                "-" if version.manifest is None else str(version.manifest.files),
-                "-" if version.manifest is None else human_size(version.manifest.bytes),
-                age(int(version.kept.published * 1e9)),
+                "-" if version.files is None else str(version.files),
+                "-" if version.bytes is None else human_size(version.bytes),
+                age(version.published_ns),
                 version.store.url,
             ]
             for version in versions
@@ -139,7 +150,7 @@ def remove(
             raise PathNotFound(
                 f"nothing is kept of {which!r}" + ("" if number is None else f" in version {number}")
             )
-        _remove(versions)
+        _remove({versions[0].store: versions})
 
 
 @artifacts.command()
@@ -151,65 +162,79 @@ def prune(
     root: Root = None,
     registry: Registry = None,
 ) -> None:
-    """Remove all but the newest whole versions of each declared path, and what no version needs."""
+    """Remove all but the newest versions of each path.
+
+    Damaged versions do not count as kept. What no version needs any more goes too.
+    """
     with place_of(context, root, registry).connect() as session:
-        kept: dict[tuple[int, str], int] = {}
-        surplus, stores = [], {}
+        kept: Counter[tuple[ArtifactStore, str]] = Counter()
+        surplus: dict[ArtifactStore, list[Listed]] = {}
         for version in _versions(session, which):
-            stores[id(version.store)] = version.store
-            unit = (id(version.store), version.kept.unit)
-            if kept.get(unit, 0) >= keep:
-                surplus.append(version)
-            elif version.manifest is not None:
-                kept[unit] = kept.get(unit, 0) + 1
-        _remove(surplus, list(stores.values()))
+            of_store = surplus.setdefault(version.store, [])
+            unit = (version.store, version.kept.unit)
+            if kept[unit] >= keep:
+                of_store.append(version)
+            elif version.state != "damaged":
+                kept[unit] += 1
+        _remove(surplus)
 
 
 def kept_paths(session: Session, name: str) -> list[str]:
     """Return the declared paths of a Work that can be read when it does not run."""
-    newest: dict[str, Version] = {}
-    for version in _versions(session, name):
-        if version.manifest is not None:
-            newest.setdefault(version.kept.unit, version)
-    return sorted(
-        version.path
-        for version in newest.values()
-        if version.manifest is not None and not version.manifest.removed
-    )
+    store = session.origins.store(name)
+    newest: dict[str, Listed] = {}
+    for kept in store.versions() if store is not None else ():
+        if kept.unit not in newest and store is not None:
+            listed = _listed(store, kept)
+            if listed is not None and listed.state != "damaged":
+                newest[kept.unit] = listed
+    return sorted(listed.path for listed in newest.values() if listed.state != "removed")
 
 
-def _versions(session: Session, which: str | None) -> Iterator[Version]:
+def unless_unread(call: Callable[[], T], default: T) -> tuple[T, bool]:
+    """Return what `call` returns, and False; or `default` and True, having said why on stderr."""
+    try:
+        return call(), False
+    except StorageError as error:
+        typer.echo(printable(str(error)), err=True)
+        return default, True
+
+
+def _all_versions(session: Session, which: str | None) -> tuple[list[Listed], bool]:
+    """Return versions, and whether what a Work left could not be read; of one that is named it is raised."""
+    if which is not None:
+        return _list_of(session, which), False
+    versions: list[Listed] = []
+    some_unread = False
+    for work in session.registry.works():
+        none: list[Listed] = []
+        found, unread = unless_unread(partial(_list_of, session, work.name), none)
+        versions += found
+        some_unread |= unread
+    return versions, some_unread
+
+
+def _list_of(session: Session, which: str) -> list[Listed]:
+    return list(_versions(session, which))
+
+
+def _versions(session: Session, which: str | None) -> Iterator[Listed]:
     """Yield versions by Work and path, the newest first; each store is asked once."""
     location = None if which is None else parse_remote(which)
-    if location is None:
-        names = [work.name for work in session.registry.works()]
-    else:
-        assert location.origin is not None
-        names = [location.origin]
+    names = [work.name for work in session.registry.works()] if location is None else [location.origin or ""]
     for name in names:
         store = session.origins.store(name)
         if store is None:
             continue
-        versions = [Version(store, kept, _manifest(store, kept)) for kept in store.versions()]
-        # Damaged ones have no path that could be compared; they go with those of their Work.
-        path = location.path if location is not None else ""
-        if path:
-            versions = [version for version in versions if version.path == path]
-        yield from sorted(versions, key=lambda version: version.path)
+        listed = [each for kept in store.versions() if (each := _listed(store, kept)) is not None]
+        if location is not None and location.path:
+            listed = [each for each in listed if each.path == location.path]
+        yield from sorted(listed, key=lambda each: each.path)
 
 
-def _manifest(store: ArtifactStore, kept: Kept) -> Manifest | None:
-    try:
-        return store.manifest(kept)
-    except (IntegrityError, FileNotFoundError):
-        return None
-
-
-def _remove(versions: list[Version], stores: list[ArtifactStore] | None = None) -> None:
-    by_store: dict[int, tuple[ArtifactStore, list[Kept]]] = {id(store): (store, []) for store in stores or []}
-    for version in versions:
-        by_store.setdefault(id(version.store), (version.store, []))[1].append(version.kept)
-    freed = sum(store.remove(kept) for store, kept in by_store.values())
-    for version in versions:
-        typer.echo(f"removed {printable(version.where)} version {version.kept.version.number}")
-    typer.echo(f"{len(versions)} removed, {human_size(freed)} freed", file=sys.stderr)
+def _remove(versions: Mapping[ArtifactStore, Sequence[Listed]]) -> None:
+    freed = sum(store.remove([each.kept for each in listed]) for store, listed in versions.items())
+    removed = [each for listed in versions.values() for each in listed]
+    for each in removed:
+        typer.echo(f"removed {printable(each.where)} version {each.kept.version.number}")
+    typer.echo(f"{len(removed)} removed, {human_size(freed)} freed", err=True)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lit_storage_client.artifacts import check_url, in_place_url
+from lit_storage_client.artifacts.urls import check_url, in_place_url
 from lit_storage_client.direct import Ways
 from lit_storage_client.security import Security, root_token
 from lit_storage_proto.errors import AccessDenied

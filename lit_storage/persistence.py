@@ -6,6 +6,7 @@ told in a warning that names it, and in no exception.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import subprocess
@@ -13,12 +14,11 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lit_storage.home import Home
-from lit_storage_client.artifacts import check_store
-from lit_storage_proto.errors import SourceChanged
+from lit_storage_client.artifacts.urls import check_store, is_on_disk
+from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 
 if TYPE_CHECKING:
@@ -54,13 +54,14 @@ class Persistence:
         self._limits = limits
         self._seen: dict[str, bool] = {}
         self._lock = threading.Lock()
-        self._noted = False
+        self._publishing = threading.Lock()  # two at once would be two versions of one number
+        self._is_left = False
         self.has_published = False
         """Whether there is something of this instance to be read."""
 
     @property
     def paths(self) -> Mapping[str, bool]:
-        """The declared paths: relative to the storage root, or absolute."""
+        """The declared paths, and whether each was there once."""
         return self._seen
 
     def declare(self, path: str, *, seen: bool) -> None:
@@ -69,9 +70,6 @@ class Persistence:
         Args:
             path: relative to the storage root, or absolute.
             seen: whether it is there now.
-
-        Raises:
-            OSError: it cannot be noted: the disk is full, and the like.
         """
         from lit_storage_server.custody import Note
 
@@ -79,27 +77,27 @@ class Persistence:
             if path in self._seen and self._seen[path] >= seen:
                 return
             note = Note(self._root, self._instance_id)
-            if not self._noted:
-                note.remove_others(self._home.name or "")
-                note.begin(self._declaration())
-                self._noted = True
-            note.add(path, seen=seen)
-            self._seen[path] = seen or self._seen.get(path, False)
+            try:
+                if not self._seen:
+                    note.begin(self._declaration({}))
+                note.add(path, seen=seen)
+            except OSError as error:  # the disk is full, and the like; it counts only if the Work is killed
+                _LOG.warning("that %r is declared cannot be noted: %s", path, error)
+            self._seen[path] = seen
 
     def publish(self) -> bool:
         """Publish all paths, and warn of those that could not be; say whether there is something new."""
         from lit_storage_server.custody import sentences
 
-        outcome = self._publish()
-        outcome.missing.clear()  # they may come to be
-        tell(sentences(self._home.name or "", self.url, outcome))
+        declaration, outcome = self._publish()
+        tell(sentences(declaration, outcome, missing=False))  # those may come to be
         return outcome.changed_store
 
     def publish_last(self, *, at_exit: bool) -> None:
-        """Publish when the Work ends: nobody else needs to, whatever comes of it.
+        """Publish when the Work ends. Call `finish` when the registry knows of it.
 
         Args:
-            at_exit: whether the interpreter is ending. No threads can be had any more then, which file
+            at_exit: whether the interpreter is ending. No executors can be had any more then, which file
                 systems of fsspec need (https://github.com/fsspec/s3fs/issues/543), so that another
                 process publishes.
         """
@@ -107,65 +105,66 @@ class Persistence:
 
         if not self._seen:
             return
-        note = Note(self._root, self._instance_id)
         try:
-            if at_exit and not self.url.startswith(("in-place:", "file:")):
+            if at_exit and not is_on_disk(self.url):
                 self._publish_elsewhere()
             else:
-                outcome = self._publish()
-                tell(sentences(self._home.name or "", self.url, outcome))
-                changing = [path for path, why in outcome.failed.items() if isinstance(why, SourceChanged)]
-                if changing:  # they rest when this process is gone, and then the App publishes them
-                    note.replace(self._declaration(), changing)
-                    return
+                declaration, outcome = self._publish()
+                tell(sentences(declaration, outcome))
+                restless = [path for path, why in outcome.failed.items() if isinstance(why, SourceChanged)]
+                if restless:  # they rest when this process is gone, and then the App publishes them
+                    left = {path: self._seen[path] for path in restless}
+                    note = Note(self._root, self._instance_id)
+                    note.begin(dataclasses.replace(self._declaration(left), has_left=True))
+                    self._is_left = True
         except Exception as error:  # noqa: BLE001  a Work that ended well has ended well
             tell([f"what {self._home.name!r} declared could not be published to {self.url}: {error}"])
-        note.remove()
 
-    def _publish(self) -> Outcome:
+    def finish(self) -> None:
+        """Know that nobody needs to publish for this instance any more, but for paths that did not rest."""
+        from lit_storage_server.custody import Note
+
+        if self._seen and not self._is_left:
+            Note(self._root, self._instance_id).remove()
+
+    def _publish(self) -> tuple[Declaration, Outcome]:
         from lit_storage_server.custody import publish_all
 
         with self._lock:
-            declaration = self._declaration()
-        outcome = publish_all(
-            declaration, declaration.paths, limits=self._limits, seconds=self._limits.publish_seconds
-        )
+            declaration = self._declaration(dict(self._seen))
+        with self._publishing:
+            outcome = publish_all(declaration, limits=self._limits)
         for manifest in outcome.published:
-            self._note_seen(manifest.path)
+            self.declare(manifest.path, seen=True)
         self.has_published |= outcome.changed_store
-        return outcome
+        return declaration, outcome
 
     def _publish_elsewhere(self) -> None:
-        seconds = self._limits.publish_seconds
-        arguments = [self._root, self._instance_id, str(seconds), json.dumps(asdict(self._limits))]
-        done = subprocess.run(  # noqa: S603  this interpreter and this program
-            [sys.executable, "-c", _PROGRAM, *arguments, *(entry for entry in sys.path if entry)],
-            stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            timeout=seconds + _START_SECONDS,
-            check=True,
-        )
-        outcome = json.loads(done.stdout)
-        self.has_published |= outcome["changed"]
-        tell(outcome["told"])
-
-    def _note_seen(self, path: str) -> None:
+        arguments = [self._root, self._instance_id, json.dumps(dataclasses.asdict(self._limits))]
         try:
-            self.declare(path, seen=True)
-        except OSError:
-            pass  # what is known here is enough unless the Work is killed
+            done = subprocess.run(  # noqa: S603  this interpreter and this program
+                [sys.executable, "-c", _PROGRAM, *arguments, *(entry for entry in sys.path if entry)],
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                timeout=self._limits.publish_seconds + _START_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise TransferTimeout("the process that does it did not end in time") from None
+        if done.returncode:
+            last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            raise StorageError(f"the process that does it failed: {last}")
+        changed, told = json.loads(done.stdout)
+        self.has_published |= changed
+        tell(told)
 
-    def _declaration(self) -> Declaration:
+    def _declaration(self, paths: Mapping[str, bool]) -> Declaration:
         from lit_storage_server.custody import Declaration
 
-        assert self._home.name is not None
+        home = self._home
+        assert home.name is not None
         return Declaration(
-            self._home.name,
-            self._instance_id,
-            self._home.machine_id,
-            self._home.storage_root,
-            self.url,
-            dict(self._seen),
+            home.name, self._instance_id, home.machine_id, home.storage_root, self.url, paths=paths
         )
 
 

@@ -169,25 +169,26 @@ class Session:
             return
         self._closed = True
         atexit.unregister(self._close_at_exit)
-        with deferring_sigterm() as received:
-            if self._persistence is not None:
-                self._persistence.publish_last(at_exit=at_exit)
-        if self._stop_exiting is not None:
-            self._stop_exiting()
         with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
             if _current is self:
                 _current = None
                 leaving.callback(home.leave)
             leaving.callback(self.registry.close)
             leaving.callback(self._discards.close)
+            leaving.callback(self.origins.close)
             leaving.callback(self._channels.close)
             if self._server is not None:
                 leaving.callback(self._server.stop, 1.0)
             if self._registered and self.name is not None:
                 leaving.callback(self.registry.unregister, self.name, self.instance_id)
-                leaving.callback(self._update_work, state)
-        if received:
-            raise SystemExit(128 + received[0])
+                leaving.callback(self._leave_registry, state)
+            if self._stop_exiting is not None:
+                leaving.callback(self._stop_exiting)
+            if self._persistence is not None:
+                with deferring_sigterm() as received:
+                    self._persistence.publish_last(at_exit=at_exit)
+                if received:
+                    raise SystemExit(128 + received[0])
 
     def _serve(self, bind: str, advertise: str | None, artifacts_url: str) -> None:
         """Start the peer server and register its endpoint under this session's name."""
@@ -216,6 +217,11 @@ class Session:
             )
         )
         self._registered = True
+
+    def _leave_registry(self, state: WorkState) -> None:
+        self._update_work(state)
+        if self._persistence is not None:
+            self._persistence.finish()
 
     def _update_work(self, state: WorkState) -> None:
         assert self.name is not None

@@ -101,6 +101,7 @@ class Supervisor:
         self._value: Any = None
         self._worker: Worker | None = None
         self._leaving: list[Worker] = []  # said that they are done; their processes may still exist
+        self._processes = 0  # those whose end was not dealt with yet
         self._generation = 0
         self._stopping = False
         self._start_deadline: threading.Timer | None = None
@@ -133,6 +134,7 @@ class Supervisor:
             self._generation += 1
             self._stopping = False
             generation = self._generation
+            self._processes += 1
             self._worker = self._executor.start(
                 start,
                 lambda report: self._receive(generation, report),
@@ -209,7 +211,7 @@ class Supervisor:
             worker.stop(self._stop_grace_seconds)
         with self._changed:
             seconds = self._stop_grace_seconds + self._publish_seconds
-            self._changed.wait_for(lambda: self._worker is None, seconds)
+            self._changed.wait_for(lambda: not self._processes, seconds)
             self._leaving = [late for late in self._leaving if late not in workers]
             if self._status in (Status.NOT_STARTED, Status.SUCCEEDED):
                 self._become(Status.STOPPED)
@@ -274,6 +276,8 @@ class Supervisor:
         # It may take a while: what the Work declared and did not publish itself is published now.
         self._process_ended()
         with self._changed:
+            self._processes -= 1
+            self._changed.notify_all()
             if generation != self._generation:
                 return
             self._cancel_start_deadline()

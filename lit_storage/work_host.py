@@ -32,6 +32,7 @@ from lit_storage.executors import (
 )
 from lit_storage.handover import fetch_all, find_paths, replace_paths
 from lit_storage.path import Path, with_consumer
+from lit_storage.persistence import tell
 from lit_storage.session import Session, join
 from lit_storage.state import Changes, NotState, to_state
 from lit_storage.teller import Post, Teller
@@ -221,6 +222,8 @@ class WorkHost:
         self._begin_publishing()
         try:
             self._session.publish()
+        except Exception as error:  # noqa: BLE001  a run that ended well has ended well
+            tell([f"what {self._start.name!r} declared could not be published: {error}"])
         finally:
             self.is_publishing = False
 

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import textwrap
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -134,3 +137,33 @@ def s3(
         return server, server.new_url()
 
     return choose
+
+
+@pytest.fixture
+def public_directory():
+    """A directory that uid 65534 can write."""
+    path = tempfile.mkdtemp(prefix="lit-storage-test-")
+    os.chmod(path, 0o777)
+    yield path
+    subprocess.run(["chmod", "-R", "u+rwX", path], check=True)
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def as_nobody():
+    """Run code in a process of uid 65534, after its imports; return what it prints."""
+
+    def run(imports, code, *arguments):
+        drop = "import os; os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)"
+        script = f"import sys\n{textwrap.dedent(imports)}\n{drop}\n{textwrap.dedent(code)}"
+        result = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    return run

@@ -23,9 +23,8 @@ import os
 import stat
 
 from lit_storage_proto.errors import AccessDenied, InvalidURI
+from lit_storage_proto.limits import MAX_LINKS
 from lit_storage_proto.uri import normalise
-
-MAX_LINKS = 40  # as many as Linux follows in one look-up: path_resolution(7)
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

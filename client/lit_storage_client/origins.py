@@ -6,60 +6,26 @@ a store that does not answer, is an error and never a "no". Absent is what neith
 
 from __future__ import annotations
 
-import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from lit_storage_client.artifacts import ArtifactStore, open_store
-from lit_storage_client.artifacts.in_place import PlacedContents
-from lit_storage_client.artifacts.stream import ArtifactStream
-from lit_storage_client.artifacts.tree import ArtifactTree, Item
 from lit_storage_client.names import shown
-from lit_storage_client.remote import Remote
+from lit_storage_client.remote import Remote, no_file
 from lit_storage_client.tree_call import TreeCall, TreeOptions
-from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import OriginUnavailable, PathNotFound
+from lit_storage_proto.errors import OriginUnavailable, PathNotFound, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 from lit_storage_proto.uri import Location
 
+if TYPE_CHECKING:
+    from lit_storage_client.artifacts.artifact import Artifact
+    from lit_storage_client.artifacts.store import ArtifactStore
+    from lit_storage_client.artifacts.stream import ArtifactStream
+
 T = TypeVar("T")
-
-
-class Artifact:
-    """One path in the newest whole version of an artifact that holds it."""
-
-    def __init__(self, store: ArtifactStore, manifest: Manifest, root: StoredEntry) -> None:
-        self._store = store
-        self.manifest = manifest
-        self._root = root
-
-    @property
-    def entry(self) -> Entry:
-        """What is there; its path is ""."""
-        return next(self._below(recursive=False)).entry
-
-    def entries(self, *, recursive: bool) -> Iterator[Entry]:
-        """Yield what is there and below it, as `Remote.list` does."""
-        return (item.entry for item in self._below(recursive=recursive))
-
-    def stream(self, options: TreeOptions, deadline: float | None) -> ArtifactStream:
-        """Return the frames of the tree, as `Remote.stream` does."""
-        below = list(self._below(recursive=True, follow=options.follow_links))
-        return ArtifactStream(self._store, self.manifest, below, options, deadline=deadline)
-
-    def part(self, offset: int, length: int | None) -> ArtifactStream:
-        """Return the frames of a part of a file, as `Remote.stream_part` does."""
-        size = self._root.entry.size
-        end = size if length is None else min(size, offset + length)
-        spans = [(offset, end)] if offset < end else []
-        root = next(self._below(recursive=False))
-        return ArtifactStream(self._store, self.manifest, [root], TreeOptions(), spans=spans)
-
-    def _below(self, *, recursive: bool, follow: bool = False) -> Iterator[Item]:
-        return ArtifactTree(self.manifest).below(self._root, recursive=recursive, follow=follow)
 
 
 class Origins:
@@ -89,11 +55,12 @@ class Origins:
             RegistryUnavailable: the registry does not answer.
             AccessDenied: the Work, or its store, does not take what this session shows it.
             IntegrityError: what it left is damaged.
+            InvalidURI: what its store needs is not installed here.
         """
         if self._remote.exists(location):
             return True
         try:
-            return not self._lives(location) and self.artifact(location) is not None
+            return self._left(location) is not None
         except PathNotFound:
             return False
 
@@ -101,22 +68,22 @@ class Origins:
         """Return the entry of a path; its own `path` is "".
 
         Raises:
-            PathNotFound: the Work has no such path, or has left none.
+            PathNotFound: the Work has no such path, or does not run and left none.
             StorageError: as of `exists`.
         """
-        return self._either(lambda: self._remote.stat(location), lambda artifact: artifact.entry, location)
+        return self._either(location, lambda: self._remote.stat(location), lambda left: left.entry)
 
     def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
         """Return the entries of a tree, a directory before what it holds. As of `Remote.list`.
 
         Raises:
-            PathNotFound: the Work has no such path, or has left none.
+            PathNotFound: the Work has no such path, or does not run and left none.
             StorageError: as of `exists`; also while iterating.
         """
         return self._either(
-            lambda: self._remote.list(location, recursive=recursive),
-            lambda artifact: artifact.entries(recursive=recursive),
             location,
+            lambda: self._remote.list(location, recursive=recursive),
+            lambda left: left.entries(recursive=recursive),
         )
 
     def stream(
@@ -125,7 +92,7 @@ class Origins:
         """Return the frames of a whole tree. As of `Remote.stream`.
 
         Raises:
-            PathNotFound: the Work has no such path, or has left none.
+            PathNotFound: the Work has no such path, or does not run and left none.
             StorageError: as of `exists`; also while iterating.
         """
 
@@ -133,14 +100,14 @@ class Origins:
             return self._remote.stream(location, options, deadline=deadline)
 
         return self._either(
-            live, lambda artifact: artifact.stream(options or TreeOptions(), deadline), location
+            location, live, lambda left: left.stream(options or TreeOptions(), deadline), deadline
         )
 
     def stream_part(self, location: Location, offset: int, length: int | None) -> TreeCall | ArtifactStream:
         """Return the frames of a part of one file; what lies behind its end is passed over.
 
         Raises:
-            PathNotFound: the Work has no such path, or has left none.
+            PathNotFound: the Work has no such path, or does not run and left none.
             IsADirectoryError: it is no file.
             StorageError: as of `exists`; also while iterating.
         """
@@ -148,34 +115,12 @@ class Origins:
         def live() -> TreeCall | ArtifactStream:
             return self._remote.stream_part(location, offset, length)
 
-        def left(artifact: Artifact) -> TreeCall | ArtifactStream:
-            if artifact.entry.kind is not Kind.FILE:
-                raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
-            return artifact.part(offset, length)
+        def of(left: Artifact) -> TreeCall | ArtifactStream:
+            if left.entry.kind is not Kind.FILE:
+                raise no_file(location)
+            return left.stream_part(offset, length)
 
-        return self._either(live, left, location)
-
-    def artifact(self, location: Location) -> Artifact:
-        """Return what the Work left of a path, whether or not it lives.
-
-        Raises:
-            PathNotFound: it left nothing there.
-            OriginUnavailable: its store is out of reach, or on another machine.
-            StorageError: as of `exists`.
-        """
-        assert location.origin is not None
-        where, name = shown(str(location)), location.origin
-        store = self.store(name)
-        if store is None:
-            raise PathNotFound(f"{where} is not there: nothing of {name!r} was published")
-        manifest = store.covering(location.path)
-        root = None
-        if manifest is not None and not manifest.removed:
-            below = location.path.removeprefix(manifest.path).lstrip("/")
-            root = ArtifactTree(manifest).find(below)
-        if root is None or manifest is None or not self._is_there(manifest, root):
-            raise PathNotFound(f"{where} is not there: what {name!r} left at {store.url} does not hold it")
-        return Artifact(store, manifest, root)
+        return self._either(location, live, of)
 
     def store(self, name: str) -> ArtifactStore | None:
         """Return the store of what a Work left, None if it never published anything.
@@ -188,7 +133,9 @@ class Origins:
         work = self._registry.work(name)
         if work is None or not work.artifacts_url:
             return None
-        if work.artifacts_url.startswith("in-place:") and work.machine_id != self._machine_id:
+        from lit_storage_client.artifacts.urls import is_in_place, open_store
+
+        if is_in_place(work.artifacts_url) and work.machine_id != self._machine_id:
             raise OriginUnavailable(
                 f"what {name!r} left is in place on another machine ({work.machine_id}), and is not served "
                 "from there; name a store that all machines reach with LIT_STORAGE_ARTIFACTS"
@@ -199,24 +146,47 @@ class Origins:
                 self._stores[key] = open_store(work.artifacts_url, name, limits=self.limits)
             return self._stores[key]
 
-    def _either(self, live: Callable[[], T], left: Callable[[Artifact], T], location: Location) -> T:
+    def close(self) -> None:
+        """Ask no store any more. A second call does nothing."""
+        with self._opening:
+            while self._stores:
+                self._stores.popitem()[1].close()
+
+    def _either(
+        self,
+        location: Location,
+        live: Callable[[], T],
+        of: Callable[[Artifact], T],
+        deadline: float | None = None,
+    ) -> T:
         try:
             return live()
         except PathNotFound:
-            if self._lives(location) or self.store(location.origin or "") is None:
+            left = self._left(location, deadline)
+            if left is None:
                 raise
-        return left(self.artifact(location))
+        return of(left)
 
-    def _lives(self, location: Location) -> bool:
-        """Say whether the Work lives, so that its "no" is one; asked after it, for it may have just ended."""
-        return location.origin is not None and self._registry.resolve(location.origin) is not None
+    def _left(self, location: Location, deadline: float | None = None) -> Artifact | None:
+        """Return what a Work left that said no, or does not live; None where that "no" stands.
 
-    def _is_there(self, manifest: Manifest, root: StoredEntry) -> bool:
-        """Say whether what is in place has not been removed since."""
-        if not manifest.in_place:
-            return True
-        placed = PlacedContents(manifest)
+        Whether it lives is asked after it was: it may have ended in between, with all that it had.
+        """
+        name = location.origin
+        if name is None or self._registry.resolve(name) is not None or (store := self.store(name)) is None:
+            return None
+        from lit_storage_client.artifacts.artifact import Artifact
+
+        if deadline is None:
+            return Artifact.find(store, location)
+        from lit_storage_client.artifacts.lanes import Lanes, LateError
+
+        lanes = Lanes(1, "lit-storage-find")
         try:
-            return placed.is_there(root)
+            return lanes.call(lambda: Artifact.find(store, location), max(0.0, deadline - time.monotonic()))
+        except LateError:
+            raise TransferTimeout(
+                f"the store of {shown(str(location))} gave no answer within the timeout; give it more time"
+            ) from None
         finally:
-            placed.close()
+            lanes.close()

@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.names import check_path, shown
+from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto import entry as entries_
@@ -156,9 +157,8 @@ class Remote:
         """
         entry = self.stat(location)
         if entry.kind is not Kind.FILE:
-            raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
-        begin = min(offset, entry.size)
-        end = entry.size if length is None else min(entry.size, begin + length)
+            raise no_file(location)
+        begin, end = clipped(entry.size, offset, length)
         part = pb.Range(offset=begin, length=end - begin, version=entry.version)
         return self._stream_files(location, pb.StreamFilesRequest(ranges=[part]), Ways.NONE, None)
 
@@ -239,6 +239,11 @@ class Remote:
             "progress_seconds": self.limits.progress_seconds,
             "deadline": deadline,
         }
+
+
+def no_file(location: Location) -> IsADirectoryError:
+    """Return the error of asking for bytes of what is no file."""
+    return IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
 
 
 class _OtherOriginError(Exception):

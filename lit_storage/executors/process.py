@@ -29,6 +29,7 @@ _CHILD = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1]));"
     "sys.path[:], sys.argv[:] = c.recv(); from lit_storage.executors.process_child import main; main(c)"
 )
+_LEAVE_SECONDS = 5.0  # from what a Work published last until its process has ended
 _LAST_WORDS_SECONDS = 1  # for the rest of a message whose sender is dead
 _LOG = logging.getLogger("lit_storage.app")
 
@@ -119,8 +120,9 @@ class ProcessWorker:
         seconds = grace_seconds / 2
         gone = self._gone.wait(seconds)
         if not gone and self._publishing:
-            seconds += self._publish_seconds
-            gone = self._gone.wait(self._publish_seconds)
+            more = self._publish_seconds + _LEAVE_SECONDS
+            seconds += more
+            gone = self._gone.wait(more)
         if not gone:
             _LOG.warning("%r did not stop within %g s and is killed", self._name, seconds)
             self.kill()

@@ -17,10 +17,16 @@ from lit_storage_proto.digest import DIGEST_BYTES
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError
 
+MANIFESTS, DATA = "manifests", "data"
+"""What the keys of a store begin with."""
+
+UNFINISHED = ".tmp-"
+"""What the names of files begin with that are still being written."""
+
 IN_PLACE = -1
 """Stands for the object of a chunk whose bytes are in the file itself."""
 
-_VERSION = re.compile(r"([0-9]{8,19})-([A-Za-z0-9_-]{1,64})", re.ASCII)
+_VERSION = re.compile(r"([0-9]{8,18})-([A-Za-z0-9_-]{1,64})", re.ASCII)
 _UNIT = re.compile(r"[A-Za-z0-9_.-]{1,120}", re.ASCII)
 _KEY = re.compile(rf"({_VERSION.pattern})/({_UNIT.pattern})-[0-9]{{5,12}}", re.ASCII)
 _SLUG_CHARACTERS = 60
@@ -61,6 +67,21 @@ def key_version(key: str) -> Version | None:
     """Return the version that wrote the object `key`, None if that is no key of an object."""
     match = _KEY.fullmatch(key)
     return None if match is None else Version.parse(match[1])
+
+
+def manifest_key(unit: str, version: Version) -> str:
+    """Return where in a store the manifest of a version is."""
+    return f"{MANIFESTS}/{unit}/{version}"
+
+
+def is_unfinished(key: str) -> bool:
+    """Say whether a key is of a file that was still being written when it was listed."""
+    return key.rpartition("/")[2].startswith(UNFINISHED)
+
+
+def data_key(key: str) -> str:
+    """Return where in a store the object is that manifests name `key`."""
+    return f"{DATA}/{key}"
 
 
 class StoredChunk(NamedTuple):
@@ -110,6 +131,10 @@ class StoredEntry:
             return self.spans
         return ((0, self.entry.size),)
 
+    def count_chunks(self, chunk_bytes: int) -> int:
+        """Return how many chunks its runs have."""
+        return sum(-(-(end - start) // chunk_bytes) for start, end in self.data)
+
     def chunks(self, chunk_bytes: int) -> Iterator[StoredChunk]:
         """Yield its chunks, from the first byte to the last.
 
@@ -147,9 +172,7 @@ class StoredEntry:
             raise self._damaged()
 
     def _damaged(self) -> IntegrityError:
-        return IntegrityError(
-            f"the manifest is damaged: the chunks of {self.entry.path!r} do not fit together"
-        )
+        return IntegrityError(f"the chunks of {self.entry.path!r} do not fit together")
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from lit_storage_proto.limits import MAX_FRAME_BYTES
 from lit_storage_proto.v1 import artifact_pb2 as pb
 
 MAGIC: Final = b"LITARTF1"
+_MOST_BYTES = 2**63 - 1  # off_t
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -62,17 +63,19 @@ def decode_manifest(data: bytes, *, where: str) -> Manifest:
 
     Raises:
         IntegrityError: it is cut short, damaged, or none.
+        ProtocolViolation: it is whole, and of another version of this product.
     """
     sealed = memoryview(data)[:-DIGEST_BYTES]
     if len(data) < len(MAGIC) + DIGEST_BYTES or chunk_digest(sealed) != data[-DIGEST_BYTES:]:
         raise IntegrityError(f"the manifest {where} is cut short or damaged")
     if data[: len(MAGIC)] != MAGIC:
-        raise IntegrityError(f"the manifest {where} is of another format; upgrade lit-storage")
+        # Whole, and of somebody who knows more: whoever goes on without it may read or remove wrongly.
+        raise ProtocolViolation(f"the manifest {where} is of another format; upgrade lit-storage")
     try:
         message = pb.Manifest.FromString(bytes(sealed[len(MAGIC) :]))
         manifest = _manifest(message)
         _check(manifest)
-    except (DecodeError, ProtocolViolation, IntegrityError) as error:
+    except (DecodeError, ProtocolViolation, IntegrityError, ValueError) as error:
         raise IntegrityError(f"the manifest {where} is damaged: {error}") from None
     return manifest
 
@@ -111,6 +114,8 @@ def _check(manifest: Manifest) -> None:
     for each in manifest.objects:
         if key_version(each.key) is None:
             raise IntegrityError(f"{each.key!r} is no object of a store")
+    if "\0" in manifest.in_place + manifest.path:
+        raise IntegrityError("it names a path that cannot be")
     if not manifest.entries:
         if not manifest.removed:
             raise IntegrityError("it has no entries")
@@ -123,15 +128,21 @@ def _check(manifest: Manifest) -> None:
 
 def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
     position, path = 0, stored.entry.path
+    if stored.entry.size > _MOST_BYTES:
+        raise IntegrityError(f"{path!r} is said to have {stored.entry.size} bytes")
     for start, end in stored.spans:
         if not position <= start < end <= stored.entry.size:
             raise IntegrityError(f"the runs of {path!r} do not ascend, or leave the file")
         position = end
     for number, offset, size in stored.extents:
-        if number >= len(manifest.objects) or not 0 < size <= manifest.objects[number].size - offset:
+        if number >= len(manifest.objects) or not (
+            0 < size <= manifest.objects[number].size - offset <= _MOST_BYTES
+        ):
             raise IntegrityError(f"bytes of {path!r} are said to lie where no object is")
     if stored.digests or stored.extents:
-        if not stored.extents and not manifest.in_place:
-            raise IntegrityError(f"the bytes of {path!r} are nowhere")
+        if bool(stored.extents) is bool(manifest.in_place):
+            raise IntegrityError(f"the bytes of {path!r} are nowhere, or twice")
+        if len(stored.digests) != DIGEST_BYTES * stored.count_chunks(manifest.chunk_bytes):
+            raise IntegrityError(f"{path!r} has not as many digests as chunks")
         for _ in stored.chunks(manifest.chunk_bytes):
             pass  # it raises where they do not fit together

@@ -1,8 +1,9 @@
 """Sees to it that what a Work declared stays readable when the Work does not run any more.
 
 A Work notes what it declares in a file of its root, so that somebody else can publish it if the Work is
-killed: the App that started it, or whoever has custody of its machine. Whoever does it publishes from
-the storage root, marked as unclean, for nobody knows whether the Work had finished writing.
+killed: the App that started it. It publishes from the storage root, marked as unclean, for nobody knows
+whether the Work had finished writing. What a process left that joined by itself and was killed waits there
+for the next process of its name, which goes on with it.
 
 Invariant: what the note of an instance that ended names has not been published for the last time.
 """
@@ -10,19 +11,21 @@ Invariant: what the note of an instance that ended names has not been published 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_storage_client.artifacts import open_store
-from lit_storage_proto.artifact import Manifest
-from lit_storage_proto.errors import PathNotFound, StorageError
+from lit_storage_client.artifacts.store import ArtifactStore
+from lit_storage_client.artifacts.urls import open_store
+from lit_storage_proto.artifact import Manifest, Version
+from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
-from lit_storage_proto.registry import Registry, WorkRecord, WorkState
+from lit_storage_proto.registry import Registry
 from lit_storage_server.publish import publish, publish_removed
 from lit_storage_server.shares import Shares
 
@@ -50,19 +53,24 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What one instance of a Work declared."""
+    """What one instance of a Work declared, and where it is published."""
 
     name: str
     instance_id: str
     machine_id: str
     storage_root: str
     artifacts_url: str
-    paths: Mapping[str, bool]
+    has_left: bool = False
+    """Whether it ended as it should, but for paths that did not rest."""
+    paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Whether each was there once, as far as is known."""
 
 
 class Note:
-    """The file in which one instance of a Work notes what it declares. Lines of JSON, the first about itself.
+    """The file in which one instance of a Work notes what it declares.
+
+    It holds lines of JSON: the first one of the Declaration, the others of a path each. One that was cut
+    short by a kill is passed over.
 
     Args:
         root: the root that the Works of a machine share.
@@ -73,21 +81,23 @@ class Note:
         self._path = os.path.join(root, _NOTES, instance_id)
 
     def begin(self, declaration: Declaration) -> None:
-        """Make the file.
+        """Make the file, for this instance and none of its former ones.
 
         Raises:
             OSError: the disk is full, and the like.
         """
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        self._add(
-            {
-                "name": declaration.name,
-                "instance_id": declaration.instance_id,
-                "machine_id": declaration.machine_id,
-                "storage_root": declaration.storage_root,
-                "artifacts": declaration.artifacts_url,
-            }
-        )
+        directory, own = os.path.split(self._path)
+        os.makedirs(directory, exist_ok=True)
+        for other in os.listdir(directory):
+            note = Note(os.path.dirname(directory), other)
+            # The storage root of former instances is this one's by now.
+            if other == own or ((left := note.read()) is not None and left.name == declaration.name):
+                note.remove()
+        about = dataclasses.asdict(declaration)
+        paths = about.pop("paths")
+        self._add(about)
+        for path, seen in paths.items():
+            self.add(path, seen=seen)
 
     def add(self, path: str, *, seen: bool) -> None:
         """Note a path, or that it was there once."""
@@ -95,40 +105,15 @@ class Note:
 
     def read(self) -> Declaration | None:
         """Return what is noted, None if nothing is, as of an instance that published for the last time."""
+        paths: dict[str, bool] = {}
         try:
             with open(self._path, encoding="ascii") as file:
-                lines = [json.loads(line) for line in file if line.endswith("\n")]
-        except (FileNotFoundError, ValueError):
-            return None
-        if not lines:
-            return None
-        about, paths = lines[0], dict[str, bool]()
-        for line in lines[1:]:
-            paths[line["path"]] = paths.get(line["path"], False) or bool(line["seen"])
-        return Declaration(
-            about["name"],
-            about["instance_id"],
-            about["machine_id"],
-            about["storage_root"],
-            about["artifacts"],
-            paths,
-        )
-
-    def replace(self, declaration: Declaration, paths: Iterable[str]) -> None:
-        """Note that only `paths` are left to be published."""
-        self.remove()
-        self.begin(declaration)
-        for path in paths:
-            self.add(path, seen=declaration.paths[path])
-
-    def remove_others(self, name: str) -> None:
-        """Remove the notes of former instances of a Work, whose storage root is another one's by now."""
-        directory, own = os.path.split(self._path)
-        with contextlib.suppress(OSError):
-            for each in os.listdir(directory):
-                other = Note(os.path.dirname(directory), each)
-                if each != own and (left := other.read()) is not None and left.name == name:
-                    other.remove()
+                about, *lines = _parsed(file)
+            for line in lines:
+                paths[line["path"]] = paths.get(line["path"], False) or bool(line["seen"])
+            return Declaration(**about, paths=paths)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # what is there is no note of this version
 
     def remove(self) -> None:
         """Remove it: there is nothing left to do for this instance."""
@@ -138,90 +123,99 @@ class Note:
     def _add(self, line: dict[str, Any]) -> None:
         fd = os.open(self._path, _NOTE, 0o600)
         try:
-            os.write(fd, json.dumps(line).encode("ascii") + b"\n")
+            # It begins with the end of a line before it that was cut short.
+            os.write(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
         finally:
             os.close(fd)
 
 
-def publish_all(
-    declaration: Declaration,
-    paths: Mapping[str, bool],
-    *,
-    limits: Limits,
-    seconds: float,
-    unclean: bool = False,
-) -> Outcome:
-    """Publish `paths` of a Work, one after the other, for as long as there is time.
+def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a note that are whole."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            if isinstance(parsed := json.loads(line), dict):
+                yield parsed
 
-    A path within another one is published with that.
+
+def publish_all(declaration: Declaration, *, limits: Limits, unclean: bool = False) -> Outcome:
+    """Publish the paths of a Work, one after the other, within `Limits.publish_seconds`.
+
+    A path within another one is published with that. It never raises: what went wrong is in the Outcome.
 
     Args:
-        declaration: whose they are, and where they are published.
-        paths: whether each was there once.
+        declaration: what is published, and where.
         limits: deadlines and sizes.
-        seconds: how long it may take.
         unclean: whether the Work died, and this is done for it.
-
-    Raises:
-        Exception: never. What went wrong is in the Outcome.
     """
-    outcome, deadline = Outcome(), time.monotonic() + seconds
-    if not paths:
+    outcome, deadline = Outcome(), time.monotonic() + limits.publish_seconds
+    if not declaration.paths:
         return outcome
     try:
-        store = open_store(declaration.artifacts_url, declaration.name, limits=limits, create=True)
-        version = store.next_version(declaration.instance_id)
-        shares = Shares(declaration.storage_root, name=declaration.name)
+        store = open_store(
+            declaration.artifacts_url, declaration.name, limits=limits, create=True, deadline=deadline
+        )
+        with contextlib.closing(store):
+            version = store.next_version(declaration.instance_id)
+            shares = Shares(declaration.storage_root, name=declaration.name)
+            with contextlib.closing(shares):
+                _Round(declaration, store, shares, version, unclean, deadline, outcome).run()
     except Exception as error:  # noqa: BLE001  whatever it is, the Work's own end must not suffer from it
-        outcome.failed.update(dict.fromkeys(paths, error))
-        return outcome
-    try:
+        outcome.failed.update(dict.fromkeys(declaration.paths, error))
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One publication of all paths of a Work."""
+
+    declaration: Declaration
+    store: ArtifactStore
+    shares: Shares
+    version: Version
+    unclean: bool
+    deadline: float
+    outcome: Outcome
+
+    def run(self) -> None:
+        paths = self.declaration.paths
         for path in paths:
             if path.startswith("/"):
                 with contextlib.suppress(StorageError):
-                    shares.declare(path)
+                    self.shares.declare(path)
         pending = _outermost(paths)
         while pending:
             path = pending.pop(0)
             try:
-                outcome.published.append(
-                    publish(
-                        store,
-                        shares,
-                        path,
-                        version,
-                        machine_id=declaration.machine_id,
-                        unclean=unclean,
-                        deadline=deadline,
-                    )
-                )
-            except PathNotFound:
-                # One that died may have been about to write it anew: what it published before stays.
-                if unclean or not paths[path]:
-                    outcome.missing.append(path)
-                    continue
-                try:
-                    publish_removed(
-                        store, path, version, machine_id=declaration.machine_id, deadline=deadline
-                    )
-                    outcome.removed.append(path)
-                except Exception as error:  # noqa: BLE001  as above
-                    outcome.failed[path] = error
-            except Exception as error:  # noqa: BLE001  as above
-                outcome.failed[path] = error
-                pending += _outermost([inner for inner in paths if _is_within(inner, path)])
-    finally:
-        shares.close()
-    return outcome
+                self._publish(path)
+            except Exception as error:  # noqa: BLE001  as in `publish_all`
+                self.outcome.failed[path] = error
+                pending += _outermost(inner for inner in paths if _lies_in(inner, path))
+
+    def _publish(self, path: str) -> None:
+        if time.monotonic() > self.deadline:
+            raise TransferTimeout("there was no time left to publish it; see Limits.publish_seconds")
+        machine_id = self.declaration.machine_id
+        try:
+            manifest = publish(
+                self.store,
+                self.shares,
+                path,
+                self.version,
+                machine_id=machine_id,
+                unclean=self.unclean,
+                deadline=self.deadline,
+            )
+            self.outcome.published.append(manifest)
+        except PathNotFound:
+            # One that died may have been about to write it anew: what was published before stays.
+            if self.unclean or not self.declaration.paths[path]:
+                self.outcome.missing.append(path)
+                return
+            publish_removed(self.store, path, self.version, machine_id=machine_id, deadline=self.deadline)
+            self.outcome.removed.append(path)
 
 
-def publish_left(
-    root: str,
-    registry: Registry,
-    name: str,
-    *,
-    limits: Limits,
-) -> list[str]:
+def publish_left(root: str, registry: Registry, name: str, *, limits: Limits) -> list[str]:
     """Publish what the last instance of a Work left, if it ended without having done so.
 
     Args:
@@ -243,26 +237,32 @@ def publish_left(
     declaration = note.read()
     if declaration is None or declaration.name != name:
         return []
-    outcome = publish_all(
-        declaration, declaration.paths, limits=limits, seconds=limits.publish_seconds, unclean=True
-    )
-    url = declaration.artifacts_url if outcome.changed_store else work.artifacts_url
-    registry.update_work(WorkRecord(name, work.instance_id, WorkState.FAILED, work.machine_id, url))
+    outcome = publish_all(declaration, limits=limits, unclean=not declaration.has_left)
+    if outcome.changed_store:
+        registry.update_work(dataclasses.replace(work, artifacts_url=declaration.artifacts_url))
     note.remove()
-    return sentences(name, declaration.artifacts_url, outcome)
+    return sentences(declaration, outcome)
 
 
-def sentences(declaration_name: str, url: str, outcome: Outcome) -> list[str]:
-    """Return what a person is to know of an Outcome: a sentence for each path that was not published."""
+def sentences(declaration: Declaration, outcome: Outcome, *, missing: bool = True) -> list[str]:
+    """Return what a person is to know of an Outcome: a sentence for each path that was not published.
+
+    Args:
+        declaration: what was to be published.
+        outcome: what became of it.
+        missing: whether that counts of which there was nothing.
+    """
+    name, url = declaration.name, declaration.artifacts_url
     told = [
-        f"{path!r} of {declaration_name!r} was not published to {url}, and cannot be read when the Work is "
-        f"gone: {error}"
+        f"{path!r} of {name!r} was not published to {url}; what was published of it before, if anything, is "
+        f"what can be read: {error}"
         for path, error in outcome.failed.items()
     ]
-    told += [
-        f"{path!r} of {declaration_name!r} does not exist, so nothing of it was published to {url}"
-        for path in outcome.missing
-    ]
+    if missing:
+        told += [
+            f"{path!r} of {name!r} does not exist, so it was not published to {url}"
+            for path in outcome.missing
+        ]
     return told
 
 
@@ -270,31 +270,22 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     """Return each path that lies in no other."""
     kept: list[str] = []
     for path in sorted(paths):
-        if not any(_is_within(path, other) for other in kept):
+        if not any(_lies_in(path, other) for other in kept):
             kept.append(path)
     return kept
 
 
-def _is_within(path: str, other: str) -> bool:
+def _lies_in(path: str, other: str) -> bool:
+    """Say whether a path is another one than `other`, and within it."""
     if path == other:
         return False
     return not path.startswith("/") if not other else path.startswith(other + "/")
 
 
 def main(arguments: list[str]) -> None:
-    """Publish for a process that ends and can start no threads any more; print what went wrong."""
-    root, instance_id, seconds, limits = arguments
-    note = Note(root, instance_id)
-    declaration = note.read()
-    if declaration is None:
-        return
-    outcome = publish_all(
-        declaration, declaration.paths, limits=Limits(**json.loads(limits)), seconds=float(seconds)
-    )
-    json.dump(
-        {
-            "changed": outcome.changed_store,
-            "told": sentences(declaration.name, declaration.artifacts_url, outcome),
-        },
-        sys.stdout,
-    )
+    """Publish for a process that ends and can start no threads any more; print what became of it."""
+    root, instance_id, limits = arguments
+    declaration = Note(root, instance_id).read()
+    if declaration is not None:
+        outcome = publish_all(declaration, limits=Limits(**json.loads(limits)))
+        json.dump([outcome.changed_store, sentences(declaration, outcome)], sys.stdout)

@@ -10,14 +10,17 @@ places, only that is written.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
-from lit_storage_client.artifacts import ArtifactStore, FormerRemovedError, Writer
+from lit_storage_client.artifacts.store import ArtifactStore
+from lit_storage_client.artifacts.writer import FormerRemovedError, Writer
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frames import Chunk, Frame
 from lit_storage_server.shares import Shares
 from lit_storage_server.tree_stream import TreeOptions, TreeStream
+
+_ATTEMPTS = 2
 
 
 def publish(
@@ -49,11 +52,30 @@ def publish(
         OriginUnavailable: the store cannot be reached.
         OSError: a disk, or the store, is full, and the like.
     """
-    publication = _Publication(store, shares, path, version, machine_id, unclean, deadline)
-    try:
-        return publication.run(build_on_former=True)
-    except FormerRemovedError:
-        return publication.run(build_on_former=False)
+    for attempt in range(_ATTEMPTS):
+        version = Version(version.number + bool(attempt), version.instance_id)
+        try:
+            with store.begin(path, version, deadline=deadline) as writer:
+                former = writer.former if not attempt and _fits(writer.former, store) else None
+                draft = _read(shares, path, writer, former, machine_id, store.limits.chunk_bytes)
+                entries, objects = draft.finish()
+                manifest = Manifest(
+                    store.name,
+                    path,
+                    version,
+                    time.time_ns(),
+                    machine_id,
+                    store.limits.chunk_bytes,
+                    entries,
+                    objects,
+                    in_place=shares.root if store.in_place else "",
+                    unclean=unclean,
+                )
+                writer.commit(manifest)
+        except FormerRemovedError:
+            continue  # somebody pruned what this was built upon
+        return manifest
+    raise AssertionError("a version that names no objects of others depends on none")
 
 
 def publish_removed(
@@ -68,61 +90,28 @@ def publish_removed(
         writer.commit(Manifest(store.name, path, version, time.time_ns(), machine_id, 0, removed=True))
 
 
-class _Publication:
-    def __init__(
-        self,
-        store: ArtifactStore,
-        shares: Shares,
-        path: str,
-        version: Version,
-        machine_id: str,
-        unclean: bool,
-        deadline: float | None,
-    ) -> None:
-        self._store = store
-        self._shares = shares
-        self._path = path
-        self._version = version
-        self._machine_id = machine_id
-        self._unclean = unclean
-        self._deadline = deadline
-        self._chunk_bytes = store.limits.chunk_bytes
+def _fits(former: Manifest | None, store: ArtifactStore) -> bool:
+    return former is not None and former.chunk_bytes == store.limits.chunk_bytes
 
-    def run(self, *, build_on_former: bool) -> Manifest:
-        with self._store.begin(self._path, self._version, deadline=self._deadline) as writer:
-            former = writer.former if build_on_former else None
-            if former is not None and former.chunk_bytes != self._chunk_bytes:
-                former = None
-            held = self._held(former)
-            draft = _Draft(writer, former, held, self._chunk_bytes)
-            options = TreeOptions(holes=True, settle=True, held=held)
-            stream = TreeStream(self._shares, self._path, options, self._chunk_bytes)
-            for frame in stream.frames():
-                writer.check_deadline()
-                draft.take(frame)
-            manifest = Manifest(
-                self._store.name,
-                self._path,
-                self._version,
-                time.time_ns(),
-                self._machine_id,
-                self._chunk_bytes,
-                *draft.finish(),
-                in_place=self._shares.root if self._store.in_place else "",
-                unclean=self._unclean,
-            )
-            writer.commit(manifest)
-        return manifest
 
-    def _held(self, former: Manifest | None) -> dict[str, tuple[bytes, list[tuple[int, int]]]]:
-        """Return the files that need not be read if they still have the version token they had."""
-        if former is None or former.machine_id != self._machine_id:
-            return {}
-        return {
+def _read(
+    shares: Shares, path: str, writer: Writer, former: Manifest | None, machine_id: str, chunk_bytes: int
+) -> _Draft:
+    """Read the tree, and write what of it is new."""
+    held = {}
+    if former is not None and former.machine_id == machine_id:
+        # These need not be read if they still have the version token they had.
+        held = {
             stored.entry.path: (stored.entry.version, [(0, stored.entry.size)])
             for stored in former.entries
             if stored.entry.kind is Kind.FILE and stored.entry.size
         }
+    draft = _Draft(writer, former, held, chunk_bytes)
+    options = TreeOptions(holes=True, settle=True, held=held)
+    for frame in TreeStream(shares, path, options, chunk_bytes).frames():
+        writer.check_deadline()
+        draft.take(frame)
+    return draft
 
 
 class _Draft:
@@ -181,13 +170,23 @@ class _Draft:
 class _File:
     """One entry under way."""
 
-    __slots__ = ("_chunk_bytes", "_digests", "_former", "_former_chunks", "_places", "_spans", "entry")
+    __slots__ = (
+        "_chunk_bytes",
+        "_digests",
+        "_former",
+        "_former_chunks",
+        "_last",
+        "_places",
+        "_spans",
+        "entry",
+    )
 
     def __init__(self, entry: Entry, former: tuple[Manifest, StoredEntry] | None, chunk_bytes: int) -> None:
         self.entry = entry
         self._former = former
         self._chunk_bytes = chunk_bytes
-        self._former_chunks: dict[int, StoredChunk] | None = None
+        self._former_chunks: Iterator[StoredChunk] | None = None
+        self._last: StoredChunk | None = None
         self._spans: list[tuple[int, int]] = []
         self._places: list[tuple[str, int, int]] = []
         self._digests = bytearray()
@@ -241,9 +240,14 @@ class _File:
             return None
         manifest, former = self._former
         if self._former_chunks is None:
-            self._former_chunks = {known.offset: known for known in former.chunks(manifest.chunk_bytes)}
-        known = self._former_chunks.get(chunk.offset)
-        if known is None or known.size != chunk.size or known.digest != chunk.digest:
+            self._former_chunks = former.chunks(manifest.chunk_bytes)
+        known = self._last
+        while known is None or known.offset < chunk.offset:  # both ascend
+            known = self._last = next(self._former_chunks, None)
+            if known is None:
+                self._former = None
+                return None
+        if known.offset != chunk.offset or known.size != chunk.size or known.digest != chunk.digest:
             return None
         return manifest.objects[known.object].key, known.position
 

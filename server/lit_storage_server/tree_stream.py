@@ -16,7 +16,7 @@ import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lit_storage_client.artifacts.pieces import without
+from lit_storage_client.spans import Span, without
 from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, PathNotFound, SourceChanged
@@ -34,8 +34,6 @@ MAX_ROUNDS = 3
 _MAX_UNSETTLED_NAMES = 100
 _MAX_UNSETTLED_BYTES = MAX_FRAME_BYTES // 2
 _MAX_NAMED = 3
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,12 @@ from lit_storage_client.beneath import open_beneath
 from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
-from lit_storage_proto.limits import MAX_PATH_BYTES
+from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_PATH_BYTES
 from lit_storage_proto.uri import is_reserved
 from lit_storage_server.shares import Opened
 
 # Times the streams of one server this stays well below the customary limit of 1024 descriptors.
 HELD_DIRECTORIES = 32
-
-MAX_LINKED_DIRECTORIES = 10_000
 
 Identity: TypeAlias = tuple[int, int]
 Follow: TypeAlias = Callable[[str], int]

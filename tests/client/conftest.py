@@ -1,12 +1,9 @@
 """Peers to ask and a user to be: a real server in another process, scripted peers, and uid 65534."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -209,33 +206,3 @@ def directory_entry():
 @pytest.fixture
 def link_entry():
     return lambda path, text: Entry(path, Kind.SYMLINK, 0, 0o777, 10**18, text)
-
-
-@pytest.fixture
-def public_directory():
-    """A directory that uid 65534 can write."""
-    path = tempfile.mkdtemp(prefix="lit-storage-test-")
-    os.chmod(path, 0o777)
-    yield path
-    subprocess.run(["chmod", "-R", "u+rwX", path], check=True)
-    shutil.rmtree(path)
-
-
-@pytest.fixture
-def as_nobody():
-    """Run code in a process of uid 65534, after its imports; return what it prints."""
-
-    def run(imports, code, *arguments):
-        drop = "import os; os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)"
-        script = f"import sys\n{textwrap.dedent(imports)}\n{drop}\n{textwrap.dedent(code)}"
-        result = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout.strip()
-
-    return run

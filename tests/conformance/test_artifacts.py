@@ -7,91 +7,16 @@ import time
 
 import pytest
 
-from lit_storage_client.artifacts import in_place_url, open_store
 from lit_storage_client.artifacts.tree import ArtifactTree
-from lit_storage_client.fetch import fetch
-from lit_storage_client.fetch.contents import contents
-from lit_storage_client.origins import Origins
-from lit_storage_client.registries.memory import MemoryRegistry
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import PathNotFound, SourceChanged, TransferTimeout
-from lit_storage_proto.limits import MIB, Limits
-from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+from lit_storage_proto.limits import MIB
 from lit_storage_proto.uri import Location
 from lit_storage_server.publish import publish, publish_removed
-from lit_storage_server.shares import Shares
 from lit_storage_server.tree_stream import TreeStream
 
 NAMED = ["file", "memory", "rclone", "moto"]
 ALL = ["in-place", *NAMED]
-
-
-class Stopped:
-    """A Work that does not run, and what it left: `root` is its storage root."""
-
-    def __init__(self, url, root, copies):
-        self.url = url
-        self.root = root
-        self.copies = copies
-        self.limits = Limits(store_seconds=20, progress_seconds=20)
-        self.store = open_store(url, "train", limits=self.limits, create=True)
-        self.shares = Shares(str(root), name="train")
-        self.registry = MemoryRegistry(str(root))
-        self.registry.register(LiveRecord("train", "i1", "127.0.0.1:1", "machine"))
-        self.registry.unregister("train", "i1")
-        self.registry.update_work(WorkRecord("train", "i1", WorkState.STOPPED, "machine", url))
-        self.origins = Origins(_NobodyLives(self.registry), self.registry, "machine", self.limits)
-
-    def publish(self, path="out", **options):
-        version = self.store.next_version("i1")
-        return publish(self.store, self.shares, path, version, machine_id="machine", **options)
-
-    def get(self, path="out", name="copy", **options):
-        target = self.copies / name
-        transfer = fetch(
-            self.origins, Location("train", path), root=None, target=str(target), overwrite=True, **options
-        )
-        return target, transfer
-
-    def exists(self, path="out"):
-        return self.origins.exists(Location("train", path))
-
-    def read(self, path, **options):
-        return b"".join(bytes(run) for run in contents(self.origins, Location("train", path), **options))
-
-
-class _NobodyLives:
-    """Stands for the Remote of a session where no Work lives."""
-
-    def __init__(self, registry):
-        from lit_storage_client.channels import Channels
-        from lit_storage_client.remote import Remote
-        from lit_storage_client.security import Security
-
-        limits = Limits()
-        self._remote = Remote(registry, Channels(Security(token="x"), limits), limits)
-
-    def __getattr__(self, name):
-        return getattr(self._remote, name)
-
-
-def url_of(kind, tmp_path, s3):
-    if kind == "in-place":
-        return in_place_url(str(tmp_path / "root"))
-    if kind == "file":
-        return f"file://{tmp_path}/store"
-    return f"memory://{tmp_path}/store" if kind == "memory" else s3(kind)[1]
-
-
-@pytest.fixture
-def make(tmp_path, s3):
-    def work(kind):
-        root = tmp_path / "root" / "works" / "train"
-        (root / "out").mkdir(parents=True)
-        (tmp_path / "copies").mkdir()
-        return Stopped(url_of(kind, tmp_path, s3), root, tmp_path / "copies")
-
-    return work
 
 
 @pytest.fixture(params=ALL)
@@ -331,6 +256,7 @@ class TestVersions:
 
         monkeypatch.setattr("lit_storage_server.publish.TreeStream", Changing)
         left.publish()
+        assert (out / "moved").exists()
         expected = snapshot(out)
         del expected["outside"]
         assert snapshot(left.get()[0]) == expected
@@ -435,7 +361,7 @@ class TestNamed:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(60)
         assert failed == []
         assert [kept.version.instance_id for kept in named.store.versions()] == ["i2", "i1"]
         assert snapshot(named.get()[0]) == snapshot(named.root / "out")

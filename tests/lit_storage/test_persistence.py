@@ -13,7 +13,7 @@ import pytest
 
 import lit_storage
 from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNotFound, Work, WorkError
-from lit_storage_client.artifacts import open_store
+from lit_storage_client.artifacts.urls import open_store
 
 pytestmark = pytest.mark.usefixtures("root")
 

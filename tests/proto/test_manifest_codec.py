@@ -19,7 +19,7 @@ from lit_storage_proto.artifact import (
 )
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import IntegrityError
+from lit_storage_proto.errors import IntegrityError, ProtocolViolation
 from lit_storage_proto.manifest_codec import decode_manifest, encode_manifest
 
 names = st.one_of(st.text(max_size=30), st.binary(max_size=30).map(os.fsdecode)).filter(
@@ -62,7 +62,7 @@ def test_every_field_comes_back():
 def test_any_name_comes_back(name, path, target):
     """Names that are not UTF-8 come back too: of the path, the directory, an entry and a link."""
     link = StoredEntry(Entry(name, Kind.SYMLINK, 0, 0o777, 1, target))
-    value = manifest(link, path=path, in_place="/" + path)
+    value = manifest(link, path=path, in_place="/" + path, objects=[])
     assert decode(value) == value
 
 
@@ -90,9 +90,9 @@ def test_every_flipped_byte_is_noticed():
 
 
 def test_another_format_is_refused():
-    """What is sealed but begins otherwise is of another version of this product."""
+    """What is sealed but begins otherwise is of another version of this product, and no damaged one."""
     data = b"LITARTF9" + encode_manifest(manifest(stored()))[8:-16]
-    with pytest.raises(IntegrityError, match="upgrade"):
+    with pytest.raises(ProtocolViolation, match="upgrade"):
         decode_manifest(data + chunk_digest(data), where="m")
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from lit_storage_client.artifacts.lanes import Lanes, LateError, Pending, remaining
 from lit_storage_client.artifacts.pieces import Piece
-from lit_storage_client.artifacts.store import DATA, ArtifactStore
+from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.names import shown
-from lit_storage_proto.artifact import Manifest, StoredChunk
+from lit_storage_proto.artifact import Manifest, StoredChunk, data_key
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.errors import IntegrityError, TransferTimeout
 from lit_storage_proto.limits import KIB, OBJECT_BYTES
@@ -35,6 +35,8 @@ class _Request:
     object: int
     start: int
     end: int
+    wanted: int
+    """How many of its bytes are wanted."""
     answer: Pending[bytes] | None = None
 
     def holds(self, chunk: StoredChunk) -> bool:
@@ -79,7 +81,7 @@ class ObjectContents:
     def _request(self, window: list[Piece]) -> tuple[list[Piece], list[_Request]]:
         requests = _merged(piece.chunk for piece in window if piece.chunk is not None)
         for request in requests:
-            key = f"{DATA}/{self._manifest.objects[request.object].key}"
+            key = data_key(self._manifest.objects[request.object].key)
             start, size = request.start, request.end - request.start
             request.answer = self._lanes.submit(
                 lambda key=key, start=start, size=size: self._store.objects.read(key, start, size)  # type: ignore[misc]
@@ -150,9 +152,11 @@ def _merged(chunks: Iterable[StoredChunk]) -> list[_Request]:
             last is not None
             and last.object == chunk.object
             and chunk.position - last.end <= _BRIDGED_BYTES
-            and end - last.start <= OBJECT_BYTES
+            # At most as much is read in vain as is wanted, so that memory stays bounded.
+            and end - last.start <= min(OBJECT_BYTES, 2 * (last.wanted + chunk.size))
         ):
             last.end = max(last.end, end)
+            last.wanted += chunk.size
         else:
-            requests.append(_Request(chunk.object, chunk.position, end))
+            requests.append(_Request(chunk.object, chunk.position, end, chunk.size))
     return requests

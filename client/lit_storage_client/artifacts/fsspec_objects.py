@@ -2,20 +2,21 @@
 
 fsspec is loaded when the first store of this kind is opened; s3fs comes with the extra ``s3``.
 
-Every request runs in a thread of its own, and is given up when its time is over: not every file system
-bounds its waits. Credentials come from where each file system looks for them (for S3: the variables
-``AWS_*``, a profile, or the machine's role), and never from a URL, which others are told.
+Every request runs in a thread beside whoever waits for it, who gives it up when its time is over: not
+every file system bounds its waits. Credentials come from where each file system looks for them (for S3: the
+variables ``AWS_*``, a profile, or the machine's role), and never from a URL, which others are told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import importlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
-from lit_storage_client.artifacts.lanes import Lanes, LateError
+from lit_storage_client.artifacts.lanes import Lanes, LateError, remaining
 from lit_storage_client.artifacts.objects import Found
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import (
@@ -30,6 +31,8 @@ from lit_storage_proto.errors import (
 T = TypeVar("T")
 
 _CONNECT_SECONDS = 5.0
+_REMOVE_SECONDS = 2.0
+_NO_BUCKET = "The specified bucket does not exist"  # of an object that is not there s3fs says its path
 _MOST_CHARACTERS = 300
 _REMOVED_AT_ONCE = 1000  # as many as one DeleteObjects of S3 takes
 # Words in the names of errors that mean "not you": botocore's do not share a base class.
@@ -49,14 +52,17 @@ class FsspecObjects:
         url: ``PROTOCOL://…``, without a trailing slash.
         seconds: what one request may take.
         requests: how many may be under way at once.
+        deadline: when all must have ended, on the clock of time.monotonic(); but what is removed after it
+            has a moment more.
 
     Raises:
         InvalidURI: fsspec, or its file system for this protocol, is not installed.
     """
 
-    def __init__(self, url: str, *, seconds: float, requests: int) -> None:
+    def __init__(self, url: str, *, seconds: float, requests: int, deadline: float | None = None) -> None:
         self._url = url
         self._seconds = seconds
+        self._deadline = deadline
         self._lanes = Lanes(2 * requests, "lit-storage-store")
         protocol, _, self._root = url.partition("://")
         self._files = _file_system(protocol, seconds)
@@ -66,9 +72,9 @@ class FsspecObjects:
         """See `Objects.url`."""
         return self._url
 
-    def put(self, key: str, data: bytes | bytearray) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """See `Objects.put`."""
-        self._ask(lambda: self._put(f"{self._root}/{key}", bytes(data)), key)
+        self._ask(lambda: self._put(f"{self._root}/{key}", data), key)
 
     def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
         """See `Objects.read`."""
@@ -98,14 +104,19 @@ class FsspecObjects:
         for first in range(0, len(paths), _REMOVED_AT_ONCE):
             batch = paths[first : first + _REMOVED_AT_ONCE]
             try:
-                self._ask(lambda batch=batch: self._files.rm(batch), batch[0])  # type: ignore[misc]
+                self._remove(self._files.rm, batch)
             except FileNotFoundError:
                 # Another process removed one; which of the others are left is not known.
                 for path in batch:
-                    try:
-                        self._ask(lambda path=path: self._files.rm_file(path), path)  # type: ignore[misc]
-                    except FileNotFoundError:
-                        pass
+                    with contextlib.suppress(FileNotFoundError):
+                        self._remove(self._files.rm_file, path)
+
+    def _remove(self, remove: Callable[[Any], object], what: Any) -> None:
+        self._ask(lambda: remove(what), self._root, least_seconds=_REMOVE_SECONDS)
+
+    def close(self) -> None:
+        """See `Objects.close`."""
+        self._lanes.close()
 
     def _put(self, path: str, data: bytes) -> None:
         try:
@@ -116,12 +127,13 @@ class FsspecObjects:
                 raise FileExistsError(errno.EEXIST, "it is there already", path) from None
             self._files.pipe_file(path, data)
 
-    def _ask(self, call: Callable[[], T], what: str) -> T:
+    def _ask(self, call: Callable[[], T], what: str, *, least_seconds: float = 0.0) -> T:
+        seconds = max(least_seconds, remaining(self._deadline, self._seconds))
         try:
-            return self._lanes.call(call, self._seconds)
+            return self._lanes.call(call, seconds)
         except LateError:
             raise TransferTimeout(
-                f"the store {shown(self.url)} gave no answer for {self._seconds:g} s; is it in reach?"
+                f"the store {shown(self.url)} gave no answer for {seconds:.2g} s; is it in reach?"
             ) from None
         except StorageError:
             raise
@@ -137,9 +149,9 @@ class FsspecObjects:
                 f"the store {shown(self.url)} refuses this process: {words}; check its credentials"
             )
         if isinstance(error, FileNotFoundError):
-            if "bucket" in words.lower():
+            if words == _NO_BUCKET:
                 return OriginUnavailable(f"the store {shown(self.url)} is not there: {words}")
-            return FileNotFoundError(errno.ENOENT, os_error_text(error), what)
+            return FileNotFoundError(errno.ENOENT, error.strerror or "it is not there", what)
         if isinstance(error, OSError) and error.errno == errno.EINVAL and "ange" in words:
             return IntegrityError(f"{shown(what)} in {self.url} is shorter than it was")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -147,12 +159,7 @@ class FsspecObjects:
         return OriginUnavailable(f"the store {shown(self.url)} cannot be used: {kind}: {words}")
 
 
-def os_error_text(error: OSError) -> str:
-    """Return what the system, or a file system in Python, says of an error."""
-    return error.strerror or "it is not there"
-
-
-def check_file_system(protocol: str) -> Any:
+def file_system_class(protocol: str) -> Any:
     """Return the class of fsspec for a protocol.
 
     Raises:
@@ -172,7 +179,7 @@ def check_file_system(protocol: str) -> Any:
 
 
 def _file_system(protocol: str, seconds: float) -> Any:
-    kind = check_file_system(protocol)
+    kind = file_system_class(protocol)
     options: dict[str, Any] = {"skip_instance_cache": protocol != "memory", "use_listings_cache": False}
     if protocol in ("s3", "s3a"):
         options["config_kwargs"] = {
@@ -186,7 +193,7 @@ def _file_system(protocol: str, seconds: float) -> Any:
 
 
 def _modified(info: dict[str, Any]) -> float:
-    for name in ("LastModified", "mtime", "created"):
+    for name in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = info.get(name)
         if isinstance(value, datetime.datetime):
             return value.timestamp()

@@ -20,19 +20,21 @@ from lit_storage_client.version_token import version_of
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.errors import AccessDenied, SourceChanged
-from lit_storage_proto.limits import MAX_FRAME_BYTES
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _REGULAR = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class PlacedFile:
-    """One file, open, and whether it is known to be the one that was published."""
+    """One file, open."""
 
     def __init__(self, fd: int, stored: StoredEntry) -> None:
         self.fd = fd
         self.stored = stored
-        self.is_same = version_of(os.fstat(fd)) == stored.entry.version
+
+    def is_unchanged(self) -> bool:
+        """Say whether it is known to be the file that was published."""
+        return version_of(os.fstat(self.fd)) == self.stored.entry.version
 
 
 class PlacedContents:
@@ -46,7 +48,7 @@ class PlacedContents:
         self._manifest = manifest
         self._base = manifest.path if manifest.path.startswith("/") else manifest.in_place
         self._file: PlacedFile | None = None
-        self._buffer = memoryview(bytearray(MAX_FRAME_BYTES))
+        self._buffer = memoryview(b"")
 
     def close(self) -> None:
         """Close what is open. A second call does nothing."""
@@ -85,10 +87,6 @@ class PlacedContents:
         self._file = PlacedFile(fd, stored)
         return self._file
 
-    def is_unchanged(self, file: PlacedFile) -> bool:
-        """Say whether an open file is still the one that was published."""
-        return version_of(os.fstat(file.fd)) == file.stored.entry.version
-
     def data(self, pieces: Iterable[Piece]) -> Iterator[tuple[Piece, memoryview]]:
         """Yield each piece with its bytes, which are good until the next one is asked for.
 
@@ -111,6 +109,8 @@ class PlacedContents:
     def _read(self, piece: Piece) -> memoryview:
         chunk = piece.chunk
         assert chunk is not None
+        if not self._buffer:
+            self._buffer = memoryview(bytearray(self._manifest.chunk_bytes))
         fd, filled = self.file(piece.stored).fd, 0
         while filled < chunk.size:
             count = os.preadv(fd, [self._buffer[filled : chunk.size]], chunk.position + filled)

@@ -9,6 +9,7 @@ that has begun, which is when a session that nobody closed publishes.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -72,18 +73,15 @@ class Lanes:
         self._name = name
         self._queue: queue.SimpleQueue[Pending[Any] | None] = queue.SimpleQueue()
         self._threads = 0
-        self._idle = 0
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[[], T]) -> Pending[T]:
         """Call `function` in one of the threads, as soon as one is free."""
         pending = Pending(function)
         with self._lock:
-            if not self._idle and self._threads < self._count:
+            if self._threads < self._count:
                 self._threads += 1
                 threading.Thread(target=self._run, name=self._name, daemon=True).start()
-            else:
-                self._idle = max(0, self._idle - 1)
         self._queue.put(pending)
         return pending
 
@@ -96,18 +94,22 @@ class Lanes:
         return self.submit(function).result(seconds)
 
     def close(self) -> None:
-        """Let the threads end when they have done what is queued."""
+        """Drop what has not begun, and let the threads end when they have done the rest."""
         with self._lock:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    pending = self._queue.get_nowait()
+                    if pending is not None:
+                        pending.drop()
+                        pending.run()  # for whoever waits for it after all
             for _ in range(self._threads):
                 self._queue.put(None)
-            self._threads = self._idle = 0
+            self._threads = 0
 
     def _run(self) -> None:
         while (pending := self._queue.get()) is not None:
             pending.run()
             del pending  # what it returned may be large
-            with self._lock:
-                self._idle += 1
 
 
 def remaining(deadline: float | None, most: float) -> float:

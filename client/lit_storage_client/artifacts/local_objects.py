@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 
 from lit_storage_client.artifacts.objects import Found
 from lit_storage_client.names import shown
+from lit_storage_proto.artifact import UNFINISHED
 from lit_storage_proto.errors import AccessDenied, IntegrityError, OriginUnavailable
 
-_UNFINISHED = ".tmp-"
 _RACES = 16
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -39,11 +39,11 @@ class LocalObjects:
         """See `Objects.url`."""
         return f"file://{self._root}"
 
-    def put(self, key: str, data: bytes | bytearray) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """See `Objects.put`. The object survives a power cut once this has returned."""
         path = self._path(key)
         directory, name = os.path.split(path)
-        temporary = os.path.join(directory, _UNFINISHED + secrets.token_hex(8))
+        temporary = os.path.join(directory, UNFINISHED + secrets.token_hex(8))
         try:
             fd = self._open_new(temporary)
             try:
@@ -104,13 +104,16 @@ class LocalObjects:
         except OSError as error:
             raise self._typed(error) from None
 
+    def close(self) -> None:
+        """See `Objects.close`."""
+
     def _open_new(self, path: str) -> int:
         for _ in range(_RACES):
-            _make_directories(os.path.dirname(path))
             try:
+                _make_directories(os.path.dirname(path))
                 return os.open(path, _NEW_FILE, 0o444)
             except FileNotFoundError:
-                pass  # another process removed the directory, which was empty
+                pass  # another process removed a directory, which was empty
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
     def _path(self, key: str) -> str:
@@ -179,9 +182,13 @@ def _sync_directory(path: str) -> None:
 
 def _files(directory: str, prefix: str) -> Iterator[Found]:
     try:
-        items = list(os.scandir(directory))
-    except (FileNotFoundError, NotADirectoryError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):  # a link is none of ours
         return
+    try:
+        items = list(os.scandir(directory))
+    finally:
+        os.close(fd)
     for item in items:
         key = f"{prefix}/{item.name}"
         if item.is_dir(follow_symlinks=False):

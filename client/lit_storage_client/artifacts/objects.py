@@ -8,7 +8,8 @@ Rules of the port
  1. `read` returns exactly the bytes that were asked for, or raises. A short answer is damage.
  2. Absent is not unknown: FileNotFoundError says that the store answers and lacks the object. A store
     that cannot be reached, or lacks its bucket or directory, is OriginUnavailable, whoever is to blame.
- 3. Every call ends within the seconds that the adapter was given, whatever the other side does.
+ 3. Every call over a network ends within the seconds that the adapter was given, whatever the other side
+    does. A disk, also one that is mounted from elsewhere, answers in its own time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Objects(Protocol):
         """Where they are, without secrets, for errors and for other processes."""
         ...
 
-    def put(self, key: str, data: bytes | bytearray) -> None:
+    def put(self, key: str, data: bytes) -> None:
         """Write a new object.
 
         Raises:
@@ -61,6 +62,10 @@ class Objects(Protocol):
         Raises:
             AccessDenied, OriginUnavailable, OSError: as of `put`.
         """
+        ...
+
+    def close(self) -> None:
+        """Make no more requests; objects stay. A second call does nothing."""
         ...
 
     def remove(self, keys: Iterable[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from lit_storage_client.spans import Span
 from lit_storage_proto.artifact import StoredChunk, StoredEntry
 
 
@@ -18,12 +20,12 @@ class Piece(NamedTuple):
     """In the file."""
     size: int
     chunk: StoredChunk | None
-    """In which it lies, all of which is checked; None: it is a hole."""
+    """In which it lies, all of which is checked; None: it is a hole, or `by_descriptor`."""
+    by_descriptor: bool = False
+    """Whether the file is handed over open."""
 
 
-def pieces_of(
-    number: int, stored: StoredEntry, wanted: Sequence[tuple[int, int]], chunk_bytes: int
-) -> Iterator[Piece]:
+def pieces_of(number: int, stored: StoredEntry, wanted: Sequence[Span], chunk_bytes: int) -> Iterator[Piece]:
     """Yield the pieces of a file.
 
     Args:
@@ -34,7 +36,7 @@ def pieces_of(
     """
     position, runs = 0, iter(wanted)
     start, end = next(runs, (0, 0))
-    for chunk in (*stored.chunks(chunk_bytes), None):
+    for chunk in itertools.chain(stored.chunks(chunk_bytes), (None,)):
         begins = stored.entry.size if chunk is None else chunk.offset
         ends = stored.entry.size if chunk is None else chunk.offset + chunk.size
         while end > start:
@@ -48,15 +50,3 @@ def pieces_of(
                 break
             start, end = next(runs, (0, 0))
         position = ends
-
-
-def without(held: Sequence[tuple[int, int]], size: int) -> list[tuple[int, int]]:
-    """Return what of a file of `size` bytes is not in `held`, which ascends and is disjoint."""
-    wanted, position = [], 0
-    for start, end in held:
-        if position < min(start, size):
-            wanted.append((position, min(start, size)))
-        position = max(position, end)
-    if position < size:
-        wanted.append((position, size))
-    return wanted

@@ -9,22 +9,34 @@ In place there is one version of a path, and its bytes are where the Work wrote 
 
 from __future__ import annotations
 
+import logging
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from lit_storage_client.artifacts.objects import Found, Objects
 from lit_storage_client.artifacts.writer import Writer
-from lit_storage_client.names import shown
-from lit_storage_proto.artifact import Manifest, Version, is_unit, unit_of
-from lit_storage_proto.errors import IntegrityError
+from lit_storage_client.names import check_path, shown
+from lit_storage_proto.artifact import (
+    DATA,
+    MANIFESTS,
+    Manifest,
+    Version,
+    data_key,
+    is_unfinished,
+    is_unit,
+    key_version,
+    manifest_key,
+    unit_of,
+)
+from lit_storage_proto.entry import Kind
+from lit_storage_proto.errors import IntegrityError, ProtocolViolation
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.manifest_codec import decode_manifest
 
-MANIFESTS, DATA = "manifests", "data"
-
+_LOG = logging.getLogger("lit_storage.artifacts")
+_MOST_MANIFEST_BYTES = 1 << 30
 _KEPT_MANIFESTS = 4  # decoded, by each store: that of a large tree takes tens of MiB
 
 
@@ -33,13 +45,15 @@ class Kept(NamedTuple):
 
     unit: str
     version: Version
-    published: float
-    """In seconds since 1970-01-01 UTC."""
+    size: int
+    """Of its manifest, in bytes."""
+    modified: float
+    """When that was written, by the store: in seconds since 1970-01-01 UTC; 0 where that is not known."""
 
     @property
     def key(self) -> str:
         """Of its manifest."""
-        return f"{MANIFESTS}/{self.unit}/{self.version}"
+        return manifest_key(self.unit, self.version)
 
 
 class ArtifactStore:
@@ -50,10 +64,10 @@ class ArtifactStore:
         url: of the store, as other processes are told of it.
         name: of the Work.
         limits: deadlines, and how much is under way at once.
-        in_place: whether the bytes stay where the Work wrote them.
+        in_place: the storage root of the Work if the bytes stay where it wrote them, else "".
     """
 
-    def __init__(self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: bool) -> None:
+    def __init__(self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: str) -> None:
         self.objects = objects
         self.url = url
         self.name = name
@@ -97,11 +111,14 @@ class ArtifactStore:
             AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
         """
         found = self._decoded.get(kept.key)
-        if found is None:
+        if found is not None:
+            self._decoded.move_to_end(kept.key)
+        else:
             where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
+            if kept.size > _MOST_MANIFEST_BYTES:
+                raise IntegrityError(f"the manifest {where} is larger than any can be")
             found = decode_manifest(self.objects.read(kept.key), where=where)
-            if found.name != self.name or unit_of(found.path) != kept.unit or found.version != kept.version:
-                raise IntegrityError(f"the manifest {where} is that of another artifact")
+            self._check(found, kept, where)
             self._decoded[kept.key] = found
             if len(self._decoded) > _KEPT_MANIFESTS:
                 self._decoded.popitem(last=False)
@@ -114,16 +131,17 @@ class ArtifactStore:
         former = self._former(kept)
         return Writer(
             self.objects,
-            Kept(unit, version, 0).key,
-            f"{version}/{unit}",
-            former=former,
-            former_key=None if former is None else Kept(unit, former.version, 0).key,
-            replaced=[each.key for each in kept] if self.in_place else [],
-            keeps_bytes=not self.in_place,
-            seconds=self.limits.store_seconds,
-            requests=self.limits.store_requests,
+            unit,
+            version,
+            former,
+            limits=self.limits,
             deadline=deadline,
+            replaces=[each.key for each in kept] if self.in_place else None,
         )
+
+    def close(self) -> None:
+        """Make no more requests. A second call does nothing."""
+        self.objects.close()
 
     def remove(self, versions: Collection[Kept], *, now: float | None = None) -> int:
         """Remove versions, and the bytes that no other one needs; return how many bytes that were.
@@ -133,7 +151,7 @@ class ArtifactStore:
         Raises:
             AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
         """
-        objects = {each.key.removeprefix(f"{DATA}/"): each for each in self.objects.list(DATA)}
+        objects = {each.key.removeprefix(data_key("")): each for each in self.objects.list(DATA)}
         named = {key for kept in versions for key in self._named(kept, objects)}
         self.objects.remove([kept.key for kept in versions])
         for kept in versions:
@@ -146,11 +164,14 @@ class ArtifactStore:
         unneeded = [
             each
             for key, each in objects.items()
-            if key not in needed and (key in named or each.modified < oldest)
+            if key_version(key) and key not in needed and (key in named or 0 < each.modified < oldest)
         ]
-        valid = {kept.key for kept in _kept(manifests)}
         # Files that were cut short before they had their names.
-        unfinished = [each for each in manifests if each.key not in valid and each.modified < oldest]
+        unfinished = [
+            each
+            for each in (*manifests, *objects.values())
+            if is_unfinished(each.key) and 0 < each.modified < oldest
+        ]
         self.objects.remove([each.key for each in (*unneeded, *unfinished)])
         return sum(each.size for each in unneeded)
 
@@ -162,6 +183,28 @@ class ArtifactStore:
             return []
         except IntegrityError:
             return [key for key in objects if key.startswith(f"{kept.version}/{kept.unit}-")]
+
+    def _check(self, found: Manifest, kept: Kept, where: str) -> None:
+        """See that a manifest is the one that was asked for, and that it leads nowhere else."""
+        if found.name != self.name or unit_of(found.path) != kept.unit or found.version != kept.version:
+            raise IntegrityError(f"the manifest {where} is that of another artifact")
+        if not found.removed and found.in_place != self.in_place:
+            raise IntegrityError(f"the manifest {where} says that its files are where they are not kept")
+        directories, seen = {""}, set[str]()
+        for stored in found.entries:
+            path, kind = stored.entry.path, stored.entry.kind
+            try:
+                check_path(path)
+            except ProtocolViolation:
+                raise IntegrityError(f"the manifest {where} names {shown(path)}, which is no name") from None
+            parent = path.rpartition("/")[0]
+            if path in seen or parent not in directories or bool(path) != bool(seen) or kind is Kind.REMOVED:
+                raise IntegrityError(f"the manifest {where} names {shown(path)} where it cannot be")
+            seen.add(path)
+            if kind is Kind.DIRECTORY:
+                directories.add(path)
+            elif not path:
+                directories.clear()
 
     def _former(self, kept: Iterable[Kept]) -> Manifest | None:
         """Return what a new version may build upon; one that is damaged is none."""
@@ -180,7 +223,7 @@ class ArtifactStore:
                 continue  # it was removed a moment ago
             except IntegrityError as error:
                 damaged = damaged or error
-                warnings.warn(f"{error}; an older version is read if there is one", stacklevel=4)
+                _LOG.warning("%s; an older version counts if there is one", error)
         if damaged is not None:
             raise damaged
         return None
@@ -191,13 +234,14 @@ def _kept(found: Iterable[Found]) -> Iterator[Kept]:
         parts = each.key.split("/")
         version = Version.parse(parts[-1])
         if len(parts) == 3 and is_unit(parts[1]) and version is not None:
-            yield Kept(parts[1], version, each.modified)
+            yield Kept(parts[1], version, each.size, each.modified)
 
 
 def _with_parents(path: str) -> Iterator[str]:
     """Yield `path` and all that it lies in, down to the storage root or a name directly in "/"."""
-    while path not in ("", "/"):
+    is_relative = not path.startswith("/")
+    while path:
         yield path
         path = path.rpartition("/")[0]
-    if not path:
-        yield path
+    if is_relative:
+        yield ""

@@ -7,17 +7,19 @@ Work's files receives these with the same checks, and cannot tell them apart.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from lit_storage_client.artifacts.fetching import ObjectContents
 from lit_storage_client.artifacts.in_place import PlacedContents
-from lit_storage_client.artifacts.pieces import Piece, pieces_of, without
+from lit_storage_client.artifacts.pieces import Piece, pieces_of
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.tree import Item
+from lit_storage_client.spans import Span, without
 from lit_storage_client.tree_call import TreeOptions
-from lit_storage_proto.artifact import Manifest, StoredEntry
+from lit_storage_proto.artifact import Manifest
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
@@ -27,8 +29,6 @@ from lit_storage_proto.limits import MIB
 _FRAME_BYTES = 1 * MIB
 _FRAME_ENTRIES = 512
 _WORTH_A_DESCRIPTOR_BYTES = 1 * MIB
-
-Span = tuple[int, int]
 
 
 class ArtifactStream:
@@ -63,6 +63,7 @@ class ArtifactStream:
         self._descriptor = -1
         self._sent = Summary()
         self._frames = self._make_frames()
+        weakref.finalize(self, self._contents.close)  # of one that nobody uses, or ends
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +132,9 @@ class ArtifactStream:
             if item.entry.kind is not Kind.FILE or not item.entry.size:
                 continue
             wanted = self._wanted(item.entry)
-            if self._placed is not None and self._by_descriptor(item.stored):
+            if self._placed is not None and self._is_large(item.entry) and self._is_same(self._placed, item):
                 for start, end in wanted:
-                    yield Piece(number, item.stored, start, end - start, None)
+                    yield Piece(number, item.stored, start, end - start, None, by_descriptor=True)
             else:
                 yield from pieces_of(number, item.stored, wanted, self._manifest.chunk_bytes)
 
@@ -144,24 +145,24 @@ class ArtifactStream:
         known = held is not None and held.version == entry.version
         return without(held.spans if known and held is not None else (), entry.size)
 
-    def _by_descriptor(self, stored: StoredEntry) -> bool:
-        """Say whether a large file is handed over open, to be cloned or copied by the kernel."""
-        if not self._options.direct or stored.entry.size < _WORTH_A_DESCRIPTOR_BYTES:
-            return False
-        assert self._placed is not None
-        return self._placed.file(stored).is_same
+    def _is_large(self, entry: Entry) -> bool:
+        """Say whether a file is better handed over open, to be cloned or copied by the kernel."""
+        return self._options.direct and entry.size >= _WORTH_A_DESCRIPTOR_BYTES
+
+    def _is_same(self, placed: PlacedContents, item: Item) -> bool:
+        return placed.file(item.stored).is_unchanged()
 
     def _chunks(self, piece: Piece, data: memoryview) -> Iterator[Chunk]:
         if piece.chunk is not None:
             whole = len(data) == piece.chunk.size
             digest = piece.chunk.digest if whole else chunk_digest(data)
             yield Chunk(piece.number, piece.offset, digest, data)
-        elif self._placed is not None and self._by_descriptor(piece.stored):
+        elif piece.by_descriptor and self._placed is not None:
             file = self._placed.file(piece.stored)
             self._descriptor = file.fd
             yield Chunk(piece.number, piece.offset, descriptor_bytes=piece.size)
             self._descriptor = -1
-            if not self._placed.is_unchanged(file):
+            if not file.is_unchanged():
                 raise self._placed.changed(piece.stored)
         elif self._options.holes:
             yield Chunk(piece.number, piece.offset, hole=piece.size)

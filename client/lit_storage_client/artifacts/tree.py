@@ -12,9 +12,7 @@ from typing import NamedTuple
 
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry, Kind
-
-MAX_LINKS = 40  # as many as Linux follows in one look-up: path_resolution(7)
-_MOST_LINKED = 10_000  # directories that links lead to, as of a live Work
+from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_LINKS
 
 
 class Item(NamedTuple):
@@ -84,7 +82,7 @@ class ArtifactTree:
                     if meant is not None and meant.entry.kind is Kind.DIRECTORY:
                         linked += 1
                         holds_itself = meant.entry.path in above | {real} or _is_above(meant.entry.path, real)
-                        if holds_itself or linked > _MOST_LINKED:
+                        if holds_itself or linked > MAX_LINKED_DIRECTORIES:
                             meant = None
                 if meant is None or (follow and meant.entry.kind is Kind.SKIPPED):
                     yield Item(Entry(path, Kind.SKIPPED, 0, 0, child.entry.mtime_ns), child)

@@ -7,20 +7,22 @@ taken only once there is room for its object.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from lit_storage_client.artifacts.lanes import Lanes, LateError, Pending, remaining
 from lit_storage_client.artifacts.objects import Objects
-from lit_storage_proto.artifact import Manifest
+from lit_storage_proto.artifact import Manifest, Version, data_key, manifest_key
 from lit_storage_proto.errors import StorageError, TransferTimeout
-from lit_storage_proto.limits import OBJECT_BYTES
+from lit_storage_proto.limits import OBJECT_BYTES, Limits
 from lit_storage_proto.manifest_codec import encode_manifest
 
-_DATA = "data"
+_TAKE_BACK_SECONDS = 2.0
 
 
 class FormerRemovedError(Exception):
@@ -32,45 +34,43 @@ class Writer:
 
     Args:
         objects: where it is written.
-        manifest_key: of its manifest.
-        prefix: of the keys of its objects, within the data of the store.
+        unit: the name of the declared path in the store.
+        version: that of this one.
         former: the version before it, whose objects it may name.
-        former_key: of the manifest of that one.
-        replaced: keys that are removed once it is committed.
-        keeps_bytes: whether chunks are written at all.
-        seconds: the longest wait for one object.
-        requests: how many objects are on their way at once.
+        limits: the longest wait for one object, and how many are on their way at once.
         deadline: when it must be committed, on the clock of time.monotonic().
+        replaces: keys of manifests that go when it is committed, where bytes stay in place; None where
+            they are written.
     """
 
     def __init__(
         self,
         objects: Objects,
-        manifest_key: str,
-        prefix: str,
-        *,
+        unit: str,
+        version: Version,
         former: Manifest | None,
-        former_key: str | None,
-        replaced: Sequence[str],
-        keeps_bytes: bool,
-        seconds: float,
-        requests: int,
+        *,
+        limits: Limits,
         deadline: float | None,
+        replaces: Sequence[str] | None,
     ) -> None:
         self._objects = objects
-        self._manifest_key = manifest_key
-        self._prefix = prefix
+        self._manifest_key = manifest_key(unit, version)
+        # Another attempt at this version, as of whoever publishes in place of a Work that was killed while it
+        # did, must not meet the objects of the first one.
+        self._prefix = f"{version}/{unit}-{secrets.token_hex(4)}"
         self.former = former
-        self._former_key = former_key
-        self._replaced = replaced
-        self.keeps_bytes = keeps_bytes
-        self._seconds = seconds
-        self._requests = requests
+        self._former_key = None if former is None else manifest_key(unit, former.version)
+        self._replaces = replaces
+        self.keeps_bytes = replaces is None
+        """Whether chunks are written at all."""
+        self._seconds = limits.store_seconds
+        self._requests = limits.store_requests
         self._deadline = deadline
-        self._lanes = Lanes(requests, "lit-storage-publish")
+        self._lanes = Lanes(self._requests, "lit-storage-publish")
         self._under_way: deque[Pending[None]] = deque()
         self._buffer = bytearray()
-        self._committed = False
+        self._decided = False
         self.sizes: dict[str, int] = {}
         """Of the objects written so far, by key; the last one may still grow."""
 
@@ -80,8 +80,8 @@ class Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed:
-            self._take_back([self._manifest_key] if isinstance(error, FormerRemovedError) else [])
+        if not self._decided:
+            self._take_back()
         self._lanes.close()
 
     def put(self, data: bytes | memoryview) -> tuple[str, int]:
@@ -112,16 +112,14 @@ class Writer:
             self._wait(self._under_way.popleft())
         self.check_deadline()
         data = encode_manifest(manifest)
-        self._wait(self._lanes.submit(lambda: self._objects.put(self._manifest_key, data)))
-        if self._former_key is not None and any(key not in self.sizes for key, _ in manifest.objects):
-            key = self._former_key
-            try:
-                self._wait(self._lanes.submit(lambda: _touch(self._objects, key)))
-            except FileNotFoundError:
-                raise FormerRemovedError from None
-        self._committed = True
-        if self._replaced:
-            self._wait(self._lanes.submit(lambda: self._objects.remove(self._replaced)))
+        # From here on others may see it, also where no answer comes in time: what it names must stay.
+        self._decided = True
+        self._wait(self._lanes.submit(lambda: self._put(self._manifest_key, data)))
+        if self._replaces:
+            replaced = [key for key in self._replaces if key != self._manifest_key]
+            self._wait(self._lanes.submit(lambda: self._objects.remove(replaced)))
+        elif self._former_key is not None and any(key not in self.sizes for key, _ in manifest.objects):
+            self._check_former(self._former_key)
 
     def check_deadline(self) -> None:
         """See that there is time left.
@@ -133,13 +131,21 @@ class Writer:
             raise TransferTimeout("there was no time left to publish it; see Limits.publish_seconds")
 
     def _send(self) -> None:
-        key, data = next(reversed(self.sizes)), self._buffer
+        key, data = next(reversed(self.sizes)), bytes(self._buffer)
         self._buffer = bytearray()
         while len(self._under_way) >= self._requests:
             self._wait(self._under_way.popleft())
-        self._under_way.append(self._lanes.submit(lambda: self._objects.put(f"{_DATA}/{key}", data)))
+        self._under_way.append(self._lanes.submit(lambda: self._put(data_key(key), data)))
 
-    def _wait(self, pending: Pending[None]) -> None:
+    def _put(self, key: str, data: bytes) -> None:
+        try:
+            self._objects.put(key, data)
+        except FileExistsError:
+            # No other instance has this name: a client that asked again when no answer came finds its own.
+            if self._objects.read(key) != data:
+                raise
+
+    def _wait(self, pending: Pending[Any]) -> None:
         try:
             pending.result(remaining(self._deadline, self._seconds))
         except LateError:
@@ -148,21 +154,25 @@ class Writer:
                 f"the store {self._objects.url} took longer than {self._seconds:g} s for one object"
             ) from None
 
-    def _take_back(self, keys: list[str]) -> None:
-        """Remove what nobody will ever name. It never raises: it is of no harm, and goes with a prune."""
+    def _check_former(self, key: str) -> None:
+        try:
+            self._wait(self._lanes.submit(lambda: self._objects.read(key, 0, 1)))
+        except BaseException as error:
+            # Not known to be whole is not whole. Its objects go with it only if it is certainly gone.
+            self._wait(self._lanes.submit(lambda: self._objects.remove([self._manifest_key])))
+            self._decided = False
+            if isinstance(error, FileNotFoundError):
+                raise FormerRemovedError from None
+            raise
+
+    def _take_back(self) -> None:
+        """Remove what nobody will ever name. It never raises: it does no harm, and goes with a prune."""
         for pending in self._under_way:
             pending.drop()
-        try:
-            for pending in self._under_way:
-                pending.result(self._seconds)
-        except (LateError, OSError, StorageError):
-            pass
-        try:
-            keys += [f"{_DATA}/{key}" for key in self.sizes]
-            Lanes(1, "lit-storage-take-back").call(lambda: self._objects.remove(keys), self._seconds)
-        except (LateError, OSError, StorageError):
-            pass
-
-
-def _touch(objects: Objects, key: str) -> None:
-    objects.read(key, 0, 1)
+        until = time.monotonic() + _TAKE_BACK_SECONDS
+        keys = [data_key(key) for key in self.sizes]
+        for wait in [pending.result for pending in self._under_way]:
+            with contextlib.suppress(LateError, OSError, StorageError):
+                wait(remaining(until, _TAKE_BACK_SECONDS))
+        with contextlib.suppress(LateError, OSError, StorageError):
+            self._lanes.call(lambda: self._objects.remove(keys), remaining(until, _TAKE_BACK_SECONDS))

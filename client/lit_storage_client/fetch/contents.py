@@ -6,11 +6,12 @@ all is known when the iterator ends.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 
 from lit_storage_client.fetch.source import Source
-from lit_storage_client.fetch.verify import Span, Verifier
+from lit_storage_client.fetch.verify import Verifier
+from lit_storage_client.remote import no_file
+from lit_storage_client.spans import clipped, without
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frames import Frame, Summary
@@ -48,7 +49,9 @@ def contents(
             entries += frame.entries
             _check(frame, entries, summary, location)
             for entry in frame.entries:
-                verifier.announce(entry, () if whole else _unwanted(entry.size, offset, length))
+                verifier.announce(
+                    entry, () if whole else without([clipped(entry.size, offset, length)], entry.size)
+                )
             for chunk in frame.chunks:
                 verifier.accept(chunk)
                 yield chunk.data
@@ -56,18 +59,11 @@ def contents(
     verifier.finish(summary)
 
 
-def _unwanted(size: int, offset: int, length: int | None) -> list[Span]:
-    """Return what of a file of `size` bytes is not to come."""
-    begin = min(offset, size)
-    end = size if length is None else min(size, begin + length)
-    return [span for span in ((0, begin), (end, size)) if span[0] < span[1]]
-
-
 def _check(frame: Frame, entries: list[Entry], summary: Summary | None, location: Location) -> None:
     """Refuse what was not asked for: another tree than one file, and content that is not in the frame."""
     if summary is not None:
         raise ProtocolViolation("the peer went on after its summary, which must come last")
     if entries and entries[0].kind is not Kind.FILE:
-        raise IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
+        raise no_file(location)
     if len(entries) > 1 or frame.packs or frame.round or not all(chunk.data for chunk in frame.chunks):
         raise ProtocolViolation(f"the peer sent more than the bytes of the one file '{location}'")

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lit_storage_client.names import shown
+from lit_storage_client.spans import Span
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation
 from lit_storage_proto.frames import Chunk, Pack, Summary
-
-Span = tuple[int, int]
-"""From this byte up to that one."""
 
 
 class Expected:

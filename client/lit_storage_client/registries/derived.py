@@ -1,7 +1,7 @@
 """What a work record means once it is known who lives.
 
-Invariant: ``failed`` of a Work that could not say so itself is never stored, only derived: its
-record says running, and that instance does not live.
+Invariant: ``failed`` of a Work that could not say so itself is derived: its record says running, and
+that instance does not live. It is stored only by who then publishes what the Work left.
 """
 
 from __future__ import annotations

@@ -1,0 +1,127 @@
+"""The stores of artifacts, chosen by the scheme of a URL.
+
+    in-place:///ROOT/artifacts       manifests alone; the bytes are where each Work wrote them
+    file:///DIRECTORY                a directory, also one that machines share
+    s3://BUCKET/PREFIX               with the extra ``s3``
+    any other PROTOCOL://…           of fsspec, with what it needs installed
+
+Nobody writes the first one: it is what `in_place_url` returns, and percent-encoded. All others are taken to
+the letter.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote_to_bytes
+
+from lit_storage_client.names import shown
+from lit_storage_proto.errors import InvalidURI
+from lit_storage_proto.limits import Limits
+
+if TYPE_CHECKING:
+    from lit_storage_client.artifacts.objects import Objects
+    from lit_storage_client.artifacts.store import ArtifactStore
+
+_IN_PLACE = "in-place://"
+_FILE = "file://"
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x1f\x7f\ud800-\udfff]+")
+
+
+def in_place_url(root: str) -> str:
+    """Return the URL of the manifests of all Works below a root whose bytes stay in place."""
+    return f"{_IN_PLACE}{quote(os.fsencode(root))}/artifacts"
+
+
+def is_in_place(url: str) -> bool:
+    """Say whether the bytes are where each Work wrote them, so that only its machine can read them."""
+    return url.startswith(_IN_PLACE)
+
+
+def is_on_disk(url: str) -> bool:
+    """Say whether the store is a directory, for which nothing needs to be installed."""
+    return url.startswith((_IN_PLACE, _FILE))
+
+
+def check_url(url: str) -> str:
+    """Return the URL of a store in the form in which it is told to others.
+
+    Raises:
+        InvalidURI: it is none, holds a password, or names no absolute path.
+    """
+    scheme, _, rest = url.partition("://")
+    on_disk = is_on_disk(url)
+    if not _URL.fullmatch(url) or ("::" in url and not on_disk):
+        # The rest is not shown: it may hold a password.
+        raise InvalidURI(
+            f"a store of artifacts needs a URL such as file:///DIRECTORY or s3://BUCKET/PREFIX, and "
+            f"{shown(scheme[:32])} begins none"
+        )
+    if not on_disk and ("?" in rest or "@" in rest.partition("/")[0]):
+        raise InvalidURI(
+            f"the URL of a store is told to other processes, so it holds no user, password or options; give "
+            f"{scheme}:// its credentials where it looks for them, for S3 in AWS_ACCESS_KEY_ID and the like"
+        )
+    if on_disk and not (rest.startswith("/") and rest.strip("/")):
+        raise InvalidURI(
+            f"{shown(url)} names no directory; write {scheme}:// and then an absolute path below /"
+        )
+    return url.rstrip("/")
+
+
+def check_store(url: str) -> None:
+    """See that a store of this kind can be opened here; the store itself is not asked.
+
+    Raises:
+        InvalidURI: as of `open_store`.
+    """
+    if not is_on_disk(check_url(url)):
+        from lit_storage_client.artifacts.fsspec_objects import file_system_class
+
+        file_system_class(url.partition("://")[0])
+
+
+def open_store(
+    url: str, name: str, *, limits: Limits, create: bool = False, deadline: float | None = None
+) -> ArtifactStore:
+    """Open what the Work `name` left, or is to leave, at `url`. Nothing is asked for yet.
+
+    Args:
+        url: of the store of all Works.
+        name: of the Work.
+        limits: how long one request may take, and how many are under way at once.
+        create: whether a directory of a store on this machine is made where it is missing.
+        deadline: when all requests must have ended, on the clock of time.monotonic().
+
+    Raises:
+        InvalidURI: as of `check_url`, or what is needed for its scheme is not installed.
+    """
+    from lit_storage_client.artifacts.store import ArtifactStore
+
+    url = check_url(url)
+    objects = _open_objects(url, name, limits, create, deadline)
+    in_place = os.path.realpath(f"{_directory(url)}/../works/{name}") if is_in_place(url) else ""
+    return ArtifactStore(objects, url=url, name=name, limits=limits, in_place=in_place)
+
+
+def _open_objects(url: str, name: str, limits: Limits, create: bool, deadline: float | None) -> Objects:
+    if is_on_disk(url):
+        from lit_storage_client.artifacts.local_objects import LocalObjects
+
+        if is_in_place(url):
+            return LocalObjects(f"{_directory(url)}/{name}", create=True)
+        return LocalObjects(f"{url.removeprefix(_FILE)}/{name}", create=create)
+    from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
+
+    return FsspecObjects(
+        f"{url}/{name}",
+        seconds=limits.store_seconds,
+        requests=limits.store_requests,
+        deadline=deadline,
+    )
+
+
+def _directory(url: str) -> str:
+    return os.fsdecode(unquote_to_bytes(url.removeprefix(_IN_PLACE)))

@@ -1,0 +1,172 @@
+"""Notes of what a Work declared, and what is published by somebody else because of them."""
+
+import dataclasses
+import os
+
+import pytest
+
+from lit_storage_client.artifacts.urls import in_place_url, open_store
+from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import LiveRecord, WorkState
+from lit_storage_server.custody import Declaration, Note, publish_all, publish_left, sentences
+
+LIMITS = Limits()
+
+
+@pytest.fixture
+def declaration(tmp_path):
+    """What a Work declared whose storage root has out/a and out/deep/b."""
+    root = tmp_path / "works" / "train"
+    (root / "out" / "deep").mkdir(parents=True)
+    (root / "out" / "a").write_text("1")
+    (root / "out" / "deep" / "b").write_text("1")
+    paths = {"out": True}
+    return Declaration("train", "i1", "machine", str(root), in_place_url(str(tmp_path)), paths=paths)
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """One in which that Work was killed."""
+    registry = MemoryRegistry(str(tmp_path))
+    registry.register(LiveRecord("train", "i1", "127.0.0.1:1", "machine"))
+    registry.unregister("train", "i1")
+    return registry
+
+
+def noted(tmp_path, declaration):
+    note = Note(str(tmp_path), declaration.instance_id)
+    note.begin(declaration)
+    return note
+
+
+def kept(declaration):
+    return open_store(declaration.artifacts_url, "train", limits=LIMITS).versions()
+
+
+class TestNote:
+    def test_what_is_noted_comes_back(self, tmp_path, declaration):
+        """Field by field, with paths that came later, and odd names."""
+        note = noted(tmp_path, declaration)
+        note.add("late", seen=False)
+        note.add("late", seen=True)
+        note.add(os.fsdecode(b"\xff\n"), seen=False)
+        expected = {"out": True, "late": True, os.fsdecode(b"\xff\n"): False}
+        assert note.read() == dataclasses.replace(declaration, paths=expected)
+
+    def test_a_line_cut_short_costs_that_line(self, tmp_path, declaration):
+        """A kill, or a full disk, in the middle of a line loses neither those before nor those after it."""
+        note = noted(tmp_path, declaration)
+        with open(tmp_path / "declared" / "i1", "a") as file:
+            file.write('\n{"path": "cut sh')
+        note.add("after", seen=True)
+        assert set(note.read().paths) == {"out", "after"}
+
+    @pytest.mark.parametrize(
+        "text", ["", "\n", "nonsense\n", "[]\n", '{"name": "train"}\n', '{"path": "x"}\n']
+    )
+    def test_what_is_no_note_is_none(self, tmp_path, declaration, text):
+        """It is passed over, also when another Work begins its own."""
+        noted(tmp_path, declaration)
+        (tmp_path / "declared" / "other").write_text(text)
+        assert Note(str(tmp_path), "other").read() is None
+        noted(tmp_path, dataclasses.replace(declaration, instance_id="i2"))
+
+    def test_a_new_instance_removes_the_notes_of_former_ones(self, tmp_path, declaration):
+        """Of its own name, and of no other Work."""
+        old = noted(tmp_path, declaration)
+        other = noted(tmp_path, dataclasses.replace(declaration, name="deploy", instance_id="i7"))
+        noted(tmp_path, dataclasses.replace(declaration, instance_id="i2"))
+        assert (old.read(), other.read().name) == (None, "deploy")
+
+
+class TestPublishLeft:
+    def test_a_killed_work(self, tmp_path, declaration, registry):
+        """Its paths are published as unclean, the registry says where, and the note is gone."""
+        note = noted(tmp_path, declaration)
+        assert publish_left(str(tmp_path), registry, "train", limits=LIMITS) == []
+        (version,) = kept(declaration)
+        store = open_store(declaration.artifacts_url, "train", limits=LIMITS)
+        assert store.manifest(version).unclean
+        work = registry.work("train")
+        assert (work.artifacts_url, work.state) == (declaration.artifacts_url, WorkState.FAILED)
+        assert note.read() is None
+
+    def test_a_work_that_had_left(self, tmp_path, declaration, registry):
+        """One that ended well but for files that did not rest stays so, and they are clean by now."""
+        record = dataclasses.replace(registry.work("train"), state=WorkState.SUCCEEDED)
+        registry.update_work(record)
+        noted(tmp_path, dataclasses.replace(declaration, has_left=True))
+        publish_left(str(tmp_path), registry, "train", limits=LIMITS)
+        assert registry.work("train").state is WorkState.SUCCEEDED
+        store = open_store(declaration.artifacts_url, "train", limits=LIMITS)
+        assert not store.manifest(store.versions()[0]).unclean
+
+    def test_nothing_to_do(self, tmp_path, declaration, registry):
+        """Without a note, for a Work that lives, and for one that is not known, nothing is published."""
+        assert publish_left(str(tmp_path), registry, "train", limits=LIMITS) == []
+        noted(tmp_path, declaration)
+        registry.register(LiveRecord("train", "i2", "127.0.0.1:1", "machine"))
+        assert publish_left(str(tmp_path), registry, "train", limits=LIMITS) == []
+        assert publish_left(str(tmp_path), registry, "nobody", limits=LIMITS) == []
+        assert kept(declaration) == []
+
+    def test_a_path_that_is_gone_is_not_published_as_removed(self, tmp_path, declaration, registry):
+        """A killed Work may have been about to write it anew: what was published before stays."""
+        publish_all(declaration, limits=LIMITS)
+        os.rename(f"{declaration.storage_root}/out", tmp_path / "elsewhere")
+        noted(tmp_path, declaration)
+        (told,) = publish_left(str(tmp_path), registry, "train", limits=LIMITS)
+        assert "'out' of 'train' does not exist" in told
+        store = open_store(declaration.artifacts_url, "train", limits=LIMITS)
+        assert not store.manifest(store.versions()[0]).removed
+
+
+class TestPublishAll:
+    def test_a_path_within_one_that_fails(self, declaration):
+        """Where the outer path cannot be published, those within it are."""
+        os.mkfifo(f"{declaration.storage_root}/out/deep/pipe")
+        outer = f"{declaration.storage_root}/out/a"
+        os.unlink(outer)
+        os.symlink("a", outer)
+        paths = {"out": True, "out/deep": True}
+        outcome = publish_all(dataclasses.replace(declaration, paths=paths), limits=LIMITS)
+        assert [manifest.path for manifest in outcome.published] == ["out"]
+        (declared,) = outcome.published
+        assert {stored.entry.path for stored in declared.entries} == {"", "a", "deep", "deep/b", "deep/pipe"}
+
+    def test_an_outer_path_that_fails_leaves_the_inner_ones(self, declaration, monkeypatch):
+        """One file that cannot be read costs its own path, and no path beside it."""
+        from lit_storage_proto.errors import AccessDenied
+        from lit_storage_server import custody
+
+        publish = custody.publish
+
+        def refuse(store, shares, path, *rest, **options):
+            if path == "out":
+                raise AccessDenied("'out/a' may not be read")
+            return publish(store, shares, path, *rest, **options)
+
+        monkeypatch.setattr(custody, "publish", refuse)
+        paths = {"out": True, "out/deep": True, "out/deep/b": True}
+        whole = dataclasses.replace(declaration, paths=paths)
+        outcome = publish_all(whole, limits=LIMITS)
+        assert [manifest.path for manifest in outcome.published] == ["out/deep"]
+        (told,) = sentences(whole, outcome)
+        assert "'out' of 'train' was not published" in told
+        assert "may not be read" in told
+
+    def test_it_never_raises(self, declaration):
+        """Whatever is wrong with the store is told of each path."""
+        wrong = dataclasses.replace(declaration, artifacts_url="nothing://x", paths={"out": True, "b": False})
+        outcome = publish_all(wrong, limits=LIMITS)
+        assert set(outcome.failed) == {"out", "b"}
+        assert len(sentences(wrong, outcome)) == 2
+
+    def test_the_storage_root_itself(self, declaration):
+        """A Work may declare all of it; copies of others' files and what is staged are left out."""
+        os.makedirs(f"{declaration.storage_root}/@other/x")
+        os.makedirs(f"{declaration.storage_root}/.staging/x")
+        outcome = publish_all(dataclasses.replace(declaration, paths={"": True, "out": True}), limits=LIMITS)
+        (manifest,) = outcome.published
+        assert {stored.entry.path.split("/")[0] for stored in manifest.entries} == {"", "out"}
