@@ -32,8 +32,6 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "s3": artifacts.artifacts,
 }
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
 
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -44,7 +42,7 @@ def main() -> int:
     )
     options.add_argument("--memory", default="/dev/shm", help="a directory in memory")
     options.add_argument("--disk", default=tempfile.gettempdir(), help="a directory on a real disk")
-    options.add_argument("--save", metavar="DIRECTORY", help="write benchmarks.{json,svg,md} there")
+    options.add_argument("--save", metavar="DIRECTORY", help="write the results there, with --only a part")
     given = options.parse_args()
     in_memory = os.access(given.memory, os.W_OK)
     bench = Bench(given.memory if in_memory else given.disk, given.disk, given.rounds, given.quick)
@@ -67,23 +65,25 @@ def main() -> int:
     for note in bench.notes:
         print(note)
     if given.save:
-        save(given.save, results, bench)
+        save(given.save, results, bench, f"-{given.only}" if given.only else "")
     return 1 if any(result.reached is False for result in results) else 0
 
 
-def save(directory: str, results: list[Result], bench: Bench) -> None:
-    """Write the results beside the page that explains them, and into it."""
-    with open(f"{directory}/benchmarks.json", "w") as file:
+def save(directory: str, results: list[Result], bench: Bench, part: str) -> None:
+    """Write the results beside the page that explains them, and into it; `part` is of some rows."""
+    begin, end = (f"<!-- results{part}: {mark} -->" for mark in ("begin", "end"))
+    with open(f"{directory}/benchmarks{part}.json", "w") as file:
         file.write(as_json(results, bench))
-    with open(f"{directory}/benchmarks.svg", "w") as file:
-        file.write(picture(results))
+    if not part:
+        with open(f"{directory}/benchmarks.svg", "w") as file:
+            file.write(picture(results))
     page = f"{directory}/benchmarks.md"
     with open(page) as file:
-        before, _, rest = file.read().partition(BEGIN)
+        before, found, rest = file.read().partition(begin)
     facts = ", ".join(f"{key} {value}" for key, value in machine().items())
-    text = f"{BEGIN}\n\nMedians of {bench.rounds} rounds; {facts}.\n\n{table(results)}\n\n{END}"
+    text = f"{begin}\n\nMedians of {bench.rounds} rounds; {facts}.\n\n{table(results)}\n\n{end}"
     with open(page, "w") as file:
-        file.write(before + text + rest.partition(END)[2])
+        file.write(before + text + rest.partition(end)[2] if found else before.rstrip() + f"\n\n{text}\n")
 
 
 if __name__ == "__main__":

@@ -53,11 +53,11 @@ class Transport(Protocol):
         ...
 
     def exists(self, location: Location) -> bool:
-        """Ask the origin whether the path is there."""
+        """Say whether the origin has the path, or left it."""
         ...
 
     def stat(self, location: Location) -> Entry:
-        """Ask the origin for one entry."""
+        """Return the entry of a path at the origin, or as it left it."""
         ...
 
     def get(

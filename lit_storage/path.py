@@ -85,11 +85,14 @@ class Path(OriginPath):
         return super().exists()
 
     def exists_remote(self) -> bool:
-        """Say whether the path is at its origin now.
+        """Say whether its origin has the path, or left it when it stopped.
 
         Raises:
             NotAttached: the path has no origin, or here no other Work may be asked.
             OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
+            AccessDenied: the origin, or the store of what it left, refuses this process.
+            IntegrityError: what the origin left is damaged.
+            InvalidURI: what that store needs is not installed here.
         """
         name = self._checked_origin("exists_remote()", "there is no other place to look at")
         location = self._location()
@@ -98,11 +101,11 @@ class Path(OriginPath):
         return super().exists() if self._is_own(name) else homes.transport("exists_remote()").exists(location)
 
     def stat_remote(self) -> Entry:
-        """Return kind, size, mode and mtime of the path at its origin.
+        """Return kind, size, mode and mtime of the path at its origin, or as it left it.
 
         Raises:
             NotAttached: the path has no origin, or here no other Work may be asked.
-            PathNotFound: the path is not there.
+            PathNotFound: the path is not there, and was not left there.
             InvalidURI: the path lies where its origin has no name for it.
             OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
         """
@@ -124,6 +127,9 @@ class Path(OriginPath):
         progress: Progress | None = None,
     ) -> Transfer:
         """Copy the path, file or whole directory, from its origin to this machine.
+
+        Where its Work does not run any more, what that one left of what it declared is copied, in the
+        same way.
 
         The copy appears at once and whole, or not at all: it is put together out of sight, verified,
         and renamed into its place. Every look-up finds the old files or the new ones; whoever has an
@@ -168,10 +174,11 @@ class Path(OriginPath):
             NotAttached: the path has no origin, or here nothing may be transferred.
             InvalidURI: the path lies where its origin has no name for it.
             PathExists: something is there already, and `overwrite` is not set.
-            PathNotFound: the path is not at its origin, or its Work does not run.
+            PathNotFound: the path is not at its origin, or its Work does not run and did not leave it.
             AccessDenied: the origin does not share the path, or the target cannot be written.
             SourceChanged: the files went on changing while they were copied.
-            OriginUnavailable: the Work is live by the registry, but cannot be reached.
+            OriginUnavailable: the Work is live by the registry, or what it left is kept, but that cannot
+                be reached.
             TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`.
             RegistryUnavailable: the registry does not answer.
             IntegrityError: bytes were damaged on their way, or are missing.

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lit_storage.home import Home
-from lit_storage_client.artifacts.urls import check_store, is_on_disk
+from lit_storage_client.artifacts.urls import check_store, is_in_place, is_on_disk
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("lit_storage.work")
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[5:]; from lit_storage_server.custody import main; main(sys.argv[1:5])"
+    "import sys; sys.path[:] = sys.argv[4:]; from lit_storage_server.custody import main; main(sys.argv[1:4])"
 )
 _START_SECONDS = 10.0
 
@@ -56,6 +56,8 @@ class Persistence:
         self._lock = threading.Lock()
         self._publishing = threading.Lock()  # two at once would be two versions of one number
         self._is_left = False
+        self.has_custodian = False
+        """Whether an App publishes what this process leaves a note of."""
         self.has_published = False
         """Whether there is something of this instance to be read."""
 
@@ -110,22 +112,35 @@ class Persistence:
                 self._publish_elsewhere()
             else:
                 declaration, outcome = self._publish()
-                tell(sentences(declaration, outcome))
-                restless = [path for path, why in outcome.failed.items() if isinstance(why, SourceChanged)]
-                if restless:  # they rest when this process is gone, and then the App publishes them
-                    left = {path: self._seen[path] for path in restless}
+                left = self._left_to_app(outcome)
+                if left:
                     note = Note(self._root, self._instance_id)
-                    note.begin(dataclasses.replace(self._declaration(left), has_left=True))
+                    note.begin(dataclasses.replace(declaration, paths=left, has_left=True))
                     self._is_left = True
+                tell(sentences(declaration, outcome.without(left)))
         except Exception as error:  # noqa: BLE001  a Work that ended well has ended well
             tell([f"what {self._home.name!r} declared could not be published to {self.url}: {error}"])
 
     def finish(self) -> None:
-        """Know that nobody needs to publish for this instance any more, but for paths that did not rest."""
+        """Know that nobody needs to publish for this instance any more, but for what `publish_last` left."""
         from lit_storage_server.custody import Note
 
         if self._seen and not self._is_left:
             Note(self._root, self._instance_id).remove()
+
+    def _left_to_app(self, outcome: Outcome) -> dict[str, bool]:
+        """Return what the App publishes when this process is gone, and tells of.
+
+        It is what did not rest. In place it is all: whatever is still written, as when libraries flush at
+        the end of a program, would else be other than what was published.
+        """
+        if not self.has_custodian:
+            return {}
+        if is_in_place(self.url):
+            return dict(self._seen)
+        return {
+            path: self._seen[path] for path, why in outcome.failed.items() if isinstance(why, SourceChanged)
+        }
 
     def _publish(self) -> tuple[Declaration, Outcome]:
         from lit_storage_server.custody import publish_all
@@ -173,6 +188,6 @@ def tell(sentences: Iterable[str]) -> None:
     for sentence in sentences:
         try:
             # No line of code is to blame, so none is shown.
-            warnings.warn_explicit(sentence, UserWarning, "lit-storage", 1)
+            warnings.warn_explicit(sentence, UserWarning, "<lit-storage>", 1)
         except Warning:
             _LOG.warning("%s", sentence)

@@ -87,7 +87,7 @@ class Session:
 
     @property
     def persisted(self) -> frozenset[str]:
-        """The declared paths that are to stay readable when this process has stopped."""
+        """The declared paths that stay readable when this process has stopped."""
         return frozenset(self._persistence.paths) if self._persistence is not None else frozenset()
 
     def __enter__(self) -> Self:
@@ -105,7 +105,8 @@ class Session:
 
         Args:
             path: below the storage root, where all is shared anyway, or elsewhere.
-            persist: keep it readable when this process has stopped.
+            persist: publish it when this process stops, so that it stays readable: in the store that
+                `join` was told of, by default where it is. A path within another one goes with that.
 
         Returns:
             The path, with this process as its origin.
@@ -151,6 +152,11 @@ class Session:
             raise NotAttached("only the process that joined under a name publishes what it declared")
         if self._persistence.publish():
             self._update_work(WorkState.RUNNING)
+
+    def leave_rest_to_app(self) -> None:
+        """Let the App that started this process publish what it does not publish itself before it ends."""
+        if self._persistence is not None:
+            self._persistence.has_custodian = True
 
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
         """Leave: give the name back, stop serving, release everything. A second call does nothing.

@@ -89,6 +89,7 @@ class WorkHost:
                 security=self._start.security,
                 limits=self._start.limits,
             )
+            self._session.leave_rest_to_app()
             self._load()
             work = self._unpickle_work()
             self._send(Joined())

@@ -1,7 +1,7 @@
 """Every error that this product raises on purpose.
 
     StorageError
-    ├── PathNotFound         FileNotFoundError   absent: the origin, or the path at it
+    ├── PathNotFound         FileNotFoundError   absent: the origin, or the path at it and in what it left
     ├── PathExists           FileExistsError     the target of a get is already there
     ├── AccessDenied         PermissionError     not shared, not permitted, or a wrong token
     ├── NotAttached          RuntimeError        no origin is known yet, or not in this place
@@ -11,7 +11,7 @@
     ├── SourceChanged        RuntimeError        the files changed while they were copied
     ├── IntegrityError       OSError             bytes that do not match their digest
     ├── ProtocolViolation    ConnectionError     the peer breaks the rules of the wire
-    ├── InvalidURI           ValueError          a name or path outside the grammar
+    ├── InvalidURI           ValueError          a name, path or URL outside the grammar
     ├── NameTaken            RuntimeError        a live Work already has the name
     ├── AddressInUse         OSError             the port to listen on is taken
     ├── InvalidApp           ValueError          an app that cannot be built from its file
@@ -49,7 +49,7 @@ class _SystemError(StorageError, OSError):
 
 
 class PathNotFound(_SystemError, FileNotFoundError):
-    """Nothing is there: no such Work, or the Work has no such path."""
+    """Nothing is there: no such Work, or the Work neither has such a path nor left one."""
 
     _errno = errno.ENOENT
 
@@ -103,7 +103,7 @@ class ProtocolViolation(_SystemError, ConnectionError):
 
 
 class InvalidURI(StorageError, ValueError):
-    """The name or path is not one that lit:// can express."""
+    """The name, path or URL is not one that can be used."""
 
 
 class NameTaken(StorageError, RuntimeError):

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,15 @@ class Outcome:
         """Whether there is something new to be read."""
         return bool(self.published or self.removed)
 
+    def without(self, paths: Container[str]) -> Outcome:
+        """Return it without what is to be told of some paths."""
+        return Outcome(
+            self.published,
+            self.removed,
+            [path for path in self.missing if path not in paths],
+            {path: error for path, error in self.failed.items() if path not in paths},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
@@ -61,7 +70,7 @@ class Declaration:
     storage_root: str
     artifacts_url: str
     has_left: bool = False
-    """Whether it ended as it should, but for paths that did not rest."""
+    """Whether it ended as it should, and this is what is left to look at."""
     paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Whether each was there once, as far as is known."""
 

@@ -1,6 +1,7 @@
 """A source that changes while it is copied: the copy is one whole version of it, or there is an error."""
 
 import os
+import secrets
 import shutil
 
 import pytest
@@ -80,13 +81,17 @@ def file_to_link(tree):
     os.symlink("sub/1", f"{tree}/large")
 
 
+# In one step: what is half removed is a tree that was there at one time, too.
+
+
 def directory_to_file(tree):
-    shutil.rmtree(f"{tree}/sub")
-    write(f"{tree}/sub", b"a file by now")
+    beside = f"{tree}/../{secrets.token_hex(4)}"
+    write(beside, b"a file by now")
+    renameat2(-1, f"{tree}/sub", -1, beside, RENAME_EXCHANGE)
 
 
 def delete_directory(tree):
-    shutil.rmtree(f"{tree}/sub")
+    os.rename(f"{tree}/sub", f"{tree}/../{secrets.token_hex(4)}")
 
 
 def exchange_directory(tree):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 
@@ -49,6 +50,21 @@ class Train(Work):
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             while True:
                 time.sleep(0.05)
+
+
+class Restless(Train):
+    """Goes on writing when run has returned."""
+
+    def run(self):
+        super().run()
+        threading.Thread(target=self.write, daemon=True).start()
+
+    def write(self):
+        count = 0
+        while True:
+            count += 1
+            for number in range(50):
+                (self.out / f"noise{number}").write_text(str(count))
 
 
 class Deploy(Work):
@@ -321,10 +337,20 @@ class TestAProcessThatJoined:
 
 
 class TestWarnings:
-    def test_a_missing_path_only_warns(self, capfd):
-        """A declared path that never was is named in a warning, and the App ends well."""
-        run_app(lambda flow: flow.train.run("nothing"))
-        assert "'outputs/ckpt' of 'train' does not exist" in capfd.readouterr().err
+    def test_a_missing_path_only_warns(self):
+        """A declared path that never was is named in a warning, once, and the App ends well."""
+        with pytest.warns(UserWarning) as caught:
+            run_app(lambda flow: flow.train.run("nothing"))
+        texts = [str(warning.message) for warning in caught]
+        assert sum("'outputs/ckpt' of 'train' does not exist" in text for text in texts) == 1
+
+    def test_a_missing_path_warns_in_a_process_that_joined(self, capfd):
+        """So it is where no App is."""
+        with (
+            pytest.warns(UserWarning, match=r"'x' of 'train' does not exist"),
+            lit_storage.join("train") as s,
+        ):
+            s.declare(Path("lit://x"))
 
     @pytest.mark.parametrize("url", ["s3://no-such-bucket/x", "s3://unreachable/x", "s3://refused/x", "full"])
     def test_a_store_that_fails_changes_no_exit_status(self, script, monkeypatch, rclone, url, tmp_path):
@@ -469,3 +495,124 @@ def test_notes_of_what_is_declared_do_not_pile_up(root):
         assert len(os.listdir(root / "declared")) == 1
     run_app(lambda flow: flow.train.run())
     assert os.listdir(root / "declared") == []
+
+
+def test_works_of_a_killed_app_publish(root, script):
+    """When the App itself is killed, its Works are asked to stop, and publish as they do."""
+    process = script(
+        """
+        import os, signal
+        from lit_storage import App, Flow, Work
+
+        class Train(Work):
+            def __init__(self):
+                super().__init__()
+                self.out = "lit://model"
+
+            def run(self):
+                self.out.write_text("weights")
+
+        class Pipeline(Flow):
+            def __init__(self):
+                super().__init__()
+                self.train = Train()
+
+            def run(self):
+                self.train.run()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        app = App(Pipeline())
+        if __name__ == "__main__":
+            app.run()
+        """
+    )
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    states = []
+    for _ in range(200):
+        states = [version["state"] for version in versions()]
+        if states:
+            break
+        time.sleep(0.1)
+    assert states == ["clean"]
+    assert read("lit://@train/model") == "weights"
+
+
+def test_ctrl_c_while_publishing_still_leaves(root, monkeypatch):
+    """Whatever befalls publishing, the name is given back and the server stopped."""
+    from lit_storage_server import custody
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    session = lit_storage.join("train")
+    session.declare(Path("lit://x")).write_text("1")
+    monkeypatch.setattr(custody, "publish_all", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.close()
+    assert lit_storage.current() is None
+    with lit_storage.connect() as other:
+        assert other.registry.resolve("train") is None
+
+
+def test_threads_do_not_pile_up(root, s3, monkeypatch):
+    """Publishing again and again leaves no threads behind."""
+    monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
+    with lit_storage.join("train") as session:
+        session.declare(Path("lit://x")).write_text("1")
+        counts = []
+        for _ in range(6):
+            session.publish()
+            time.sleep(0.2)
+            counts.append(threading.active_count())
+        assert counts[-1] <= counts[0]
+
+
+def test_two_threads_that_publish(root):
+    """They take turns, and what is read is whole."""
+    with lit_storage.join("train") as session:
+        path = session.declare(Path("lit://out"))
+        path.mkdir()
+        (path / "a").write_bytes(os.urandom(1 << 20))
+        threads = [threading.Thread(target=session.publish) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    with lit_storage.connect():
+        Path("lit://@train/out").get()
+
+
+def test_a_registry_that_fails_at_the_end_loses_nothing(root, monkeypatch):
+    """Where the registry cannot be told, the note stays for whoever can tell it later."""
+    session = lit_storage.join("train")
+    session.declare(Path("lit://x")).write_text("1")
+
+    def fail(record):
+        raise lit_storage.RegistryUnavailable("the registry does not answer")
+
+    monkeypatch.setattr(session.registry, "update_work", fail)
+    with pytest.raises(lit_storage.RegistryUnavailable):
+        session.close()
+    assert len(os.listdir(root / "declared")) == 1
+
+
+def test_publishing_does_not_fail_a_run(root, capfd, tmp_path):
+    """With persist="run", a store that fails is a warning, and run has returned."""
+    (tmp_path / "file").write_text("")
+    flow = run_app(
+        lambda flow: flow.train.run(), train=Train(persist="run"), artifacts=f"file://{tmp_path}/file/x"
+    )
+    assert flow.train.exception is None
+    assert "'outputs/ckpt' of 'train' was not published" in capfd.readouterr().err
+
+
+def test_a_work_that_does_not_rest_is_published_when_it_is_gone(root, capfd):
+    """A thread that goes on writing while its Work stops ends with its process; then the App publishes."""
+
+    def steps(flow):
+        flow.train.run()
+        flow.train.stop()
+        flow.deploy.run(flow.train.out)
+
+    assert run_app(steps, train=Restless()).deploy.seen == {"text": "weights"}

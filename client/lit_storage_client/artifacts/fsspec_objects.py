@@ -13,6 +13,7 @@ import contextlib
 import datetime
 import errno
 import importlib
+import importlib.util
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -132,8 +133,12 @@ class FsspecObjects:
         try:
             return self._lanes.call(call, seconds)
         except LateError:
+            if seconds < self._seconds:
+                raise TransferTimeout(
+                    f"there was no time left for the store {shown(self.url)}; see Limits.publish_seconds"
+                ) from None
             raise TransferTimeout(
-                f"the store {shown(self.url)} gave no answer for {seconds:.2g} s; is it in reach?"
+                f"the store {shown(self.url)} gave no answer for {seconds:g} s; is it in reach?"
             ) from None
         except StorageError:
             raise
@@ -159,27 +164,40 @@ class FsspecObjects:
         return OriginUnavailable(f"the store {shown(self.url)} cannot be used: {kind}: {words}")
 
 
-def file_system_class(protocol: str) -> Any:
-    """Return the class of fsspec for a protocol.
+def check_protocol(protocol: str) -> None:
+    """See that fsspec has a file system for a protocol; it is not loaded, which takes a while.
 
     Raises:
         InvalidURI: there is none, or what it needs is not installed.
     """
     try:
-        fsspec = importlib.import_module("fsspec")
-        return fsspec.get_filesystem_class(protocol)
+        registry = importlib.import_module("fsspec.registry")
     except ImportError as error:
-        extra = "lit-storage[s3]" if protocol in ("s3", "s3a") else "fsspec and what it needs for it"
-        raise InvalidURI(
-            f"artifacts at {protocol}:// need a file system that is not installed ({_words(error)}); "
-            f"pip install '{extra}'"
-        ) from None
-    except ValueError:
-        raise InvalidURI(f"{protocol!r} is no kind of store known to fsspec; use file:// or s3://") from None
+        raise _not_installed(protocol, error) from None
+    if protocol in registry.registry:
+        return  # it is loaded
+    known = registry.known_implementations.get(protocol)
+    if known is None:
+        raise InvalidURI(f"{protocol!r} is no kind of store known to fsspec; use file:// or s3://")
+    package = known["class"].partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise _not_installed(protocol, ImportError(f"no module named {package!r}"))
+
+
+def _not_installed(protocol: str, error: ImportError) -> InvalidURI:
+    extra = "lit-storage[s3]" if protocol in ("s3", "s3a") else "fsspec and what it needs for it"
+    return InvalidURI(
+        f"artifacts at {protocol}:// need a file system that is not installed ({_words(error)}); "
+        f"pip install '{extra}'"
+    )
 
 
 def _file_system(protocol: str, seconds: float) -> Any:
-    kind = file_system_class(protocol)
+    check_protocol(protocol)
+    try:
+        kind = importlib.import_module("fsspec").get_filesystem_class(protocol)
+    except ImportError as error:
+        raise _not_installed(protocol, error) from None
     options: dict[str, Any] = {"skip_instance_cache": protocol != "memory", "use_listings_cache": False}
     if protocol in ("s3", "s3a"):
         options["config_kwargs"] = {

@@ -78,9 +78,9 @@ def check_store(url: str) -> None:
         InvalidURI: as of `open_store`.
     """
     if not is_on_disk(check_url(url)):
-        from lit_storage_client.artifacts.fsspec_objects import file_system_class
+        from lit_storage_client.artifacts.fsspec_objects import check_protocol
 
-        file_system_class(url.partition("://")[0])
+        check_protocol(url.partition("://")[0])
 
 
 def open_store(
