@@ -339,7 +339,7 @@ class TestAProcessThatJoined:
 class TestWarnings:
     def test_a_missing_path_only_warns(self):
         """A declared path that never was is named in a warning, once, and the App ends well."""
-        with pytest.warns(UserWarning) as caught:
+        with pytest.warns(UserWarning, match="does not exist") as caught:
             run_app(lambda flow: flow.train.run("nothing"))
         texts = [str(warning.message) for warning in caught]
         assert sum("'outputs/ckpt' of 'train' does not exist" in text for text in texts) == 1
