@@ -19,12 +19,12 @@ Where the last 16 bytes are not that digest, the manifest is cut short or damage
 A store, below its URL and the name of the Work:
 
    manifests/<unit>/<version>       <unit>: what `unit_of` in `artifact.py` makes of a declared path
-   data/<version>/<unit>-<number>   objects; <number> is five or more digits
+   data/<version>/<unit>-<attempt>-<number>   objects; <attempt> is random, <number> five digits or more
 
 <version> is eight or more digits, "-", and the instance id of the Work: digits count all that was
 ever published of the Work, so that the greatest one is the newest; where two are equal, which two
 instances that publish at once can bring about, the greater instance id is. An object is named in
-manifests as "<version>/<unit>-<number>". A version may name objects of earlier ones, so an object
+manifests as "<version>/<unit>-<attempt>-<number>". A version may name objects of earlier ones, so an object
 may be removed only when no manifest names it any more.
 
 Data is written before the manifest that names it. A reader MUST check the digest of each chunk
@@ -58,7 +58,7 @@ class Manifest(message.Message):
         KEY_FIELD_NUMBER: builtins.int
         SIZE_FIELD_NUMBER: builtins.int
         key: builtins.str
-        """"<version>/<unit>-<number>" """
+        """"<version>/<unit>-<attempt>-<number>" """
         size: builtins.int
         def __init__(
             self,
