@@ -3,17 +3,21 @@
 Invariant: what is published was all there at one time. It is whole in the store, or not to be seen.
 
 What a version before holds is not written again, and not even read where the file still has the version
-token that it had then. Files are compared chunk by chunk, so that of one that grew, or changed in
-places, only that is written.
+token that it had then; a token is kept only where no later change can bring it about again. Files are
+compared chunk by chunk, so that of one that grew, or changed in places, only that is written.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.writer import FormerRemovedError, Writer
+from lit_storage_client.spans import Span
+from lit_storage_client.version_token import TICK_SECONDS, may_hide_a_change
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frames import Chunk, Frame
@@ -21,6 +25,9 @@ from lit_storage_server.shares import Shares
 from lit_storage_server.tree_stream import TreeOptions, TreeStream
 
 _ATTEMPTS = 2
+
+Held: TypeAlias = Mapping[str, tuple[bytes, Sequence[Span]]]
+"""By path the version token of a file, and which of its bytes are known."""
 
 
 def publish(
@@ -52,6 +59,7 @@ def publish(
         OriginUnavailable: the store cannot be reached.
         OSError: a disk, or the store, is full, and the like.
     """
+    time.sleep(TICK_SECONDS)  # so that the tokens of what was written just now can be kept
     for attempt in range(_ATTEMPTS):
         version = Version(version.number + bool(attempt), version.instance_id)
         try:
@@ -98,13 +106,13 @@ def _read(
     shares: Shares, path: str, writer: Writer, former: Manifest | None, machine_id: str, chunk_bytes: int
 ) -> _Draft:
     """Read the tree, and write what of it is new."""
-    held = {}
+    held: Held = {}
     if former is not None and former.machine_id == machine_id:
         # These need not be read if they still have the version token they had.
         held = {
             stored.entry.path: (stored.entry.version, [(0, stored.entry.size)])
             for stored in former.entries
-            if stored.entry.kind is Kind.FILE and stored.entry.size
+            if stored.entry.kind is Kind.FILE and stored.entry.size and stored.entry.version
         }
     draft = _Draft(writer, former, held, chunk_bytes)
     options = TreeOptions(holes=True, settle=True, held=held)
@@ -117,9 +125,7 @@ def _read(
 class _Draft:
     """The entries of a version, as its frames come; a round replaces what came before."""
 
-    def __init__(
-        self, writer: Writer, former: Manifest | None, held: Collection[str], chunk_bytes: int
-    ) -> None:
+    def __init__(self, writer: Writer, former: Manifest | None, held: Held, chunk_bytes: int) -> None:
         self._writer = writer
         self._former = former
         self._held = held
@@ -127,6 +133,7 @@ class _Draft:
         self._files: dict[str, _File] = {}
         self._numbers: dict[int, _File] = {}
         self._count = 0
+        self._began_ns = time.time_ns()
 
     def take(self, frame: Frame) -> None:
         for entry in frame.entries:
@@ -153,10 +160,17 @@ class _Draft:
         if number_of_round and (before := self._files.get(entry.path)) is not None:
             before.entry = entry  # a directory with another mode or time, which keeps its place
             return
+        new = entry.kind is Kind.FILE and not self._is_held(entry)
+        if new and may_hide_a_change(entry.version, self._began_ns):
+            entry = dataclasses.replace(entry, version=b"")
         file = _File(entry, self._former_of(entry.path), self._chunk_bytes)
         self._files[entry.path] = file
         if entry.kind is Kind.FILE:
             self._numbers[number] = file
+
+    def _is_held(self, entry: Entry) -> bool:
+        """Say whether the bytes of a file do not come, since it is as it was."""
+        return self._held.get(entry.path, (b"", ()))[0] == entry.version
 
     def _former_of(self, path: str) -> tuple[Manifest, StoredEntry] | None:
         former = self._former.by_path.get(path) if self._former is not None else None
@@ -225,7 +239,7 @@ class _File:
         if self._former is None or self.entry.kind is not Kind.FILE:
             return StoredEntry(self.entry)
         manifest, former = self._former
-        if former.entry.version != self.entry.version:
+        if former.entry.version != self.entry.version or not former.entry.version:
             return StoredEntry(self.entry)
         places = [(manifest.objects[number].key, position, size) for number, position, size in former.extents]
         return StoredEntry(self.entry, former.spans, _numbered(places, numbers), former.digests)

@@ -261,6 +261,41 @@ class TestVersions:
         del expected["outside"]
         assert snapshot(left.get()[0]) == expected
 
+    def test_a_change_within_a_tick_of_the_clock_is_seen(self, left, monkeypatch):
+        """A file that changes while it is published, and again at once, is never taken for unchanged."""
+
+        class Changing(TreeStream):
+            def _look_at_file(self, opened, *, send):
+                if not self._seen:
+                    (left.root / "best").write_text("00")
+                yield from super()._look_at_file(opened, send=send)
+
+        (left.root / "best").write_text("--")
+        with monkeypatch.context() as patched:
+            patched.setattr("lit_storage_server.publish.TreeStream", Changing)
+            manifest = left.publish("best")
+        assert manifest.entries[0].entry.version == b""
+        (left.root / "best").write_text("11")
+        left.publish("best")
+        assert left.read("best") == b"11"
+        assert left.publish("best").entries[0].entry.version != b""
+
+    def test_a_file_without_a_token_is_still_read(self, left, monkeypatch):
+        """Large or small, whole or resumed: its bytes are checked instead."""
+        (left.root / "out" / "big").write_bytes(os.urandom(20 * MIB))
+        monkeypatch.setattr("lit_storage_server.publish.may_hide_a_change", lambda *_: True)
+        left.publish()
+
+        def stop(done, total):
+            if 5 * MIB < done < 20 * MIB:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            left.get(progress=stop)
+        target, transfer = left.get()
+        assert (target / "big").read_bytes() == (left.root / "out" / "big").read_bytes()
+        assert transfer.how == "stream"
+
     def test_a_tree_of_many_files(self, left):
         """A thousand small files come back, out of few objects."""
         for number in range(1000):

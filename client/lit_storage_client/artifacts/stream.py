@@ -142,7 +142,7 @@ class ArtifactStream:
         if self._spans is not None:
             return self._spans
         held = self._held.get(entry.path)
-        known = held is not None and held.version == entry.version
+        known = held is not None and bool(entry.version) and held.version == entry.version
         return without(held.spans if known and held is not None else (), entry.size)
 
     def _is_large(self, entry: Entry) -> bool:

@@ -112,7 +112,8 @@ class Journal:
         """Note a file whose parts are to come; return its number, None if it is not worth it."""
         if held:
             return self._held.pop(entry.path).number
-        if entry.size < SMALLEST_BYTES or self._numbers >= MOST_FILES:
+        # Of a file without a version nobody could say later whether it is still the same one.
+        if entry.size < SMALLEST_BYTES or not entry.version or self._numbers >= MOST_FILES:
             return None
         number, self._numbers = self._numbers, self._numbers + 1
         self._put(_file_line(Noted(number, entry.path, entry.size, entry.version)))
