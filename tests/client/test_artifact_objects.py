@@ -255,14 +255,15 @@ class TestInstalled:
         assert done.stdout == "[]\n"
 
 
-def test_file_systems_without_exclusive_writes(tmp_path, monkeypatch):
-    """Where fsspec cannot write exclusively, what is there is looked for first."""
+@pytest.mark.parametrize("refusal", [NotImplementedError(), OSError(errno.ENOSYS, "not implemented")])
+def test_file_systems_without_exclusive_writes(tmp_path, monkeypatch, refusal):
+    """Where fsspec, or the server, cannot write exclusively, what is there is looked for first."""
     objects = fsspec_at(f"memory://{tmp_path}")
     write = type(objects._files).pipe_file
 
     def plain(self, path, value, mode="overwrite", **options):
         if mode == "create":
-            raise NotImplementedError
+            raise refusal
         return write(self, path, value, **options)
 
     monkeypatch.setattr(type(objects._files), "pipe_file", plain)
