@@ -122,13 +122,15 @@ class FsspecObjects:
     def _put(self, path: str, data: bytes) -> None:
         try:
             self._files.pipe_file(path, data, mode="create")
-            return
-        except (TypeError, ValueError, NotImplementedError):
-            pass  # a file system without exclusive writes
+        except (TypeError, ValueError, NotImplementedError):  # a file system without exclusive writes
+            self._put_unless_there(path, data)
         except OSError as error:
             if error.errno != errno.ENOSYS:  # a server of S3 without conditional ones
                 raise
-        # No two publications ever have the same names, so nothing depends on what is looked for here.
+            self._put_unless_there(path, data)
+
+    def _put_unless_there(self, path: str, data: bytes) -> None:
+        """Write an object; no two publications have the same names, so nothing depends on what is found."""
         if self._files.exists(path):
             raise FileExistsError(errno.EEXIST, "it is there already", path)
         self._files.pipe_file(path, data)
