@@ -66,7 +66,7 @@ class App:
         self._on_flow_end = on_flow_end
         self._root = environment.find_root(root)
         self._registry = registry
-        self._artifacts = environment.artifacts_url(artifacts, self._root)
+        self._artifacts = environment.artifacts_url(artifacts)
         self._security = security
         self._limits = limits or Limits()
         self._supervisors: list[Supervisor] = []

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lit_storage_client.artifacts.urls import check_url, in_place_url
+from lit_storage_client.artifacts.urls import check_url
 from lit_storage_client.direct import Ways
 from lit_storage_client.security import Security, root_token
 from lit_storage_proto.errors import AccessDenied
@@ -72,13 +72,14 @@ def registry_url(registry: str | None, root: str) -> str:
     return registry or os.environ.get("LIT_STORAGE_REGISTRY") or f"sqlite://{root}/registry.db"
 
 
-def artifacts_url(artifacts: str | None, root: str) -> str:
-    """Return the URL of the store in which what Works declare stays readable.
+def artifacts_url(artifacts: str | None) -> str | None:
+    """Return the URL of the store in which what Works declare stays readable; None if it stays in place.
 
     Raises:
         InvalidURI: it is none, or holds a password.
     """
-    return check_url(artifacts or os.environ.get("LIT_STORAGE_ARTIFACTS") or in_place_url(root))
+    given = artifacts or os.environ.get("LIT_STORAGE_ARTIFACTS")
+    return check_url(given) if given else None
 
 
 def bind_address(bind: str | None) -> str:

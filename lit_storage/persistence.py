@@ -53,8 +53,9 @@ class Persistence:
         self.url = url
         self._limits = limits
         self._seen: dict[str, bool] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may declare, and publish, too
         self._publishing = threading.Lock()  # two at once would be two versions of one number
+        self._publisher = 0  # the thread that does it
         self._is_left = False
         self.has_custodian = False
         """Whether an App publishes what this process leaves a note of."""
@@ -78,14 +79,14 @@ class Persistence:
         with self._lock:
             if path in self._seen and self._seen[path] >= seen:
                 return
-            note = Note(self._root, self._instance_id)
+            note, is_first = Note(self._root, self._instance_id), not self._seen
+            self._seen[path] = seen
             try:
-                if not self._seen:
+                if is_first:
                     note.begin(self._declaration({}))
                 note.add(path, seen=seen)
             except OSError as error:  # the disk is full, and the like; it counts only if the Work is killed
                 _LOG.warning("that %r is declared cannot be noted: %s", path, error)
-            self._seen[path] = seen
 
     def publish(self) -> bool:
         """Publish all paths, and warn of those that could not be; say whether there is something new."""
@@ -121,6 +122,16 @@ class Persistence:
         except Exception as error:  # noqa: BLE001  a Work that ended well has ended well
             tell([f"what {self._home.name!r} declared could not be published to {self.url}: {error}"])
 
+    def warn_unrecorded(self, registry_url: str) -> None:
+        """Warn that nobody finds what was published, if it was meant to be found elsewhere."""
+        if self.has_published and not is_in_place(self.url):
+            tell(
+                [
+                    f"what {self._home.name!r} published to {self.url} is not recorded in {registry_url}, "
+                    "which keeps no records of Works or has one of another instance by now"
+                ]
+            )
+
     def finish(self) -> None:
         """Know that nobody needs to publish for this instance any more, but for what `publish_last` left."""
         from lit_storage_server.custody import Note
@@ -143,12 +154,19 @@ class Persistence:
         }
 
     def _publish(self) -> tuple[Declaration, Outcome]:
-        from lit_storage_server.custody import publish_all
+        from lit_storage_server.custody import Outcome, publish_all
 
         with self._lock:
             declaration = self._declaration(dict(self._seen))
+        if self._publisher == threading.get_ident():  # in a signal handler, which must not wait for itself
+            tell([f"what {declaration.name!r} declared is being published already"])
+            return declaration, Outcome()
         with self._publishing:
-            outcome = publish_all(declaration, limits=self._limits)
+            self._publisher = threading.get_ident()
+            try:
+                outcome = publish_all(declaration, limits=self._limits)
+            finally:
+                self._publisher = 0
         for manifest in outcome.published:
             self.declare(manifest.path, seen=True)
         self.has_published |= outcome.changed_store

@@ -22,6 +22,7 @@ from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
 from lit_storage.persistence import Persistence
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
+from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
@@ -235,9 +236,9 @@ class Session:
         artifacts_url = former.artifacts_url if former is not None else ""
         if self._persistence is not None and self._persistence.has_published:
             artifacts_url = self._persistence.url
-        self.registry.update_work(
-            WorkRecord(self.name, self.instance_id, state, self.home.machine_id, artifacts_url)
-        )
+        record = WorkRecord(self.name, self.instance_id, state, self.home.machine_id, artifacts_url)
+        if not self.registry.update_work(record) and self._persistence is not None:
+            self._persistence.warn_unrecorded(self.registry.url)
 
     # What a Path asks of its session: `lit_storage.home.Transport`.
 
@@ -303,7 +304,7 @@ def join(
             session._serve(
                 environment.bind_address(bind),
                 environment.advertised_address(advertise),
-                environment.artifacts_url(artifacts, session.root),
+                environment.artifacts_url(artifacts) or in_place_url(session.root, session.home.machine_id),
             )
         except BaseException:
             session.close(WorkState.FAILED)

@@ -48,6 +48,8 @@ _NEXT: Final[Mapping[Status, frozenset[Status]]] = {
     Status.STOPPED: frozenset({Status.RUNNING}),
 }
 
+_LEAVE_SECONDS = 5.0  # in which a process that has left has ended, unless the Work's own threads hold it up
+
 
 class WorkTraceback(Exception):
     """The traceback of a Work, shown as the cause of what its ``run`` raised."""
@@ -134,12 +136,12 @@ class Supervisor:
             self._generation += 1
             self._stopping = False
             generation = self._generation
-            self._processes += 1
             self._worker = self._executor.start(
                 start,
                 lambda report: self._receive(generation, report),
                 lambda how: self._ended(generation, how),
             )
+            self._processes += 1
             seconds = start.limits.start_seconds
             self._start_deadline = threading.Timer(seconds, self._start_is_late, (generation, seconds))
             self._start_deadline.daemon = True
@@ -158,6 +160,8 @@ class Supervisor:
         _refuse_nameless((args, kwargs))
         arguments = self._pickled((args, kwargs))
         with self._changed:
+            # What a former process left is published before there is another one to write there.
+            self._changed.wait_for(lambda: self._processes <= (self._worker is not None), _LEAVE_SECONDS)
             if self._status is Status.RUNNING:
                 raise RuntimeError(
                     f"{self.name!r} is running already; wait() for it, or give this call to another Work"
@@ -274,7 +278,12 @@ class Supervisor:
 
     def _ended(self, generation: int, how: str) -> None:
         # It may take a while: what the Work declared and did not publish itself is published now.
-        self._process_ended()
+        try:
+            self._process_ended()
+        finally:
+            self._note_end(generation, how)
+
+    def _note_end(self, generation: int, how: str) -> None:
         with self._changed:
             self._processes -= 1
             self._changed.notify_all()

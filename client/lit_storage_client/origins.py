@@ -59,6 +59,8 @@ class Origins:
         """
         if self._remote.exists(location):
             return True
+        if self._lives(location):
+            return self._remote.exists(location)
         try:
             return self._left(location) is not None
         except PathNotFound:
@@ -133,12 +135,13 @@ class Origins:
         work = self._registry.work(name)
         if work is None or not work.artifacts_url:
             return None
-        from lit_storage_client.artifacts.urls import is_in_place, open_store
+        from lit_storage_client.artifacts.urls import machine_of, open_store
 
-        if is_in_place(work.artifacts_url) and work.machine_id != self._machine_id:
+        machine = machine_of(work.artifacts_url)
+        if machine and machine != self._machine_id:
             raise OriginUnavailable(
-                f"what {name!r} left is in place on another machine ({work.machine_id}), and is not served "
-                "from there; name a store that all machines reach with LIT_STORAGE_ARTIFACTS"
+                f"what {name!r} left is in place on another machine ({machine}), and is not served from "
+                "there; name a store that all machines reach with LIT_STORAGE_ARTIFACTS"
             )
         with self._opening:
             key = (work.artifacts_url, name)
@@ -162,18 +165,28 @@ class Origins:
         try:
             return live()
         except PathNotFound:
+            if self._lives(location):
+                return live()
             left = self._left(location, deadline)
             if left is None:
                 raise
         return of(left)
 
-    def _left(self, location: Location, deadline: float | None = None) -> Artifact | None:
-        """Return what a Work left that said no, or does not live; None where that "no" stands.
+    def _lives(self, location: Location) -> bool:
+        """Say whether a Work lives that said no, or did not live; if it does it is to be asked once more.
 
-        Whether it lives is asked after it was: it may have ended in between, with all that it had.
+        It may have ended after its "no", with all that it had then, or begun after nobody was there.
         """
-        name = location.origin
-        if name is None or self._registry.resolve(name) is not None or (store := self.store(name)) is None:
+        return location.origin is not None and self._registry.resolve(location.origin) is not None
+
+    def _left(self, location: Location, deadline: float | None = None) -> Artifact | None:
+        """Return what a Work left that does not live; None if it never left anything.
+
+        Raises:
+            PathNotFound: it did not leave this.
+        """
+        store = self.store(location.origin or "")
+        if store is None:
             return None
         from lit_storage_client.artifacts.artifact import Artifact
 

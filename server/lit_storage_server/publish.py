@@ -17,10 +17,11 @@ from typing import TypeAlias
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.writer import FormerRemovedError, Writer
 from lit_storage_client.spans import Span
-from lit_storage_client.version_token import TICK_SECONDS, may_hide_a_change
+from lit_storage_client.version_token import TICK_SECONDS, is_mapped, mapped_inodes, may_hide_a_change
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frames import Chunk, Frame
+from lit_storage_server.assembly import MAX_CHUNK_BYTES
 from lit_storage_server.shares import Shares
 from lit_storage_server.tree_stream import TreeOptions, TreeStream
 
@@ -59,13 +60,16 @@ def publish(
         OriginUnavailable: the store cannot be reached.
         OSError: a disk, or the store, is full, and the like.
     """
+    chunk_bytes = min(store.limits.chunk_bytes, MAX_CHUNK_BYTES)  # as streams have them
     time.sleep(TICK_SECONDS)  # so that the tokens of what was written just now can be kept
     for attempt in range(_ATTEMPTS):
         version = Version(version.number + bool(attempt), version.instance_id)
         try:
             with store.begin(path, version, deadline=deadline) as writer:
-                former = writer.former if not attempt and _fits(writer.former, store) else None
-                draft = _read(shares, path, writer, former, machine_id, store.limits.chunk_bytes)
+                former = writer.former if not attempt else None
+                if former is not None and former.chunk_bytes != chunk_bytes:
+                    former = None
+                draft = _read(shares, path, writer, former, machine_id, chunk_bytes)
                 entries, objects = draft.finish()
                 manifest = Manifest(
                     store.name,
@@ -73,7 +77,7 @@ def publish(
                     version,
                     time.time_ns(),
                     machine_id,
-                    store.limits.chunk_bytes,
+                    chunk_bytes,
                     entries,
                     objects,
                     in_place=shares.root if store.in_place else "",
@@ -96,10 +100,6 @@ def publish_removed(
     """
     with store.begin(path, version, deadline=deadline) as writer:
         writer.commit(Manifest(store.name, path, version, time.time_ns(), machine_id, 0, removed=True))
-
-
-def _fits(former: Manifest | None, store: ArtifactStore) -> bool:
-    return former is not None and former.chunk_bytes == store.limits.chunk_bytes
 
 
 def _read(
@@ -134,6 +134,7 @@ class _Draft:
         self._numbers: dict[int, _File] = {}
         self._count = 0
         self._began_ns = time.time_ns()
+        self._mapped = mapped_inodes()
 
     def take(self, frame: Frame) -> None:
         for entry in frame.entries:
@@ -161,7 +162,9 @@ class _Draft:
             before.entry = entry  # a directory with another mode or time, which keeps its place
             return
         new = entry.kind is Kind.FILE and not self._is_held(entry)
-        if new and may_hide_a_change(entry.version, self._began_ns):
+        if new and (
+            may_hide_a_change(entry.version, self._began_ns) or is_mapped(entry.version, self._mapped)
+        ):
             entry = dataclasses.replace(entry, version=b"")
         file = _File(entry, self._former_of(entry.path), self._chunk_bytes)
         self._files[entry.path] = file

@@ -54,7 +54,7 @@ class Stopped:
 
 def url_of(kind, tmp_path, s3):
     if kind == "in-place":
-        return in_place_url(str(tmp_path / "root"))
+        return in_place_url(str(tmp_path / "root"), "machine")
     if kind == "file":
         return f"file://{tmp_path}/store"
     return f"memory://{tmp_path}/store" if kind == "memory" else s3(kind)[1]

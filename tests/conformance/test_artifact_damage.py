@@ -505,3 +505,54 @@ def test_a_store_that_refuses_is_no_absence(make, monkeypatch):
     monkeypatch.setattr(type(left.store.objects), "list", refuse)
     with pytest.raises(AccessDenied):
         left.exists()
+
+
+def test_a_version_that_is_replaced_while_it_is_read(make, monkeypatch):
+    """A reader that listed what is gone by now looks again, and never says "absent"."""
+    placed = make("in-place")
+    (placed.root / "out" / "a").write_text("1")
+    placed.publish()
+    read, replaced = type(placed.store.objects).read, []
+
+    def replace_first(self, key, *rest):
+        if not replaced:
+            replaced.append(key)
+            placed.publish()
+        return read(self, key, *rest)
+
+    monkeypatch.setattr(type(placed.store.objects), "read", replace_first)
+    assert placed.exists("out/a")
+    assert replaced
+
+
+def test_many_threads_read_many_manifests(make):
+    """A store may be used from any thread."""
+    left = make("memory")
+    for number in range(8):
+        (left.root / f"p{number}").write_text(str(number))
+        left.publish(f"p{number}")
+    wrong = []
+
+    def look(number):
+        try:
+            for _ in range(30):
+                assert left.read(f"p{number}") == str(number).encode()
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("changed_ns", "hides"), [(10**18 + 10**7, True), (10**18 - 10**9 - 1, False), (10**18 - 10**9, True)]
+)
+def test_tokens_of_files_that_may_change_unseen(changed_ns, hides):
+    """A change within a tick, or within a second where a file system keeps no less, brings the token back."""
+    from lit_storage_client.version_token import _TOKEN, may_hide_a_change
+
+    assert may_hide_a_change(_TOKEN.pack(1, 1, changed_ns, 1, 1), 10**18) is hides

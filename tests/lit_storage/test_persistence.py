@@ -615,3 +615,77 @@ def test_a_work_that_does_not_rest_is_published_when_it_is_gone(root, capfd):
         flow.deploy.run(flow.train.out)
 
     assert run_app(steps, train=Restless()).deploy.seen == {"text": "weights"}
+
+
+def test_in_a_signal_handler(script):
+    """A handler that publishes, as for SIGUSR1 of Slurm, does not wait for what it interrupted."""
+    process = script(
+        JOINED
+        + textwrap.dedent(
+            """
+            from lit_storage_server import custody
+            signal.signal(signal.SIGUSR1, lambda *_: session.publish())
+            def interrupted(*args, publish_all=custody.publish_all, **options):
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return publish_all(*args, **options)
+            custody.publish_all = interrupted
+            session.publish()
+            session.close()
+            print("closed")
+            """
+        )
+    )
+    out, errors = process.communicate(timeout=60)
+    assert out == "closed\n"
+    assert "is being published already" in errors
+    assert read() == "weights"
+
+
+def test_a_mapped_file_is_published_as_it_is(root):
+    """What is written through mmap is seen by the next publication, which no time of the file tells of."""
+    import mmap
+
+    with lit_storage.join("train") as session:
+        path = session.declare(Path("lit://x"))
+        path.write_bytes(b"1" * 4096)
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+            mapped[:4] = b"run1"
+            session.publish()
+            mapped[:4] = b"run2"
+            session.publish()
+    with lit_storage.connect():
+        path = Path("lit://@train/x")
+        path.get()
+        assert path.read_bytes()[:4] == b"run2"
+
+
+def test_a_registry_without_records_says_so(root, tmp_path):
+    """Where nobody could find what was published to a store, that is a warning."""
+    with (
+        pytest.warns(UserWarning, match="is not recorded in static:"),
+        lit_storage.join(
+            "train", registry="static:train=127.0.0.1:1", artifacts=f"file://{tmp_path}/store"
+        ) as session,
+    ):
+        session.declare(Path("lit://x")).write_text("1")
+
+
+def test_a_root_with_an_odd_path(tmp_path, monkeypatch):
+    """In place, the path of the root may hold what URLs do not, and its directories may be links."""
+    (tmp_path / "elsewhere").mkdir()
+    odd = tmp_path / os.fsdecode(b"a b%20?#&\xff")
+    odd.mkdir()
+    os.symlink(tmp_path / "elsewhere", odd / "artifacts")
+    monkeypatch.setenv("LIT_STORAGE_ROOT", str(odd))
+    with lit_storage.join("train", registry=f"sqlite://{tmp_path}/registry.db") as session:
+        session.declare(Path("lit://x")).write_text("1")
+    with lit_storage.connect(registry=f"sqlite://{tmp_path}/registry.db"):
+        Path("lit://@train/x").get()
+
+
+def test_limits_with_large_chunks(root):
+    """Chunks are as large as streams have them, whatever the limits say."""
+    with lit_storage.join("train", limits=Limits(chunk_bytes=4 << 20)) as session:
+        session.declare(Path("lit://x")).write_bytes(bytes(range(256)) * 20_000)
+    with lit_storage.connect():
+        Path("lit://@train/x").get()

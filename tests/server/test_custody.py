@@ -22,7 +22,9 @@ def declaration(tmp_path):
     (root / "out" / "a").write_text("1")
     (root / "out" / "deep" / "b").write_text("1")
     paths = {"out": True}
-    return Declaration("train", "i1", "machine", str(root), in_place_url(str(tmp_path)), paths=paths)
+    return Declaration(
+        "train", "i1", "machine", str(root), in_place_url(str(tmp_path), "machine"), paths=paths
+    )
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def noted(tmp_path, declaration):
 
 
 def kept(declaration):
-    return open_store(declaration.artifacts_url, "train", limits=LIMITS).versions()
+    return open_store(declaration.artifacts_url, "train", limits=LIMITS, create=True).versions()
 
 
 class TestNote:

@@ -10,6 +10,7 @@ In place there is one version of a path, and its bytes are where the Work wrote 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
@@ -31,12 +32,13 @@ from lit_storage_proto.artifact import (
     unit_of,
 )
 from lit_storage_proto.entry import Kind
-from lit_storage_proto.errors import IntegrityError, ProtocolViolation
+from lit_storage_proto.errors import IntegrityError, OriginUnavailable, ProtocolViolation
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.manifest_codec import decode_manifest
 
 _LOG = logging.getLogger("lit_storage.artifacts")
 _MOST_MANIFEST_BYTES = 1 << 30
+_LISTINGS = 5
 _KEPT_MANIFESTS = 4  # decoded, by each store: that of a large tree takes tens of MiB
 
 
@@ -74,6 +76,7 @@ class ArtifactStore:
         self.limits = limits
         self.in_place = in_place
         self._decoded: OrderedDict[str, Manifest] = OrderedDict()
+        self._lock = threading.Lock()
 
     def versions(self) -> list[Kept]:
         """Return all versions of all paths, the newest first.
@@ -98,9 +101,18 @@ class ArtifactStore:
             AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
         """
         units = {unit_of(above): len(above) for above in _with_parents(path)}
-        candidates = [kept for kept in self.versions() if kept.unit in units]
-        candidates.sort(key=lambda kept: (kept.version, units[kept.unit]), reverse=True)
-        return self._first_whole(candidates)
+        for attempt in range(_LISTINGS):
+            candidates = [kept for kept in self.versions() if kept.unit in units]
+            candidates.sort(key=lambda kept: (kept.version, units[kept.unit]), reverse=True)
+            try:
+                return self._first_whole(candidates)
+            except FileNotFoundError as error:
+                # What was listed is gone: something newer took its place, and is listed by now.
+                if attempt + 1 == _LISTINGS:
+                    raise OriginUnavailable(
+                        f"what {self.name!r} left at {self.url} changes faster than it can be read: {error}"
+                    ) from None
+        raise AssertionError("the last listing returns or raises")
 
     def manifest(self, kept: Kept) -> Manifest:
         """Return the manifest of one version.
@@ -110,15 +122,17 @@ class ArtifactStore:
             IntegrityError: it is damaged.
             AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
         """
-        found = self._decoded.get(kept.key)
-        if found is not None:
-            self._decoded.move_to_end(kept.key)
-        else:
-            where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
-            if kept.size > _MOST_MANIFEST_BYTES:
-                raise IntegrityError(f"the manifest {where} is larger than any can be")
-            found = decode_manifest(self.objects.read(kept.key), where=where)
-            self._check(found, kept, where)
+        with self._lock:
+            found = self._decoded.get(kept.key)
+            if found is not None:
+                self._decoded.move_to_end(kept.key)
+                return found
+        where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
+        if kept.size > _MOST_MANIFEST_BYTES:
+            raise IntegrityError(f"the manifest {where} is larger than any can be")
+        found = decode_manifest(self.objects.read(kept.key), where=where)
+        self._check(found, kept, where)
+        with self._lock:
             self._decoded[kept.key] = found
             if len(self._decoded) > _KEPT_MANIFESTS:
                 self._decoded.popitem(last=False)
@@ -154,8 +168,9 @@ class ArtifactStore:
         objects = {each.key.removeprefix(data_key("")): each for each in self.objects.list(DATA)}
         named = {key for kept in versions for key in self._named(kept, objects)}
         self.objects.remove([kept.key for kept in versions])
-        for kept in versions:
-            self._decoded.pop(kept.key, None)
+        with self._lock:
+            for kept in versions:
+                self._decoded.pop(kept.key, None)
         # What is published meanwhile is listed here, and names its objects, or finds that what it was
         # built upon is gone: see `Writer.commit`.
         manifests = self.objects.list(MANIFESTS)
@@ -210,7 +225,7 @@ class ArtifactStore:
         """Return what a new version may build upon; one that is damaged is none."""
         try:
             former = self._first_whole(kept)
-        except IntegrityError:
+        except (IntegrityError, FileNotFoundError):
             return None
         return None if former is None or former.removed else former
 
@@ -219,8 +234,6 @@ class ArtifactStore:
         for kept in candidates:
             try:
                 return self.manifest(kept)
-            except FileNotFoundError:
-                continue  # it was removed a moment ago
             except IntegrityError as error:
                 damaged = damaged or error
                 _LOG.warning("%s; an older version counts if there is one", error)

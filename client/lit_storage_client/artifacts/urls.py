@@ -1,9 +1,9 @@
 """The stores of artifacts, chosen by the scheme of a URL.
 
-    in-place:///ROOT/artifacts       manifests alone; the bytes are where each Work wrote them
-    file:///DIRECTORY                a directory, also one that machines share
-    s3://BUCKET/PREFIX               with the extra ``s3``
-    any other PROTOCOL://…           of fsspec, with what it needs installed
+    in-place://MACHINE/ROOT/artifacts   manifests alone; the bytes are where each Work wrote them
+    file:///DIRECTORY                   a directory, also one that machines share
+    s3://BUCKET/PREFIX                  with the extra ``s3``
+    any other PROTOCOL://…              of fsspec, with what it needs installed
 
 Nobody writes the first one: it is what `in_place_url` returns, and percent-encoded. All others are taken to
 the letter.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import InvalidURI
@@ -30,9 +30,14 @@ _FILE = "file://"
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 
-def in_place_url(root: str) -> str:
-    """Return the URL of the manifests of all Works below a root whose bytes stay in place."""
-    return f"{_IN_PLACE}{quote(os.fsencode(root))}/artifacts"
+def in_place_url(root: str, machine_id: str) -> str:
+    """Return the URL of the manifests of all Works below a root of a machine whose bytes stay in place."""
+    return f"{_IN_PLACE}{quote(machine_id, safe='')}{quote(os.fsencode(root))}/artifacts"
+
+
+def machine_of(url: str) -> str:
+    """Return the id of the machine on which an in-place URL means something; "" of any other URL."""
+    return unquote(url.removeprefix(_IN_PLACE).partition("/")[0]) if is_in_place(url) else ""
 
 
 def is_in_place(url: str) -> bool:
@@ -64,7 +69,8 @@ def check_url(url: str) -> str:
             f"the URL of a store is told to other processes, so it holds no user, password or options; give "
             f"{scheme}:// its credentials where it looks for them, for S3 in AWS_ACCESS_KEY_ID and the like"
         )
-    if on_disk and not (rest.startswith("/") and rest.strip("/")):
+    path = rest if not is_in_place(url) else rest[rest.find("/") :]
+    if on_disk and not (path.startswith("/") and path.strip("/")):
         raise InvalidURI(
             f"{shown(url)} names no directory; write {scheme}:// and then an absolute path below /"
         )
@@ -102,7 +108,9 @@ def open_store(
 
     url = check_url(url)
     objects = _open_objects(url, name, limits, create, deadline)
-    in_place = os.path.realpath(f"{_directory(url)}/../works/{name}") if is_in_place(url) else ""
+    in_place = ""
+    if is_in_place(url):
+        in_place = os.path.realpath(os.path.join(os.path.dirname(_directory(url)), "works", name))
     return ArtifactStore(objects, url=url, name=name, limits=limits, in_place=in_place)
 
 
@@ -111,7 +119,7 @@ def _open_objects(url: str, name: str, limits: Limits, create: bool, deadline: f
         from lit_storage_client.artifacts.local_objects import LocalObjects
 
         if is_in_place(url):
-            return LocalObjects(f"{_directory(url)}/{name}", create=True)
+            return LocalObjects(f"{_directory(url)}/{name}", create=create)
         return LocalObjects(f"{url.removeprefix(_FILE)}/{name}", create=create)
     from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
 
@@ -124,4 +132,5 @@ def _open_objects(url: str, name: str, limits: Limits, create: bool, deadline: f
 
 
 def _directory(url: str) -> str:
-    return os.fsdecode(unquote_to_bytes(url.removeprefix(_IN_PLACE)))
+    path = url.removeprefix(_IN_PLACE)
+    return os.fsdecode(unquote_to_bytes(path[path.index("/") :]))
