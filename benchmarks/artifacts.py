@@ -11,7 +11,7 @@ import contextlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from benchmarks.competitors import find, free_port, running
 from benchmarks.figures import memory_results, reset_peak, status_mib
@@ -39,13 +39,23 @@ def artifacts(bench: Bench) -> Iterator[Result]:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
         with running(command, port), contextlib.ExitStack() as stack:
-            worker = Process("artifacts", f"{directory}/root", environment=environment)
-            stack.callback(worker.stop)
+
+            def start() -> Process:
+                process = Process("artifacts", f"{directory}/root", environment=environment)
+                stack.callback(process.stop)
+                return process
+
+            worker = start()
             make_trees(bench, directory)
-            yield from compare(bench, worker, "4 files of 128 MiB", f"{directory}/large", 0.9, directory)
-            yield from compare(bench, worker, "5,000 files of 4 KiB", f"{directory}/small", 3.0, directory)
             name = unpack_wheel(f"{directory}/mixed", bench.quick)
-            yield from compare(bench, worker, f"a mixed tree ({name})", f"{directory}/mixed", 0.9, directory)
+            for what, tree, goal in (
+                ("4 files of 128 MiB", "large", 0.9),
+                ("5,000 files of 4 KiB", "small", 3.0),
+                (f"a mixed tree ({name})", "mixed", 0.9),
+            ):
+                yield from compare(bench, worker, what, f"{directory}/{tree}", goal, directory)
+                grown = memory(start, f"{directory}/{tree}", directory)
+                yield from memory_results(f"memory for S3, {what}", grown)
             yield from again(bench, worker, f"{directory}/large")
 
 
@@ -62,18 +72,13 @@ def compare(
     seconds: dict[str, list[float]] = {turn: [] for turn in ("publish", "put", "get", "s3fs get")}
     target = f"{directory}/copy"
     turns = list(seconds)
-    grown: dict[str, float] = {"publisher": 0.0, "consumer": 0.0}
     for number in range(bench.rounds + 1):
         name = f"work-{uuid.uuid4().hex[:8]}"
         writes = turns[:2] if number % 2 else turns[1::-1]
         reads = turns[2:] if number % 2 else turns[:1:-1]
         for turn in (*writes, *reads):
             remove(target)
-            before = reset_peak(worker.pid)
             taken = worker.ask(do=turn, name=name, tree=tree, to=target)
-            side = {"publish": "publisher", "get": "consumer"}.get(turn)
-            if side is not None and number:
-                grown[side] = max(grown[side], status_mib(worker.pid, "VmHWM") - before)
             if number or bench.quick:
                 seconds[turn].append(taken)
         worker.ask(do="forget", name=name, tree=tree, to=target)
@@ -82,7 +87,24 @@ def compare(
     yield Result(
         f"from S3: {what}", "s3fs.get(recursive=True)", "s", seconds["get"], seconds["s3fs get"], goal
     )
-    yield from memory_results(f"memory for S3, {what}", grown)
+
+
+def memory(start: Callable[[], Process], tree: str, directory: str) -> dict[str, float]:
+    """Measure what publishing and getting take above rest, each in a process that did little before."""
+    os.makedirs(f"{directory}/tiny", exist_ok=True)
+    make_file(f"{directory}/tiny/file", 1 * MIB)
+    name, grown = f"work-{uuid.uuid4().hex[:8]}", {}
+    for side, turn in (("publisher", "publish"), ("consumer", "get")):
+        process = start()
+        for each, suffix in ((f"{directory}/tiny", "-tiny"), (tree, "")):
+            if turn == "get":
+                remove(f"{directory}/copy")
+            before = reset_peak(process.pid)
+            process.ask(do=turn, name=name + suffix, tree=each, to=f"{directory}/copy")
+            grown[side] = status_mib(process.pid, "VmHWM") - before
+        process.stop()
+    remove(f"{directory}/copy")
+    return grown
 
 
 def again(bench: Bench, worker: Process, tree: str) -> Iterator[Result]:

@@ -60,5 +60,5 @@ class Limits:
     """Transfers that one automatic transfer runs at once."""
     store_seconds: float = 30.0
     """One request to a store of artifacts, with all that is tried again within it."""
-    store_requests: int = 4
+    store_requests: int = 3
     """Requests that one transfer has under way at a store of artifacts, of up to 8 MiB each."""

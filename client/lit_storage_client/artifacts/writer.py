@@ -131,10 +131,10 @@ class Writer:
             raise TransferTimeout("there was no time left to publish it; see Limits.publish_seconds")
 
     def _send(self) -> None:
-        key, data = next(reversed(self.sizes)), bytes(self._buffer)
-        self._buffer = bytearray()
         while len(self._under_way) >= self._requests:
             self._wait(self._under_way.popleft())
+        key, data = next(reversed(self.sizes)), bytes(self._buffer)
+        self._buffer.clear()
         self._under_way.append(self._lanes.submit(lambda: self._put(data_key(key), data)))
 
     def _put(self, key: str, data: bytes) -> None:
