@@ -82,7 +82,7 @@ def test_threads_end_with_close():
 
 
 def test_they_work_while_the_interpreter_ends():
-    """At exit, when the threads of concurrent.futures cannot be had any more, these can."""
+    """At exit, when executors cannot be had any more, functions are called all the same."""
     code = (
         "import atexit; from lit_storage_client.artifacts.lanes import Lanes\n"
         "atexit.register(lambda: print(Lanes(1, 'x').call(lambda: 5, 5)))"

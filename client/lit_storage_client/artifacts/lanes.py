@@ -3,8 +3,9 @@
 Invariant: `Lanes.call` and `Pending.result` return or raise within the time they are given, whatever
 the function does: one that hangs keeps its thread, which ends with the process, and nobody else.
 
-Why not ``concurrent.futures``: its threads hold up the end of the program, and none can be had once
-that has begun, which is when a session that nobody closed publishes.
+Why not ``concurrent.futures``: its threads hold up the end of the program, and none can be had once that
+has begun, which is when a session that nobody closed publishes. Where no thread can be had at all, as then
+from Python 3.12 on, whoever asks calls the function itself: what is asked of a disk ends.
 """
 
 from __future__ import annotations
@@ -79,10 +80,13 @@ class Lanes:
         """Call `function` in one of the threads, as soon as one is free."""
         pending = Pending(function)
         with self._lock:
-            if self._threads < self._count:
+            if self._threads < self._count and self._start():
                 self._threads += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
-        self._queue.put(pending)
+            has_thread = self._threads > 0
+        if has_thread:
+            self._queue.put(pending)
+        else:
+            pending.run()
         return pending
 
     def call(self, function: Callable[[], T], seconds: float) -> T:
@@ -105,6 +109,14 @@ class Lanes:
             for _ in range(self._threads):
                 self._queue.put(None)
             self._threads = 0
+
+    def _start(self) -> bool:
+        """Start a thread; say whether one could be had."""
+        try:
+            threading.Thread(target=self._run, name=self._name, daemon=True).start()
+        except RuntimeError:  # the interpreter is ending (from Python 3.12 on), or threads are short
+            return False
+        return True
 
     def _run(self) -> None:
         while (pending := self._queue.get()) is not None:
