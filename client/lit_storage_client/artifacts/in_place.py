@@ -99,12 +99,14 @@ class PlacedContents:
 
     def changed(self, stored: StoredEntry) -> SourceChanged:
         """Return the error of a file that is not what was published."""
-        path = "/".join(part for part in (self._manifest.path, stored.entry.path) if part)
-        name = self._manifest.name
+        path, name = self._path_at_origin(stored), self._manifest.name
         return SourceChanged(
             f"{shown(path)} of {name!r} was changed after {name!r} had stopped, and no copy of it is kept; "
             f"run {name!r} again, and name a store with LIT_STORAGE_ARTIFACTS to keep copies"
         )
+
+    def _path_at_origin(self, stored: StoredEntry) -> str:
+        return "/".join(part for part in (self._manifest.path, stored.entry.path) if part)
 
     def _read(self, piece: Piece) -> memoryview:
         chunk = piece.chunk
@@ -126,7 +128,7 @@ class PlacedContents:
         """Return an ``O_PATH`` descriptor of what stands where the entry was."""
         check_path(stored.entry.path)
         if self._base != self._manifest.path:
-            path = "/".join(part for part in (self._manifest.path, stored.entry.path) if part)
+            path = self._path_at_origin(stored)
             root_fd = os.open(self._base, _DIRECTORY)
         elif stored.entry.path:
             path, root_fd = stored.entry.path, os.open(self._base, _DIRECTORY)
