@@ -53,6 +53,11 @@ class Work:
     def signal(self, number):
         self.process.send_signal(number)
 
+    def kill(self):
+        """Return when it is gone: a process that has been signalled may still finish a system call."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
     def stop(self):
         self.signal(signal.SIGKILL)
         self.process.stdin.close()

@@ -299,7 +299,7 @@ def test_killed_peer(start_work, remote_of, tmp_path):
     get = Get(remote_of(work.record), tmp_path / "R")
     os.makedirs(get.path("t/kept"))
     with pytest.raises(OriginUnavailable):
-        get("t", overwrite=True, progress=lambda done, total: done and work.signal(signal.SIGKILL))
+        get("t", overwrite=True, progress=lambda done, total: done and work.kill())
     assert os.listdir(get.path("t")) == ["kept"]
 
 

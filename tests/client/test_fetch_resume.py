@@ -288,7 +288,7 @@ def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path):
         seen.append(done)
         if done > HALF and len(started) == 0:
             started.append(threading.Timer(0.5, lambda: start_work(bind=work.endpoint)))
-            work.signal(signal.SIGKILL)
+            work.kill()
             started[0].start()
 
     started = []
@@ -302,7 +302,7 @@ def test_contact_lost_for_good(work, remote_of, content, tmp_path):
     """It is given up after a while, with the error that ended it, and a later get goes on from there."""
     get = Get(remote_of(work.record, ways=Ways.TCP), tmp_path / "R")
     with pytest.raises(OriginUnavailable):
-        get(lambda done: done > HALF and work.signal(signal.SIGKILL))
+        get(lambda done: done > HALF and work.kill())
     assert get.staging.endswith(".filling")
 
 
