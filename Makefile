@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
-STUBS := proto/lit_storage_proto/v1
+STUBS := proto/lit_storage_proto
 # These try the Makefile, the wheel and the benchmarks, which are the same for every Python.
 NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_make.py test_wheel.py)
 
@@ -61,7 +61,8 @@ define generate_stubs
 cd proto && $(abspath $(BIN))/python -m grpc_tools.protoc -I . \
 	--plugin=protoc-gen-mypy=$(abspath $(BIN))/protoc-gen-mypy \
 	--python_out=$(1) --mypy_out=readable_stubs,quiet:$(1) \
-	lit_storage_proto/v1/path_storage.proto lit_storage_proto/v1/artifact.proto && \
+	lit_storage_proto/v1/path_storage.proto lit_storage_proto/v1/artifact.proto \
+	lit_storage_proto/etcd/v3.proto && \
 $(abspath $(BIN))/python -m grpc_tools.protoc -I . \
 	--plugin=protoc-gen-mypy_grpc=$(abspath $(BIN))/protoc-gen-mypy_grpc \
 	--grpc_python_out=$(1) --mypy_grpc_out=quiet:$(1) \
@@ -73,8 +74,9 @@ proto: $(VENV)/.dev ## Generate the stubs of the .proto files anew
 
 proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .proto files
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && ($(call generate_stubs,$$fresh)) && \
-	for stub in "$$fresh"/lit_storage_proto/v1/*; do \
-		diff -u $(STUBS)/$$(basename $$stub) $$stub || { echo "The stubs are stale: run make proto"; exit 1; }; \
+	for stub in "$$fresh"/lit_storage_proto/*/*; do \
+		diff -u $(STUBS)/$${stub#"$$fresh"/lit_storage_proto/} $$stub || \
+			{ echo "The stubs are stale: run make proto"; exit 1; }; \
 	done && echo "The stubs in $(STUBS) are those of its .proto files."
 
 clean: ## Remove the environments and caches made here

@@ -6,6 +6,7 @@ told in a warning that names it, and in no exception.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from lit_storage.home import Home
@@ -87,6 +88,28 @@ class Persistence:
                 note.add(path, seen=seen)
             except OSError as error:  # the disk is full, and the like; it counts only if the Work is killed
                 _LOG.warning("that %r is declared cannot be noted: %s", path, error)
+
+    @contextlib.contextmanager
+    def becoming(self, instance_id: str) -> Iterator[None]:
+        """Be another instance after the block, which makes it known, unless it raises.
+
+        There is a note of either instance meanwhile: the registry names one of the two.
+        """
+        from lit_storage_server.custody import Note
+
+        former = self._instance_id
+        with self._lock:
+            if self._seen:
+                with contextlib.suppress(OSError):  # as in `declare`
+                    declaration = dataclasses.replace(self._declaration(self._seen), instance_id=instance_id)
+                    Note(self._root, instance_id).begin(declaration, beside=former)
+            try:
+                yield
+            except BaseException:
+                Note(self._root, instance_id).remove()
+                raise
+            self._instance_id = instance_id
+            Note(self._root, former).remove()
 
     def publish(self) -> bool:
         """Publish all paths, and warn of those that could not be; say whether there is something new."""

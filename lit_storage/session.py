@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import os
 import threading
 import uuid
@@ -20,19 +21,19 @@ from lit_storage.advertise import advertised_endpoint
 from lit_storage.home import Home
 from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
-from lit_storage.persistence import Persistence
+from lit_storage.persistence import Persistence, tell
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
 from lit_storage_client.origins import Origins
-from lit_storage_client.registries import open_registry
+from lit_storage_client.registries import open_registry, renewal_of
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import AccessDenied, InvalidURI, NotAttached
+from lit_storage_proto.errors import AccessDenied, InvalidURI, NameTaken, NotAttached
 from lit_storage_proto.limits import Limits
-from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkState
+from lit_storage_proto.registry import Lease, LiveRecord, Registry, WorkRecord, WorkState
 from lit_storage_proto.uri import Location, check_name
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ class Session:
         """Whether the next session of this process may simply take its place."""
         self._server: ServerProcess | None = None
         self._persistence: Persistence | None = None
-        self._registered = False
+        self._record: LiveRecord | None = None
+        self._taken: NameTaken | None = None
         self._closed = False
         self._process = os.getpid()
         self._stop_exiting = exit_at_sigterm() if home_.name is not None else None
@@ -116,7 +118,9 @@ class Session:
             NotAttached: this process only connected, and so serves nothing.
             AccessDenied: the path is ``/`` or above the storage root.
             InvalidURI: it is another Work's, or under a reserved name.
+            NameTaken: this process lost its name.
         """
+        self.check_name()
         if self._server is None:
             raise NotAttached(
                 "a process that only connected serves no files; join() under a name to declare some"
@@ -148,7 +152,9 @@ class Session:
         Raises:
             NotAttached: this process only connected, or was forked from the one that joined.
             RegistryUnavailable: the registry cannot be told of it.
+            NameTaken: this process lost its name.
         """
+        self.check_name()
         if self._persistence is None or os.getpid() != self._process:
             raise NotAttached("only the process that joined under a name publishes what it declared")
         if self._persistence.publish():
@@ -186,12 +192,16 @@ class Session:
             leaving.callback(self._channels.close)
             if self._server is not None:
                 leaving.callback(self._server.stop, 1.0)
-            if self._registered and self.name is not None:
-                leaving.callback(self.registry.unregister, self.name, self.instance_id)
+            if self._record is not None and self._taken is None:
+                leaving.callback(self._unregister)
                 leaving.callback(self._leave_registry, state)
+            if self._server is not None:  # from here on it is no other instance
+                leaving.callback(self._server.release)
             if self._stop_exiting is not None:
                 leaving.callback(self._stop_exiting)
-            if self._persistence is not None:
+            if self._taken is not None:
+                tell([f"what {self.name!r} declared is not published any more: {self._taken}"])
+            elif self._persistence is not None:
                 with deferring_sigterm() as received:
                     self._persistence.publish_last(at_exit=at_exit)
                 if received:
@@ -214,16 +224,45 @@ class Session:
         self._server = server
         server.start()
         endpoint = advertised_endpoint(server.endpoint, advertise, self.registry)
-        self.registry.register(
-            LiveRecord(
-                self.name,
-                self.instance_id,
-                endpoint,
-                self.home.machine_id,
-                self.name if self.security.tls else "",
-            )
+        record = LiveRecord(
+            self.name,
+            self.instance_id,
+            endpoint,
+            self.home.machine_id,
+            self.name if self.security.tls else "",
         )
-        self._registered = True
+        lease = self.registry.register(record)
+        self._record = record
+        if lease is not None:
+            server.hold(lease, renewal_of(self.registry), self._claim)
+
+    def _claim(self, instance_id: str) -> Lease | None:
+        """Register as another instance in place of this one, whose lease was lost.
+
+        Raises:
+            NameTaken: somebody else has the name by now; this session serves no more, and says so.
+            RegistryUnavailable: the registry cannot be reached or written.
+        """
+        assert self._record is not None
+        assert self._persistence is not None
+        record = dataclasses.replace(self._record, instance_id=instance_id)
+        try:
+            with self._persistence.becoming(instance_id):
+                lease = self.registry.register(record)
+        except NameTaken as error:
+            self._taken = error
+            raise
+        self._record, self.instance_id = record, instance_id
+        return lease
+
+    def check_name(self) -> None:
+        """Raise NameTaken if this process lost its name to another one, as it may where names have leases."""
+        if self._taken is not None:
+            raise NameTaken(f"this process has lost its name, since its lease ran out: {self._taken}")
+
+    def _unregister(self) -> None:
+        assert self.name is not None
+        self.registry.unregister(self.name, self.instance_id)
 
     def _leave_registry(self, state: WorkState) -> None:
         self._update_work(state)
@@ -251,14 +290,17 @@ class Session:
 
     def exists(self, location: Location) -> bool:
         """See `Origins.exists`."""
+        self.check_name()
         return self.origins.exists(location)
 
     def stat(self, location: Location) -> Entry:
         """See `Origins.stat`."""
+        self.check_name()
         return self.origins.stat(location)
 
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
+        self.check_name()
         root = self.storage_root if confined else None
         return fetch(self.origins, location, root=root, target=target, discards=self._discards, **options)
 

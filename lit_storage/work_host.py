@@ -124,6 +124,8 @@ class WorkHost:
         return work
 
     def _run(self, work: Work, command: Run) -> None:
+        assert self._session is not None
+        self._session.check_name()
         args, kwargs = pickle.loads(command.arguments)  # noqa: S301  from the App that started this process
         self._apply(work, command.changes)
         self._declare_own(vars(work))
@@ -144,6 +146,7 @@ class WorkHost:
         finally:
             self.in_run = False
         self._end_if_forked(None)
+        self._session.check_name()  # nobody could get what this run made
         self._declare_own(value)
         pickled = self._pickle_value(value)
         if internals(work).persist == "run":

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.etcd_server import EtcdServers
+
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]
 
@@ -137,6 +139,13 @@ def s3(
         return server, server.new_url()
 
     return choose
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
+    """One etcd server on loopback, for as long as the tests run; `new_url()` is a registry in it."""
+    with EtcdServers(tmp_path_factory.mktemp("etcd")) as servers:
+        yield servers
 
 
 @pytest.fixture

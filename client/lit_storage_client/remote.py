@@ -197,15 +197,15 @@ class Remote:
             if not stale or resolved_again:
                 raise error
             resolved_again = True
-            newer = self._live(location)
+            newer = self._live(location, fresh=True)
             if newer == record:
                 raise error
             record = newer
 
-    def _live(self, location: Location) -> LiveRecord:
+    def _live(self, location: Location, *, fresh: bool = False) -> LiveRecord:
         if location.origin is None:
             raise NotAttached(f"{shown(str(location))} names no Work that could be asked")
-        record = self._registry.resolve(location.origin)
+        record = self._registry.resolve(location.origin, fresh=fresh)
         if record is None:
             raise PathNotFound(f"{shown(str(location))} is not there: {self._why_absent(location.origin)}")
         return record

@@ -33,7 +33,11 @@ class Limits:
     unary_seconds: float = 10.0
     """One Exists or Stat, from call to answer."""
     resolve_seconds: float = 5.0
-    """One look-up in the registry."""
+    """One look-up or change in the registry, with all that is tried again within it."""
+    lease_seconds: float = 15.0
+    """How long a silent holder keeps its name, in a registry of leases; whole seconds, 2 or more."""
+    watch_seconds: float = 3.0
+    """What a registry said is taken from memory while it was heard of within so long."""
     progress_seconds: float = 60.0
     """A stream that carries nothing new for so long is given up, on either side."""
     resume_seconds: float = 60.0

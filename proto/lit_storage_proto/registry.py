@@ -10,6 +10,8 @@ Rules of the port
  3. Every write carries an instance id and takes effect only for the instance that holds the
     name: a process that lost its name cannot undo what its successor wrote.
  4. A registry that cannot answer raises RegistryUnavailable. None is an answer: nobody.
+ 5. Where there are leases, `register` returns one, and its holder renews it (`renew`) or is gone
+    before it ends: by then somebody else may have the name. Who holds it stops serving first.
 """
 
 from __future__ import annotations
@@ -55,6 +57,22 @@ class WorkRecord:
     ever published. Until this instance publishes, it is what an earlier one did."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """For how long a live record stays if its holder says nothing more."""
+
+    id: int
+    seconds: float
+    since: float
+    """On this machine's clock that counts suspension too (CLOCK_BOOTTIME), before it was asked for: the
+    registry's own count began later."""
+
+    @property
+    def end(self) -> float:
+        """When the registry may give the name away, at the earliest, on the same clock."""
+        return self.since + self.seconds
+
+
 class Registry(Protocol):
     """Resolves names. Every method may be called from any thread."""
 
@@ -68,15 +86,30 @@ class Registry(Protocol):
         """Whether processes on other machines use it, so that a loopback endpoint is useless."""
         ...
 
-    def register(self, record: LiveRecord) -> None:
+    def register(self, record: LiveRecord) -> Lease | None:
         """Make `record` the live record of its name, and its work record ``running``.
 
         The work record keeps the `artifacts_url` of the former one: what an earlier instance
         published stays readable until `update_work` names something newer.
 
+        Returns:
+            What the holder has to renew; None where the record lives as long as its process.
+
         Raises:
             NameTaken: another live process holds the name.
             RegistryUnavailable: the registry cannot be reached or written.
+        """
+        ...
+
+    def renew(self, lease: Lease, seconds: float) -> Lease | None:
+        """Return the lease with a new end, or None if it has ended. Any process may do it for its holder.
+
+        Args:
+            lease: as of `register`, or of this.
+            seconds: how long it may take.
+
+        Raises:
+            RegistryUnavailable: whether it goes on is not known.
         """
         ...
 
@@ -88,8 +121,13 @@ class Registry(Protocol):
         """
         ...
 
-    def resolve(self, name: str) -> LiveRecord | None:
+    def resolve(self, name: str, *, fresh: bool = False) -> LiveRecord | None:
         """Return the live record of `name`, or None if nobody lives under it.
+
+        Args:
+            name: of a Work.
+            fresh: ask the registry itself, also where it has told this process of all changes so far:
+                the last of them may be on their way.
 
         Raises:
             RegistryUnavailable: the registry cannot be reached.

@@ -4,8 +4,9 @@ A thread of a program that computes in Python waits up to 5 ms for the interpret
 call, and a get from it takes some thirty times as long. `process` starts this one and tells it what to
 do: one JSON object a message, each with its length before it, each answered in turn.
 
-Invariant: it ends with its parent, however that ends and whatever it is doing: with the parent's
-process, whoever else holds the other end of their connection, or at the end of that connection.
+Invariants. It ends with its parent, however that ends and whatever it is doing: with the parent's
+process, whoever else holds the other end of their connection, or at the end of that connection. And
+where the name is held by a lease it ends before that may have: with `LEASE_LOST`, or by the kernel.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ import select
 import socket
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from lit_storage_client.leases import LeaseKeeper, safe_end
+from lit_storage_client.registries import open_renewal
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import ProtocolViolation, StorageError
+from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
-from lit_storage_server.control import described, encode, receive
+from lit_storage_proto.registry import Lease, Registry
+from lit_storage_server.control import LEASE_LOST, described, encode, receive
+from lit_storage_server.fence import Fence
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 
@@ -48,10 +53,21 @@ class Served:
 
     Args:
         options: `name`, `instance_id`, `root`, `bind`; `security` and `limits` by their fields; the
-            paths in `declared`.
+            paths in `declared`; `hold` as of the message of that name, or None.
+        on_lost: called in a thread when the lease is lost, or may soon be.
+        fence: ends this process where that thread cannot.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Mapping[str, Any], *, on_lost: Callable[[], None], fence: Fence | None = None
+    ) -> None:
+        self._name = options["name"]
+        self._limits = Limits(**options["limits"])
+        self._hold = options["hold"]
+        self._on_lost = on_lost
+        self._fence = fence
+        self._registry: Registry | None = None
+        self._keeper: LeaseKeeper | None = None
         self._shares = Shares(options["root"], name=options["name"])
         for path in options["declared"]:
             # It could be shared once. What has become of it since is looked at whenever it is opened.
@@ -63,12 +79,28 @@ class Served:
             self._shares,
             bind=options["bind"],
             security=Security(**options["security"]),
-            limits=Limits(**options["limits"]),
+            limits=self._limits,
         )
 
     def start(self) -> str:
-        """See `PeerServer.start`."""
+        """See `PeerServer.start`; nothing is served under a lease that another process lost meanwhile.
+
+        Raises:
+            RegistryUnavailable: whether the lease goes on is not known.
+        """
+        if self._hold is not None:
+            self._registry = open_renewal(self._hold, self._limits)
+            lease = self._registry.renew(_lease(self._hold), self._limits.resolve_seconds)
+            if lease is None:
+                self._on_lost()
+                raise RegistryUnavailable(f"the lease of {self._name!r} has ended")
+            self._keep(self._registry, lease)
         return self._server.start()
+
+    def cut(self) -> None:
+        """Serve nobody any more, from now on."""
+        self._server.stop(0.0)
+        self._shares.close()
 
     def do(self, message: Any) -> None:
         """Do what a message says.
@@ -80,22 +112,55 @@ class Served:
         match message:
             case ["declare", str(path)]:
                 self._shares.declare(path)
+            case ["hold", dict(hold)]:
+                self._release()
+                self._registry = open_renewal(hold, self._limits)
+                self._keep(self._registry, _lease(hold))
+            case ["release"]:
+                self._release()
             case ["stop", float(seconds)]:
+                self._release()
                 self._server.stop(seconds)
                 self._shares.close()
             case _:
                 raise ProtocolViolation("the server process does not know what it is asked to do")
 
+    def _keep(self, registry: Registry, lease: Lease) -> None:
+        self._put_off(lease)
+        self._keeper = LeaseKeeper(
+            self._name, lease, registry.renew, on_lost=self._on_lost, on_renewed=self._put_off
+        )
+        self._keeper.start()
+
+    def _put_off(self, lease: Lease) -> None:
+        if self._fence is not None:
+            self._fence.set((safe_end(lease) + lease.end) / 2)  # the keeper's thread comes first, if it can
+
+    def _release(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.release()
+        if self._registry is not None:
+            self._registry.close()
+        if self._fence is not None:
+            self._fence.lift()
+
+
+def _lease(hold: Mapping[str, Any]) -> Lease:
+    number, seconds, since = hold["lease"]
+    return Lease(number, seconds, since)
+
 
 def _converse(connection: socket.socket) -> None:
     """Start as the first message says and answer the others, until the connection ends."""
     served: Served | None = None
+    fence = Fence()
     while True:
         message = receive(connection)
         answer: list[Any] = [True, None]
         try:
             if served is None:
-                served = Served(message)
+                served = Served(message, on_lost=lambda: os._exit(LEASE_LOST), fence=fence)
                 answer[1] = served.start()
             else:
                 served.do(message)

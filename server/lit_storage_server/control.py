@@ -10,6 +10,9 @@ from typing import Any
 
 from lit_storage_proto import errors
 
+LEASE_LOST = 75
+"""The exit status of a process that serves no more since its lease has ended: EX_TEMPFAIL of sysexits.h."""
+
 _LENGTH = struct.Struct("<I")
 _MOST_BYTES = 1 << 28  # all declared paths go in one message
 _MOST_CHARACTERS = 1 << 16  # of an error's text: it may quote what was far too long

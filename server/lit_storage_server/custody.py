@@ -89,15 +89,19 @@ class Note:
     def __init__(self, root: str, instance_id: str) -> None:
         self._path = os.path.join(root, _NOTES, instance_id)
 
-    def begin(self, declaration: Declaration) -> None:
+    def begin(self, declaration: Declaration, *, beside: str = "") -> None:
         """Make the file, for this instance and none of its former ones.
+
+        Args:
+            declaration: the paths so far.
+            beside: the instance id of a former one whose note stays for now.
 
         Raises:
             OSError: the disk is full, and the like.
         """
         directory, own = os.path.split(self._path)
         os.makedirs(directory, exist_ok=True)
-        for other in os.listdir(directory):
+        for other in set(os.listdir(directory)) - {beside}:
             note = Note(os.path.dirname(directory), other)
             # The storage root of former instances is this one's by now.
             if other == own or ((left := note.read()) is not None and left.name == declaration.name):

@@ -2,7 +2,9 @@
 
 Invariant: there is at most one such process for a `ServerProcess`, it listens where the first one did,
 and it is gone after `stop`. If it ends by itself another one takes its place, at most `_MOST_STARTS` in
-`_STARTS_SECONDS`: with more to do it waits, and goes on.
+`_STARTS_SECONDS`: with more to do it waits, and goes on. Where the name is held by a lease, the process
+renews it, and has ended before anybody else can have the name; the next one is another instance, which
+serves nobody until it is registered.
 
 It has the user, the root directory and the namespaces that its parent had when it was started: a program
 that gives up rights does so before it joins. Where no other Python can be started, as in a frozen or an
@@ -22,13 +24,16 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import deque
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import NotAttached, OriginUnavailable
+from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable, StorageError
 from lit_storage_proto.limits import Limits
-from lit_storage_server.control import encode, error_of, receive
+from lit_storage_proto.registry import Lease
+from lit_storage_server.control import LEASE_LOST, encode, error_of, receive
 
 if TYPE_CHECKING:
     from lit_storage_server.child import Served
@@ -37,6 +42,7 @@ _START_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
 _END_SECONDS = 5.0
 _MOST_STARTS, _STARTS_SECONDS = 5, 60.0
+_CLAIM_SECONDS = 1.0  # between attempts to register anew in a registry that does not answer
 
 _PROGRAM = (
     "import sys; (_, _, parent, *sys.path) = sys.argv; from lit_storage_server.child import main; "
@@ -45,6 +51,9 @@ _PROGRAM = (
 # A Work goes on serving until it has left. Its process group is the server's too: to kill that ends both.
 _FOR_THE_WORK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOG = logging.getLogger("lit_storage.server")
+
+Claim = Callable[[str], Lease | None]
+"""Registers the endpoint under another instance id; raises NameTaken where somebody else has the name."""
 
 
 class ServerProcess:
@@ -71,7 +80,13 @@ class ServerProcess:
             "root": root,
             "bind": bind,
             "limits": dataclasses.asdict(limits),
+            "hold": None,
         }
+        self._renewal: Mapping[str, Any] = {}
+        self._claim: Claim | None = None
+        self._claiming = threading.Lock()
+        self._is_unclaimed = False
+        """Whether the present instance is not registered yet, in place of one whose lease was lost."""
         self._security = _with_absolute_paths(security)
         self._declared: dict[str, None] = {}
         self._owner = os.getpid()
@@ -137,6 +152,32 @@ class ServerProcess:
                 self._ask(["declare", path], _ANSWER_SECONDS)
             self._declared[path] = None
 
+    def hold(self, lease: Lease, renewal: Mapping[str, Any], claim: Claim) -> None:
+        """Renew the lease of the name from now on, and register anew where it is lost all the same.
+
+        Args:
+            lease: as the registry gave it for the endpoint and the instance id.
+            renewal: as `lit_storage_client.registries.renewal_of`.
+            claim: called in a thread with the id of another instance, until it returns or raises NameTaken.
+
+        Raises:
+            OriginUnavailable: the process is gone, and no other one could be started yet.
+        """
+        with self._lock:
+            self._renewal, self._claim = renewal, claim
+            self._tell_hold(lease)
+
+    def release(self) -> None:
+        """Renew the lease no more, and register no more; to be called before the name is given back."""
+        if os.getpid() != self._owner or self._claim is None:
+            return
+        self._stopping.set()  # no other process is started from now on
+        with self._claiming:  # a registration under way is waited for, so that it can be undone
+            self._claim = None
+        with self._lock, contextlib.suppress(OriginUnavailable):
+            if self._serving:
+                self._ask(["release"], _ANSWER_SECONDS)
+
     def stop(self, grace_seconds: float = 0.0) -> None:
         """See `PeerServer.stop`; process and thread are gone afterwards. A second call does nothing."""
         if os.getpid() != self._owner:  # a forked child must not end its parent's server
@@ -190,7 +231,7 @@ class ServerProcess:
         if self._process is None:
             from lit_storage_server.child import Served
 
-            self._inside = Served(options)
+            self._inside = Served(options, on_lost=self._lost_inside)
             self.endpoint = self._inside.start()
         else:
             self.endpoint = str(self._ask(options, _START_SECONDS))
@@ -239,6 +280,8 @@ class ServerProcess:
                         self._replace()
                 assert self._process is not None
                 process = self._process
+            if self._is_unclaimed and not self._reclaim():
+                return
 
     def _replace(self) -> None:
         """Start another process in the place of one that is gone or stuck.
@@ -250,6 +293,8 @@ class ServerProcess:
             raise self._lost()
         self._end()
         code = self._process.returncode
+        if code == LEASE_LOST:
+            self._begin_instance()
         try:
             self._spawn()
             self._welcome()
@@ -261,6 +306,71 @@ class ServerProcess:
                 )
             raise
         _LOG.warning("the server process of %r ended (%s); another one serves", self._name, code)
+
+    def _tell_hold(self, lease: Lease) -> None:
+        hold = {**self._renewal, "lease": [lease.id, lease.seconds, lease.since]}
+        self._options["hold"] = hold
+        try:
+            self._ask(["hold", hold], _ANSWER_SECONDS)
+        except OriginUnavailable:  # as in `declare`; the next one is told of it at its start
+            self._replace()
+
+    def _begin_instance(self) -> None:
+        """Be another instance from now on: the lease of the present one is lost."""
+        self._options["hold"] = None
+        self._options["instance_id"] = uuid.uuid4().hex
+        self._is_unclaimed = True
+
+    def _reclaim(self) -> bool:
+        """Register the present instance; say whether it was, and nobody else has the name."""
+        instance_id, is_told = str(self._options["instance_id"]), False
+        while True:
+            with self._claiming:
+                if self._claim is None or self._stopping.is_set():
+                    return False
+                try:
+                    lease = self._claim(instance_id)
+                    break
+                except NameTaken as error:
+                    _LOG.error("%r serves nobody any more: its lease was lost, and %s", self._name, error)
+                    self._stopping.set()
+                    with self._lock:
+                        self._end()
+                    return False
+                except StorageError as error:
+                    if not is_told:
+                        _LOG.warning(
+                            "%r cannot be registered anew, and goes on trying: %s", self._name, error
+                        )
+                    is_told = True
+            if self._stopping.wait(_CLAIM_SECONDS):
+                return False
+        with self._lock:
+            self._is_unclaimed = False
+            if lease is not None and not self._stopping.is_set():
+                with contextlib.suppress(OSError):  # the watcher tries it again
+                    self._tell_hold(lease)
+        _LOG.warning("%r is registered anew: its lease had been lost", self._name)
+        return True
+
+    def _lost_inside(self) -> None:
+        """As what the watcher does, where threads of this process serve."""
+        inside = self._inside
+        assert inside is not None
+        inside.cut()
+        threading.Thread(target=self._again_inside, name="lit-storage-server-watch", daemon=True).start()
+
+    def _again_inside(self) -> None:
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self._begin_instance()
+            try:
+                self._welcome()
+            except OSError as error:
+                _LOG.error("%r serves nobody any more: its lease was lost, and %s", self._name, error)
+                return
+        self._reclaim()
 
     def _pause_seconds(self) -> float:
         """Return how long to wait until another process may be started."""

@@ -8,10 +8,10 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 
 
-@pytest.mark.parametrize("url", ["redis://host", "etcd://host:2379/prefix", "", "/tmp/registry.db"])
+@pytest.mark.parametrize("url", ["redis://host", "zookeeper://host:2181/prefix", "", "/tmp/registry.db"])
 def test_an_unknown_scheme_names_the_known_ones(url):
     """A URL without a known scheme is refused with the list of those that are known."""
-    with pytest.raises(InvalidURI, match="use one of sqlite://PATH, static:.* and memory:"):
+    with pytest.raises(InvalidURI, match="use one of sqlite://PATH, etcd://.*, static:.* and memory:"):
         open_registry(url, machine_id="m", limits=Limits())
 
 

@@ -19,23 +19,27 @@ def work_record(state: WorkState, name: str = "trainer", instance: str = "one") 
     return WorkRecord(name, instance, state, "machine", artifacts_url="file:///kept")
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+def url_of(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "etcd":
+        return request.getfixturevalue("etcd").new_url()
+    return f"memory:{tmp_path}" if kind == "memory" else f"sqlite://{tmp_path}/registry.db"
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def registry(request, tmp_path: Path):
     """An empty registry that can be written."""
-    url = f"memory:{tmp_path}" if request.param == "memory" else f"sqlite://{tmp_path}/registry.db"
+    url = url_of(request.param, request, tmp_path)
     opened = open_registry(url, machine_id="machine", limits=Limits())
     yield opened
     opened.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "static"])
+@pytest.fixture(params=["memory", "sqlite", "etcd", "static"])
 def resolving(request, tmp_path: Path):
     """A registry in which "deploy" and "trainer" live, and nobody else."""
-    url = {
-        "memory": f"memory:{tmp_path}",
-        "sqlite": f"sqlite://{tmp_path}/registry.db",
-        "static": "static:trainer=127.0.0.1:4000,deploy=127.0.0.1:4001",
-    }[request.param]
+    url = "static:trainer=127.0.0.1:4000,deploy=127.0.0.1:4001"
+    if request.param != "static":
+        url = url_of(request.param, request, tmp_path)
     opened = open_registry(url, machine_id="machine", limits=Limits())
     opened.register(live_record())
     opened.register(live_record("deploy", "two", "127.0.0.1:4001"))

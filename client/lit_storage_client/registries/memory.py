@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from lit_storage_client.registries.derived import derive_state
 from lit_storage_proto.errors import NameTaken
-from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 
 
 @dataclass(slots=True)
@@ -77,13 +77,17 @@ class MemoryRegistry:
                 artifacts_url=former.artifacts_url if former is not None else "",
             )
 
+    def renew(self, lease: Lease, seconds: float) -> Lease | None:  # noqa: ARG002  # the port's signature
+        """Return None: there are no leases here."""
+        return None
+
     def unregister(self, name: str, instance_id: str) -> None:
         """Remove the live record if that instance holds it; else do nothing."""
         with self._records.lock:
             if self._lives(name, instance_id):
                 del self._records.live[name]
 
-    def resolve(self, name: str) -> LiveRecord | None:
+    def resolve(self, name: str, *, fresh: bool = False) -> LiveRecord | None:  # noqa: ARG002  # the port's signature
         """Return the live record of `name`, or None if nobody lives under it."""
         with self._records.lock:
             return self._records.live.get(name)

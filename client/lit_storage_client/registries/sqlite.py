@@ -16,7 +16,7 @@ from lit_storage_client.process import ProcessIdentity, ProcessWatch
 from lit_storage_client.registries.database import Database
 from lit_storage_client.registries.derived import derive_state
 from lit_storage_proto.errors import NameTaken
-from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 
 _LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder FROM live"
 _LIVE_OF_NAME = f"{_LIVE} WHERE name = ?"
@@ -97,6 +97,10 @@ class SqliteRegistry:
             connection.execute(_INSERT_LIVE, row)
             connection.execute(_BEGIN_WORK, row)
 
+    def renew(self, lease: Lease, seconds: float) -> Lease | None:  # noqa: ARG002  # the port's signature
+        """Return None: there are no leases here."""
+        return None
+
     def unregister(self, name: str, instance_id: str) -> None:
         """Remove the live record if that instance holds it; else do nothing.
 
@@ -106,7 +110,7 @@ class SqliteRegistry:
         with self._database.writing() as connection:
             connection.execute("DELETE FROM live WHERE name = ? AND instance_id = ?", (name, instance_id))
 
-    def resolve(self, name: str) -> LiveRecord | None:
+    def resolve(self, name: str, *, fresh: bool = False) -> LiveRecord | None:  # noqa: ARG002  # the port's signature
         """Return the live record of `name`, or None if nobody lives under it.
 
         Raises:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import InvalidURI
-from lit_storage_proto.registry import LiveRecord, WorkRecord
+from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord
 from lit_storage_proto.uri import check_name
 
 _ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
@@ -54,10 +54,14 @@ class StaticRegistry:
                 f"add {record.name}=HOST:PORT to its URL"
             )
 
+    def renew(self, lease: Lease, seconds: float) -> Lease | None:  # noqa: ARG002  # the port's signature
+        """Return None: there are no leases here."""
+        return None
+
     def unregister(self, name: str, instance_id: str) -> None:
         """Do nothing: the list stays as it is."""
 
-    def resolve(self, name: str) -> LiveRecord | None:
+    def resolve(self, name: str, *, fresh: bool = False) -> LiveRecord | None:  # noqa: ARG002  # the port's signature
         """Return the listed record of `name`, of any instance, or None if it is not listed."""
         return self._live.get(name)
 

@@ -1,0 +1,121 @@
+"""Records as values of etcd's keys: JSON objects, one member a field. Pure.
+
+Invariant: a value that a later version wrote can be read: members that are not known are passed
+over, and those that are lacking have their default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from typing import Any, TypeVar
+
+from lit_storage_proto.errors import RegistryUnavailable
+from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+
+R = TypeVar("R", LiveRecord, WorkRecord)
+
+_HOLDER = "holder"  # beside the fields of a live record: the process that registered it
+_MOST_DECODED = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Keys:
+    """Where records are."""
+
+    prefix: str
+
+    @property
+    def live_prefix(self) -> bytes:
+        """What the keys of all live records begin with."""
+        return f"{self.prefix}/live/".encode("ascii")
+
+    @property
+    def work_prefix(self) -> bytes:
+        """What the keys of all work records begin with."""
+        return f"{self.prefix}/work/".encode("ascii")
+
+    def live(self, name: str) -> bytes:
+        """Return the key of a live record."""
+        return self.live_prefix + name.encode()
+
+    def work(self, name: str) -> bytes:
+        """Return the key of a work record."""
+        return self.work_prefix + name.encode()
+
+
+def end_of(prefix: bytes) -> bytes:
+    """Return the first key behind all that begin with `prefix`, whose last byte is not 255."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def encode_live(record: LiveRecord, holder: str) -> bytes:
+    """Return a live record and the text of the process that holds it."""
+    return _encode({**dataclasses.asdict(record), _HOLDER: holder})
+
+
+def encode_work(record: WorkRecord) -> bytes:
+    """Return a work record."""
+    return _encode(dataclasses.asdict(record))
+
+
+@functools.lru_cache(_MOST_DECODED)
+def decode_live(value: bytes) -> tuple[LiveRecord, str]:
+    """Return a live record and the text of its holder, empty where none is told.
+
+    Raises:
+        RegistryUnavailable: it is none.
+    """
+    members = _decode(value)
+    holder = members.get(_HOLDER)
+    return _record(LiveRecord, members), holder if isinstance(holder, str) else ""
+
+
+def decode_work(value: bytes) -> WorkRecord:
+    """Return a work record.
+
+    Raises:
+        RegistryUnavailable: it is none.
+    """
+    members = _decode(value)
+    try:
+        members["state"] = WorkState(members.get("state", ""))
+    except ValueError:
+        raise _damaged(value) from None
+    return _record(WorkRecord, members)
+
+
+def _encode(members: dict[str, Any]) -> bytes:
+    return json.dumps(members, separators=(",", ":")).encode("ascii")
+
+
+def _decode(value: bytes) -> dict[str, Any]:
+    try:
+        members = json.loads(value)
+    except ValueError:
+        raise _damaged(value) from None
+    if not isinstance(members, dict):
+        raise _damaged(value)
+    return members
+
+
+def _record(kind: type[R], members: dict[str, Any]) -> R:
+    values = {}
+    for field in dataclasses.fields(kind):
+        if field.name in members:
+            values[field.name] = members[field.name]
+            # The annotations are text; all but the enumeration are built-in types.
+            if type(members[field.name]).__name__ not in (field.type, "WorkState"):
+                raise _damaged(json.dumps(members, default=str).encode())
+    try:
+        return kind(**values)
+    except TypeError:
+        raise _damaged(json.dumps(members, default=str).encode()) from None
+
+
+def _damaged(value: bytes) -> RegistryUnavailable:
+    return RegistryUnavailable(
+        f"a key of the etcd registry holds what is no record ({value[:80]!r}); other programs must not write "
+        "below its prefix"
+    )

@@ -1,0 +1,191 @@
+"""Keeps a cache of the live records as etcd has them, by a watch that goes on for as long as it can.
+
+Rules
+
+ 1. First all is loaded, as it is at one revision; the watch starts behind that one. When it breaks it
+    is resumed where it was; where etcd has compacted that away, all is loaded again.
+ 2. The cache is `fresh` only while etcd was heard of within `Limits.watch_seconds`. It is asked how
+    far it is a few times in that span, and the time of an answer is that of the question.
+ 3. After a break it is fresh again when etcd says that all is sent which it had when contact was
+    made anew, as it was then read from a majority. (Before etcd 3.4.25 that may be said some 100 ms
+    too early: https://github.com/etcd-io/etcd/issues/15220.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_client.registries.etcd.cache import LiveCache
+from lit_storage_client.registries.etcd.connection import RANGE, WATCH, Connection
+from lit_storage_client.registries.etcd.records import end_of
+from lit_storage_proto.errors import StorageError
+from lit_storage_proto.etcd import v3_pb2 as pb
+
+_QUESTIONS = 3  # in the time within which it has to be heard of
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
+_END_SECONDS = 5.0
+_LOG = logging.getLogger("lit_storage.registry")
+
+Load = Callable[[], tuple[list[pb.KeyValue], int]]
+
+
+class Watch:
+    """One watch of a prefix and the cache that it fills. May be used from any thread.
+
+    Args:
+        connection: to etcd.
+        prefix: what the keys begin with; names follow it.
+        load: returns all of them, and the revision at which it was so.
+        fresh_seconds: see rule 2.
+    """
+
+    def __init__(self, connection: Connection, prefix: bytes, load: Load, fresh_seconds: float) -> None:
+        self._connection = connection
+        self._prefix = prefix
+        self._load = load
+        self._fresh_seconds = fresh_seconds
+        self.cache = LiveCache()
+        self.loads = 0
+        """How often all was loaded."""
+        self._heard = float("-inf")
+        self._call: Any = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the cache says what etcd says, but for changes that are on their way."""
+        return boot_seconds() - self._heard < self._fresh_seconds
+
+    def start(self) -> None:
+        """Begin, if it has not begun."""
+        with self._lock:
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._run, name="lit-storage-watch", daemon=True)
+                self._thread.start()
+
+    def stop(self) -> None:
+        """End it, and wait for its thread."""
+        with self._lock:
+            self._stopped.set()
+            call, thread = self._call, self._thread
+        if call is not None:
+            call.cancel()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_END_SECONDS)
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE_SECONDS
+        while not self._stopped.is_set():
+            endpoint = self._connection.endpoint()
+            try:
+                floor = self._loaded() if self.cache.revision == 0 else self._reached()
+                if self._follow(endpoint := self._connection.endpoint(), floor):
+                    pause = _FIRST_PAUSE_SECONDS
+            except (StorageError, grpc.RpcError, ValueError) as error:  # the last one: a closed channel
+                _LOG.debug("the watch of the registry broke: %s", error)
+            self._heard = float("-inf")
+            self._connection.pass_over(endpoint)
+            if self._stopped.wait(pause):
+                return
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _loaded(self) -> int:
+        """Load all, and return the revision at which it was so."""
+        found, revision = self._load()
+        self.loads += 1
+        self.cache.load(((self._name(kv), kv.mod_revision, kv.value) for kv in found), revision)
+        return revision
+
+    def _reached(self) -> int:
+        """Return the revision that a majority has now."""
+        request = pb.RangeRequest(key=self._prefix, count_only=True)
+        return self._connection.call(RANGE, request).header.revision
+
+    def _follow(self, endpoint: str, floor: int) -> bool:
+        """Apply what is told until the stream ends; say whether anything was."""
+        asked = _Questions(self._prefix, self.cache.revision + 1, self._fresh_seconds / _QUESTIONS)
+        call = self._connection.stream(endpoint, WATCH, asked.requests(self._is_silent))
+        with self._lock:
+            self._call = call
+            if self._stopped.is_set():
+                call.cancel()
+        asked.call = call
+        said = False
+        try:
+            for response in call:
+                if response.canceled:
+                    self._canceled(response)
+                    return said
+                said = True
+                self._apply(response)
+                if not response.events and not response.created:
+                    asked_at = asked.answered()
+                    if response.header.revision >= floor:
+                        self._heard = asked_at
+        finally:
+            asked.ended.set()
+            call.cancel()
+        return said
+
+    def _apply(self, response: pb.WatchResponse) -> None:
+        changes = [(self._name(event.kv), event.kv.mod_revision, _value(event)) for event in response.events]
+        self.cache.apply(changes, whole=not response.fragment)
+
+    def _canceled(self, response: pb.WatchResponse) -> None:
+        if response.compact_revision:
+            self.cache.revision = 0
+        else:  # as where the token has run out
+            self._connection.forget_token()
+            _LOG.debug("etcd ended the watch: %s", response.cancel_reason)
+
+    def _is_silent(self, since: float) -> bool:
+        return boot_seconds() - max(self._heard, since) > self._fresh_seconds
+
+    def _name(self, kv: pb.KeyValue) -> str:
+        return kv.key[len(self._prefix) :].decode(errors="replace")
+
+
+class _Questions:
+    """The requests of one stream: what to watch, and then how far it is, again and again."""
+
+    def __init__(self, prefix: bytes, start: int, interval_seconds: float) -> None:
+        self._create = pb.WatchCreateRequest(
+            key=prefix, range_end=end_of(prefix), start_revision=start, fragment=True
+        )
+        self._interval_seconds = interval_seconds
+        self._times: list[float] = []  # of questions that are not answered yet, which are answered in turn
+        self.ended = threading.Event()
+        self.call: Any = None
+
+    def requests(self, is_silent: Callable[[float], bool]) -> Iterator[pb.WatchRequest]:
+        """Yield them until the stream has ended; end it where nothing is heard any more.
+
+        It runs in a thread of gRPC's.
+        """
+        began = boot_seconds()
+        yield pb.WatchRequest(create_request=self._create)
+        while not self.ended.is_set():
+            self._times.append(boot_seconds())
+            yield pb.WatchRequest(progress_request=pb.WatchProgressRequest())
+            self.ended.wait(self._interval_seconds)
+            if is_silent(began) and self.call is not None:
+                with contextlib.suppress(Exception):
+                    self.call.cancel()
+                return
+
+    def answered(self) -> float:
+        """Return when the oldest question was asked that had no answer before this one."""
+        return self._times.pop(0) if self._times else float("-inf")
+
+
+def _value(event: pb.Event) -> bytes | None:
+    return None if event.type == pb.Event.DELETE else event.kv.value

@@ -1,0 +1,189 @@
+"""Real etcd servers for as long as a test or a benchmark needs them: one, or a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+_START_SECONDS = 30.0
+_READY = b"serving client traffic"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on now, each another one."""
+    with contextlib.ExitStack() as open_:
+        probes = [open_.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+class EtcdMember:
+    """One server; it may be killed, stopped, and started again with what it has on its disk."""
+
+    def __init__(
+        self,
+        name: str,
+        client: str,
+        peer: str,
+        directory: Path,
+        prefix: Sequence[str],
+        options: Sequence[str],
+    ) -> None:
+        self.name = name
+        self.endpoint = client
+        """``HOST:PORT`` of clients."""
+        self.peer_url = f"http://{peer}"
+        self._directory = directory
+        self._log = directory / f"{name}.log"
+        self._prefix = list(prefix)
+        self._options = list(options)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, cluster: str, scheme: str) -> None:
+        """Start it; it may not be ready before the other members are started too."""
+        program = shutil.which("etcd")
+        assert program is not None, "etcd is not installed: apt-get install etcd-server"
+        url = f"{scheme}://{self.endpoint}"
+        command = [*self._prefix, program, "--name", self.name, "--logger", "zap"]
+        command += ["--data-dir", str(self._directory / self.name)]
+        command += ["--listen-client-urls", url, "--advertise-client-urls", url]
+        command += ["--listen-peer-urls", self.peer_url, "--initial-advertise-peer-urls", self.peer_url]
+        command += ["--initial-cluster", cluster, "--heartbeat-interval", "50", "--election-timeout", "500"]
+        # Each test makes little data; the default would be mapped whole.
+        command += ["--quota-backend-bytes", str(1 << 30), *self._options]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+            )
+
+    def wait(self) -> None:
+        """Wait until it answers clients."""
+        assert self.process is not None
+        end = time.monotonic() + _START_SECONDS
+        while _READY not in self._log.read_bytes():
+            assert self.process.poll() is None, self._log.read_text()
+            assert time.monotonic() < end, f"etcd is not ready: {self._log.read_text()[-4000:]}"
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, as SIGSTOP and SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill it; what it has written stays for the next `start`."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
+
+
+class EtcdServers:
+    """A cluster of members on loopback, or wherever `addresses` are.
+
+    Args:
+        directory: for data and logs.
+        members: how many, where no addresses are given.
+        addresses: ``(client HOST:PORT, peer HOST:PORT)`` of each.
+        prefixes: what each command begins with, as ``["ip", "netns", "exec", NAME]``.
+        options: more options for each member.
+        scheme: ``https`` where the options say with which certificate.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        members: int = 1,
+        *,
+        addresses: Sequence[tuple[str, str]] | None = None,
+        prefixes: Sequence[Sequence[str]] | None = None,
+        options: Sequence[str] = (),
+        scheme: str = "http",
+    ) -> None:
+        if addresses is None:
+            ports = free_ports(2 * members)
+            addresses = [
+                (f"127.0.0.1:{client}", f"127.0.0.1:{peer}")
+                for client, peer in zip(ports[::2], ports[1::2], strict=True)
+            ]
+        prefixes = prefixes or [()] * len(addresses)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.scheme = scheme
+        self.members = [
+            EtcdMember(f"m{number}", client, peer, directory, prefix, options)
+            for number, ((client, peer), prefix) in enumerate(zip(addresses, prefixes, strict=True))
+        ]
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def endpoints(self) -> str:
+        """All endpoints, as a URL and etcdctl take them."""
+        return ",".join(member.endpoint for member in self.members)
+
+    @property
+    def cluster(self) -> str:
+        return ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+
+    def start(self, *members: EtcdMember) -> None:
+        """Start those that are given, else all, and wait until they answer."""
+        for member in members or self.members:
+            member.start(self.cluster, self.scheme)
+        for member in members or self.members:
+            member.wait()
+
+    def stop(self) -> None:
+        for member in self.members:
+            with contextlib.suppress(OSError):
+                if member.process is not None:
+                    member.signal(signal.SIGCONT)
+            member.kill()
+
+    def new_url(self) -> str:
+        """Return the URL of a registry that nobody else uses."""
+        return f"etcd://{self.endpoints}/tests/{uuid.uuid4().hex[:12]}"
+
+    def control(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+        """Run etcdctl, and return what it prints."""
+        done = subprocess.run(
+            ["etcdctl", "--endpoints", ",".join(f"{self.scheme}://{m.endpoint}" for m in self.members)]
+            + list(arguments),
+            env={**os.environ, "ETCDCTL_API": "3", **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def leader(self) -> EtcdMember:
+        """Return the member that leads."""
+        import json
+
+        for line in json.loads(self.control("endpoint", "status", "--write-out", "json")):
+            status = line["Status"]
+            if status["header"]["member_id"] == status["leader"]:
+                endpoint = line["Endpoint"].rpartition("/")[2]
+                return next(member for member in self.members if member.endpoint == endpoint)
+        raise AssertionError("no member leads")
