@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+import urllib.request
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,6 +78,17 @@ class EtcdMember:
             assert self.process.poll() is None, self._log.read_text()
             assert time.monotonic() < end, f"etcd is not ready: {self._log.read_text()[-4000:]}"
             time.sleep(0.02)
+
+    def started_calls(self, service: str) -> int:
+        """Return how many calls of a service, as ``KV``, it has begun to answer: by its own count."""
+        with urllib.request.urlopen(f"http://{self.endpoint}/metrics", timeout=10) as response:
+            lines = response.read().decode().splitlines()
+        counted = [
+            line
+            for line in lines
+            if line.startswith("grpc_server_started_total") and f'"etcdserverpb.{service}"' in line
+        ]
+        return sum(int(float(line.rpartition(" ")[2])) for line in counted)
 
     def signal(self, number: int) -> None:
         """Send it a signal, as SIGSTOP and SIGCONT."""
@@ -179,11 +193,72 @@ class EtcdServers:
 
     def leader(self) -> EtcdMember:
         """Return the member that leads."""
-        import json
-
         for line in json.loads(self.control("endpoint", "status", "--write-out", "json")):
             status = line["Status"]
             if status["header"]["member_id"] == status["leader"]:
                 endpoint = line["Endpoint"].rpartition("/")[2]
                 return next(member for member in self.members if member.endpoint == endpoint)
         raise AssertionError("no member leads")
+
+
+class Gate:
+    """A way to one address that can be cut, or hold back what it is sent."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._is_open = threading.Event()
+        self._is_open.set()
+        self._flows = threading.Event()
+        self._flows.set()
+        self._sockets: list[socket.socket] = []
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """End all connections, and take none until `open`."""
+        self._is_open.clear()
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Carry nothing until `open`; connections stay."""
+        self._flows.clear()
+
+    def open(self) -> None:
+        self._is_open.set()
+        self._flows.set()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.open()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError):
+                if not self._is_open.is_set():
+                    near.close()
+                    continue
+                far = socket.create_connection(self._target, 5)
+                with self._lock:
+                    self._sockets += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError), one, other:
+            while data := one.recv(1 << 16):
+                self._flows.wait(60)
+                other.sendall(data)
+            other.shutdown(socket.SHUT_RDWR)
