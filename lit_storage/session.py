@@ -246,6 +246,8 @@ class Session:
         assert self._record is not None
         assert self._persistence is not None
         record = dataclasses.replace(self._record, instance_id=instance_id)
+        # The former instance serves no more, and the registry may not have noticed yet.
+        self.registry.unregister(record.name, self.instance_id)
         try:
             with self._persistence.becoming(instance_id):
                 lease = self.registry.register(record)

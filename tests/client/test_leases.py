@@ -1,0 +1,121 @@
+"""A lease is renewed in time, or its holder is told before it ends."""
+
+import threading
+import time
+
+import pytest
+
+from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_client.leases import LeaseKeeper, safe_end
+from lit_storage_proto.errors import RegistryUnavailable
+from lit_storage_proto.registry import Lease
+
+
+def renewing(lease, seconds):
+    return Lease(lease.id, lease.seconds, boot_seconds())
+
+
+class Kept:
+    """A lease of 0.9 s that is kept by `renew`, and when it was lost."""
+
+    def __init__(self, renew):
+        self.lost = threading.Event()
+        self.lost_at = None
+        self.renewed = []
+        self.keeper = LeaseKeeper(
+            "trainer",
+            Lease(1, 0.9, boot_seconds()),
+            renew,
+            on_lost=self._lose,
+            on_renewed=self.renewed.append,
+        )
+        self.keeper.start()
+
+    def _lose(self):
+        self.lost_at = boot_seconds()
+        self.lost.set()
+
+
+@pytest.fixture
+def keep():
+    kept = []
+
+    def make(renew):
+        kept.append(Kept(renew))
+        return kept[-1]
+
+    yield make
+    for each in kept:
+        each.keeper.release()
+        assert not each.keeper._thread.is_alive()
+
+
+def test_it_is_renewed_for_as_long_as_it_is_held(keep):
+    """A lease goes on over several of its spans, renewed three times in each; who asks sees the newest."""
+    kept = keep(renewing)
+    assert not kept.lost.wait(2)
+    assert 4 <= len(kept.renewed) <= 8
+    assert kept.keeper.lease in kept.renewed[-2:]
+
+
+def test_it_is_lost_before_it_ends(keep):
+    """Where the registry does not answer, the holder is told before the end, counted from the last answer."""
+    answered = []
+
+    def renew(lease, seconds):
+        assert boot_seconds() + seconds <= safe_end(lease) + 0.05
+        if answered:
+            raise RegistryUnavailable
+        answered.append(renewing(lease, seconds))
+        return answered[0]
+
+    kept = keep(renew)
+    assert kept.lost.wait(5)
+    assert safe_end(answered[0]) <= kept.lost_at < answered[0].end
+
+
+def test_a_registry_that_is_away_for_a_while_costs_nothing(keep):
+    """Renewals that fail are tried again; one that is answered in time is enough."""
+    failing = [True] * 3
+
+    def renew(lease, seconds):
+        if failing:
+            failing.pop()
+            raise RegistryUnavailable
+        return renewing(lease, seconds)
+
+    kept = keep(renew)
+    assert not kept.lost.wait(1.5)
+    assert (failing, kept.keeper.lease.since > 0) == ([], True)
+
+
+def test_it_is_lost_where_the_registry_ended_it(keep):
+    """A lease that the registry does not know any more is lost at once."""
+    began = boot_seconds()
+    kept = keep(lambda lease, seconds: None)
+    assert kept.lost.wait(5)
+    assert kept.lost_at - began < 0.6
+
+
+def test_a_renewal_counts_from_when_it_was_asked_for(keep):
+    """An answer that took long gives only what is left: the registry's clock began with the question."""
+    slow = []
+
+    def renew(lease, seconds):
+        since = boot_seconds()
+        time.sleep(0.35)
+        slow.append(Lease(lease.id, lease.seconds, since))
+        return slow[-1]
+
+    kept = keep(renew)
+    assert not kept.lost.wait(1.5)
+    assert kept.keeper.lease.since in [lease.since for lease in slow[-2:]]
+
+
+def test_a_lease_that_is_released_is_not_lost(keep):
+    """After release nothing is renewed, and nothing told."""
+    kept = keep(renewing)
+    kept.keeper.release()
+    count = len(kept.renewed)
+    assert not kept.lost.wait(1.2)
+    assert len(kept.renewed) == count

@@ -1,0 +1,291 @@
+"""Works whose names are held by leases: what they lose them by, and what becomes of them then."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import grpc
+import pytest
+
+import lit_storage
+from lit_storage import Path
+from lit_storage_client.registries import open_registry
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import NameTaken, RegistryUnavailable
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import WorkState
+from lit_storage_proto.v1 import path_storage_pb2 as pb
+from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageStub
+from tests.etcd_server import EtcdServers
+
+# A Work that does what each line of its input says, and prints what comes of it on one line.
+WORK = """
+import ctypes, os, sys, time
+import lit_storage
+from lit_storage import Path
+from lit_storage_proto.limits import Limits
+root, url, name = sys.argv[1:4]
+limits = Limits(lease_seconds=2, resolve_seconds=1.5, publish_seconds=5)
+session = lit_storage.join(name, root=root, registry=url, limits=limits)
+with session:
+    out = session.declare(Path("lit://out"))
+    os.makedirs(out, exist_ok=True)
+    (out / "file").write_text("content")
+    print(session.instance_id, session.endpoint, flush=True)
+    for line in sys.stdin:
+        try:
+            print(eval(line), flush=True)
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+"""
+
+
+class Process:
+    """One Work in a process group of its own."""
+
+    def __init__(self, root, url, name="trainer", program=WORK):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, str(root), url, name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._root = root
+        self.instance_id, self.endpoint = self.answer().split()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        return line.strip()
+
+    def do(self, code):
+        self.process.stdin.write(code + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def signal(self, number):
+        """Signal the whole group, with the server's process in it."""
+        os.killpg(self.process.pid, number)
+
+    def serves(self, instance_id=None):
+        """Say whether somebody answers at its endpoint as an instance, the first one it was."""
+        target = pb.Origin(name="trainer", instance_id=instance_id or self.instance_id)
+        metadata = Security((self._root / "token").read_text()).metadata()
+        with grpc.insecure_channel(self.endpoint, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                PathStorageStub(channel).Exists(pb.ExistsRequest(target=target), timeout=2, metadata=metadata)
+            except grpc.RpcError:
+                return False
+            return True
+
+    def leave(self):
+        """End it as it should; return its standard error."""
+        _, told = self.process.communicate(timeout=40)
+        assert self.process.returncode == 0, told
+        return told
+
+    def kill(self):
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        self.process.communicate()
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.01)
+
+
+def is_another(registry, work):
+    """Say whether a Work lives as another instance than the first one it was, and serves as that one."""
+    with contextlib.suppress(RegistryUnavailable):
+        record = registry.resolve("trainer", fresh=True)
+        return record and record.instance_id != work.instance_id and work.serves(record.instance_id)
+    return False
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start Works of one root; all are ended after the test."""
+    started = []
+
+    def begin(url, name="trainer", **options):
+        started.append(Process(tmp_path / "root", url, name, **options))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.kill()
+
+
+@pytest.fixture
+def registry(etcd):
+    opened = open_registry(etcd.new_url(), machine_id="another", limits=Limits())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def own_etcd(tmp_path):
+    """An etcd that a test may stop."""
+    with EtcdServers(tmp_path / "etcd") as servers:
+        yield servers
+
+
+def test_a_work_is_got_over_etcd(registry, start, tmp_path):
+    """Two processes that share only an etcd find each other; when one has left, its artifacts are found."""
+    work = start(registry.url)
+    with lit_storage.connect(root=tmp_path / "root", registry=registry.url):
+        assert Path("lit://@trainer/out").get().files == 1
+        assert Path("lit://@trainer/out/file").read_text() == "content"
+        work.leave()
+        assert registry.resolve("trainer") is None
+        assert registry.work("trainer").state is WorkState.STOPPED
+        assert Path("lit://@trainer/out").get(overwrite=True).files == 1
+
+
+def test_a_name_is_kept_for_longer_than_its_lease(registry, start):
+    """A Work that holds its interpreter, and one that is itself stopped, stay who they are."""
+    work = start(registry.url)
+    held = time.monotonic()
+    work.process.stdin.write("ctypes.PyDLL(None).sleep(3)\n")
+    work.process.stdin.flush()
+    while time.monotonic() - held < 2.8:
+        assert registry.resolve("trainer", fresh=True).instance_id == work.instance_id
+        time.sleep(0.1)
+    assert work.answer() == "0"
+    work.process.send_signal(signal.SIGSTOP)  # the Work alone: its server renews the lease
+    stopped = time.monotonic()
+    while time.monotonic() - stopped < 2.8:
+        assert registry.resolve("trainer", fresh=True).instance_id == work.instance_id
+        time.sleep(0.1)
+    work.process.send_signal(signal.SIGCONT)
+    assert work.do("session.instance_id") == work.instance_id
+
+
+def test_a_server_that_is_killed_keeps_the_name(registry, start):
+    """The process that renews the lease is killed: the next one goes on with it, as the same instance."""
+    work = start(registry.url)
+    work.do("os.kill(session._server._process.pid, 9)")
+    time.sleep(0.3)
+    wait_until(lambda: work.serves())
+    ends = time.monotonic() + 3
+    while time.monotonic() < ends:
+        assert registry.resolve("trainer", fresh=True).instance_id == work.instance_id
+        time.sleep(0.1)
+
+
+class TestStopped:
+    """The whole process group is stopped for longer than its lease."""
+
+    def test_where_the_name_is_free_it_is_another_instance(self, registry, start, tmp_path):
+        """It serves nobody once its lease has ended; when it goes on it is registered anew, on its port."""
+        work = start(registry.url)
+        work.signal(signal.SIGSTOP)
+        wait_until(lambda: registry.resolve("trainer", fresh=True) is None)
+        assert not work.serves()
+        work.signal(signal.SIGCONT)
+        wait_until(lambda: registry.resolve("trainer", fresh=True) is not None)
+        record = registry.resolve("trainer", fresh=True)
+        assert (record.endpoint, record.instance_id != work.instance_id) == (work.endpoint, True)
+        wait_until(lambda: work.do("session.instance_id") == record.instance_id)
+        with lit_storage.connect(root=tmp_path / "root", registry=registry.url):
+            assert Path("lit://@trainer/out").get().files == 1
+            assert "registered anew" in work.leave()
+            assert registry.work("trainer").instance_id == record.instance_id
+            assert registry.work("trainer").state is WorkState.STOPPED
+            assert Path("lit://@trainer/out").get(overwrite=True).files == 1  # published by the new instance
+
+    def test_where_the_name_is_taken_it_raises(self, registry, start):
+        """The first one never serves again beside its successor; whatever it is asked to do says why."""
+        first = start(registry.url)
+        first.signal(signal.SIGSTOP)
+        wait_until(lambda: registry.resolve("trainer", fresh=True) is None)
+        second = start(registry.url)
+        assert not first.serves()
+        first.signal(signal.SIGCONT)
+        answers = ["session.publish()", "session.declare('x')", "Path('lit://@other/x').exists_remote()"]
+        wait_until(lambda: first.do(answers[0]).startswith("NameTaken"))
+        for code in answers:
+            assert "has lost its name" in first.do(code)
+        assert not first.serves()
+        assert registry.resolve("trainer", fresh=True).instance_id == second.instance_id
+        first.do("time.sleep(3)")  # the successor's lease lives, whatever the first one tries
+        assert registry.resolve("trainer", fresh=True).instance_id == second.instance_id
+        assert "not published" in first.leave()
+        assert registry.work("trainer").state is WorkState.RUNNING
+        second.leave()
+
+
+class TestWithoutRegistry:
+    def test_less_than_a_lease_costs_nothing(self, own_etcd, start):
+        """While etcd is silent for a moment the Work serves, and it is the same instance afterwards."""
+        work = start(own_etcd.new_url())
+        own_etcd.members[0].signal(signal.SIGSTOP)
+        time.sleep(0.9)
+        assert work.serves()
+        own_etcd.members[0].signal(signal.SIGCONT)
+        time.sleep(2.5)
+        assert work.do("session.instance_id") == work.instance_id
+        assert work.serves()
+        work.leave()
+
+    def test_longer_than_a_lease_it_does_not_serve(self, own_etcd, start):
+        """It stops serving before its lease can have ended, and is registered anew when etcd answers."""
+        url = own_etcd.new_url()
+        work = start(url)
+        own_etcd.members[0].signal(signal.SIGSTOP)
+        silent = time.monotonic()
+        wait_until(lambda: not work.serves(), seconds=3)
+        assert time.monotonic() - silent < 2.1  # two seconds are the lease
+        own_etcd.members[0].signal(signal.SIGCONT)
+        registry = open_registry(url, machine_id="another", limits=Limits())
+        wait_until(lambda: is_another(registry, work))
+        work.leave()
+        assert registry.work("trainer").state is WorkState.STOPPED
+        registry.close()
+
+    def test_a_work_that_leaves_then_is_not_held_up(self, own_etcd, start):
+        """A Work that ends while etcd is silent, its lease lost, ends in bounded time."""
+        work = start(own_etcd.new_url())
+        own_etcd.members[0].signal(signal.SIGSTOP)
+        wait_until(lambda: not work.serves(), seconds=4)
+        began = time.monotonic()
+        work.process.communicate(timeout=40)
+        assert time.monotonic() - began < 15
+
+    def test_joining_is_refused(self, own_etcd, tmp_path):
+        """Without etcd nobody joins, and the error says where it was looked for."""
+        url = own_etcd.new_url()
+        own_etcd.members[0].kill()
+        with pytest.raises(RegistryUnavailable, match=own_etcd.endpoints):
+            lit_storage.join("trainer", root=tmp_path, registry=url, limits=Limits(resolve_seconds=0.5))
+
+
+THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.executable = ''\n", 1)
+
+
+def test_threads_that_serve_give_up_their_name_too(own_etcd, start):
+    """Where no other Python can be started, threads stop serving in time, and are registered anew."""
+    work = start(url := own_etcd.new_url(), program=THREADS)
+    assert work.do("session._server._process") == "None"
+    own_etcd.members[0].signal(signal.SIGSTOP)
+    wait_until(lambda: not work.serves(), seconds=3)
+    own_etcd.members[0].signal(signal.SIGCONT)
+    registry = open_registry(url, machine_id="another", limits=Limits())
+    wait_until(lambda: is_another(registry, work))
+    work.leave()
+    registry.close()
+
+
+def test_a_second_work_of_a_name_is_refused(registry, start, tmp_path):
+    """While one Work lives, join() under its name raises."""
+    start(registry.url)
+    with pytest.raises(NameTaken, match="'trainer' is taken"):
+        lit_storage.join("trainer", root=tmp_path / "second", registry=registry.url)
