@@ -257,8 +257,13 @@ class Session:
         self._record, self.instance_id = record, instance_id
         return lease
 
+    @property
+    def has_lost_name(self) -> bool:
+        """Whether another process has this one's name by now, as may be where names have leases."""
+        return self._taken is not None
+
     def check_name(self) -> None:
-        """Raise NameTaken if this process lost its name to another one, as it may where names have leases."""
+        """Raise NameTaken if another process has this one's name by now."""
         if self._taken is not None:
             raise NameTaken(f"this process has lost its name, since its lease ran out: {self._taken}")
 

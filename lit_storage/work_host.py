@@ -164,8 +164,8 @@ class WorkHost:
 
     def _declare_own(self, value: Any) -> None:
         session = self._session
-        if session is None:
-            return  # a thread of the user outlives the Work
+        if session is None or session.has_lost_name:
+            return  # a thread of the user outlives the Work, or nobody is served any more
         for path in find_paths(value):
             if path.origin_name == self._start.name and path.uri is not None:
                 session.declare(path)
