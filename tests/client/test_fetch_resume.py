@@ -269,7 +269,8 @@ def test_taken_over_by_mistake(get, content):
     """A get whose staging another one took, as of a dead process, ends with an error and destroys nothing."""
 
     def take(done):
-        if done == SIZE + 5 and get.staging.endswith(".filling"):
+        # A total that is known, as in a slow get, is not told before all is in its place.
+        if SIZE + 4 <= done and get.staging.endswith(".filling"):
             os.rename(get.staging, f"{get.root}/.staging/taken.filling")
 
     os.makedirs(f"{get.target}/old")

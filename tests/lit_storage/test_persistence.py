@@ -149,16 +149,20 @@ class TestWhenAWorkStops:
         (version, *_) = versions()
         assert (version["uri"], version["state"]) == ("lit://@train/note.txt", "unclean")
 
-    def test_run_is_stuck(self, store):
+    def test_run_is_stuck(self, store, root):
         """A run that is stuck in C code holds its end up for half the grace, and its files are there."""
-        began = time.monotonic()
+        began = []
 
         def steps(flow):
             flow.train.run("hang")
-            time.sleep(1.5)
+            until = time.monotonic() + 60
+            while not (root / "works/train/undeclared").exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            time.sleep(0.3)  # the last step into C is not to be seen from here
+            began.append(time.monotonic())
 
         run_app(steps, train=Train(parallel=True), on_flow_end="stop", limits=Limits(stop_grace_seconds=3))
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began[0] < 15
         assert read() == "weights"
 
     def test_a_path_argument_is_another_works(self, store):
