@@ -5,10 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 PYTEST_ARGS ?=
+# Tests wait as much as they compute, so one more runs at a time than there are cores.
+PYTEST_WORKERS ?= $(shell expr $$(nproc) + 1)
 
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
+PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
 STUBS := proto/lit_storage_proto
 # These try the Makefile, the wheel and the benchmarks, which are the same for every Python.
 NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_make.py test_wheel.py)
@@ -27,7 +30,7 @@ demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpo
 	@$(BIN)/python examples/share_checkpoint.py
 
 test: $(VENV)/.dev ## Run all tests (PYTEST_ARGS="-k name" for some)
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 test-pythons: ## Run all tests on each supported Python that is installed
 	@for python in $(PYTHONS); do \
@@ -40,7 +43,7 @@ test-pythons: ## Run all tests on each supported Python that is installed
 
 .PHONY: test-python
 test-python: $(VENV)-$(VERSION)/.test
-	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(NOT_OF_A_PYTHON) $(PYTEST_ARGS)
+	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PARALLEL) $(NOT_OF_A_PYTHON) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs and the wheel
 	$(BIN)/ruff check .
