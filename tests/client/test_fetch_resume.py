@@ -270,7 +270,7 @@ def test_taken_over_by_mistake(get, content):
 
     def take(done):
         # A total that is known, as in a slow get, is not told before all is in its place.
-        if SIZE + 4 <= done and get.staging.endswith(".filling"):
+        if done >= SIZE + 4 and get.staging.endswith(".filling"):
             os.rename(get.staging, f"{get.root}/.staging/taken.filling")
 
     os.makedirs(f"{get.target}/old")
