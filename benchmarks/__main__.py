@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-from benchmarks import artifacts, figures, rows
+from benchmarks import artifacts, figures, registry, rows
 from benchmarks.ballast import ballast
 from benchmarks.report import as_json, machine, picture, table
 from benchmarks.rows import Bench, Result
@@ -30,6 +30,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "growth": figures.growth,
     "disk": rows.disk,
     "s3": artifacts.artifacts,
+    "registry": registry.registry,
 }
 
 

@@ -168,6 +168,13 @@ def artifacts(root: str) -> None:
     serve(answer)
 
 
+def registry(url: str) -> None:
+    """Fill, change or watch a registry."""
+    from benchmarks.registry import process
+
+    process(url)
+
+
 def unary_server() -> None:
     """Answer empty calls, as the plainest gRPC server does."""
     from concurrent.futures import ThreadPoolExecutor
@@ -229,6 +236,7 @@ if __name__ == "__main__":
         "origin": origin,
         "consumer": consumer,
         "artifacts": artifacts,
+        "registry": registry,
         "unary-server": unary_server,
         "unary-client": unary_client,
         "naive-server": naive_server,

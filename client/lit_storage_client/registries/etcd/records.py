@@ -17,7 +17,7 @@ from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 R = TypeVar("R", LiveRecord, WorkRecord)
 
 _HOLDER = "holder"  # beside the fields of a live record: the process that registered it
-_MOST_DECODED = 4096
+_MOST_DECODED = 1 << 14
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
