@@ -2,15 +2,18 @@
 
     LIT_STORAGE_ROOT               the nearest .lit upwards from the working directory, else ./.lit
     LIT_STORAGE_REGISTRY           sqlite://<root>/registry.db
+    LIT_STORAGE_ETCD_USER          who we are to an etcd:// registry: nobody
+    LIT_STORAGE_ETCD_PASSWORD_FILE a file that nobody else may read (or LIT_STORAGE_ETCD_PASSWORD)
+    LIT_STORAGE_ETCD_CA _CERT _KEY files; unset: no TLS to etcd
     LIT_STORAGE_BIND               127.0.0.1:0
-    LIT_STORAGE_ADVERTISE          the address that is bound
+    LIT_STORAGE_ADVERTISE          the address that is bound; of a wildcard, that towards the registry
     LIT_STORAGE_ARTIFACTS          in place: what a Work declared is read where it wrote it
     LIT_STORAGE_TOKEN              a random one kept in <root>/token
     LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
     LIT_STORAGE_LOCAL_COPY         1; 0 copies over the wire also from an origin on this machine
     LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
 
-An argument beats its variable.
+An argument beats its variable. Those of etcd are read by `lit_storage_client.registries.etcd.access`.
 """
 
 from __future__ import annotations

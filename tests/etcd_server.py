@@ -55,7 +55,7 @@ class EtcdMember:
     def start(self, cluster: str, scheme: str) -> None:
         """Start it; it may not be ready before the other members are started too."""
         program = shutil.which("etcd")
-        assert program is not None, "etcd is not installed: apt-get install etcd-server"
+        assert program is not None, "etcd is not installed: apt-get install etcd-server etcd-client"
         url = f"{scheme}://{self.endpoint}"
         command = [*self._prefix, program, "--name", self.name, "--logger", "zap"]
         command += ["--data-dir", str(self._directory / self.name)]
