@@ -18,18 +18,19 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lit_storage_client.leases import LeaseKeeper, safe_end
-from lit_storage_client.registries import open_renewal
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, Registry
 from lit_storage_server.control import LEASE_LOST, described, encode, receive
-from lit_storage_server.fence import Fence
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
+
+if TYPE_CHECKING:  # where there are no leases, they are not loaded
+    from lit_storage_client.leases import LeaseKeeper
+    from lit_storage_server.fence import Fence
 
 _LOOK_MILLISECONDS = 1000
 
@@ -55,17 +56,19 @@ class Served:
         options: `name`, `instance_id`, `root`, `bind`; `security` and `limits` by their fields; the
             paths in `declared`; `hold` as of the message of that name, or None.
         on_lost: called in a thread when the lease is lost, or may soon be.
-        fence: ends this process where that thread cannot.
+        is_alone: whether this process does nothing else, so that it may be killed where that thread
+            cannot run.
     """
 
     def __init__(
-        self, options: Mapping[str, Any], *, on_lost: Callable[[], None], fence: Fence | None = None
+        self, options: Mapping[str, Any], *, on_lost: Callable[[], None], is_alone: bool = False
     ) -> None:
         self._name = options["name"]
         self._limits = Limits(**options["limits"])
         self._hold = options["hold"]
         self._on_lost = on_lost
-        self._fence = fence
+        self._is_alone = is_alone
+        self._fence: Fence | None = None
         self._registry: Registry | None = None
         self._keeper: LeaseKeeper | None = None
         self._shares = Shares(options["root"], name=options["name"])
@@ -89,12 +92,12 @@ class Served:
             RegistryUnavailable: whether the lease goes on is not known.
         """
         if self._hold is not None:
-            self._registry = open_renewal(self._hold, self._limits)
-            lease = self._registry.renew(_lease(self._hold), self._limits.resolve_seconds)
+            registry = self._open(self._hold)
+            lease = registry.renew(_lease(self._hold), self._limits.resolve_seconds)
             if lease is None:
                 self._on_lost()
                 raise RegistryUnavailable(f"the lease of {self._name!r} has ended")
-            self._keep(self._registry, lease)
+            self._keep(registry, lease)
         return self._server.start()
 
     def cut(self) -> None:
@@ -114,8 +117,7 @@ class Served:
                 self._shares.declare(path)
             case ["hold", dict(hold)]:
                 self._release()
-                self._registry = open_renewal(hold, self._limits)
-                self._keep(self._registry, _lease(hold))
+                self._keep(self._open(hold), _lease(hold))
             case ["release"]:
                 self._release()
             case ["stop", float(seconds)]:
@@ -125,7 +127,19 @@ class Served:
             case _:
                 raise ProtocolViolation("the server process does not know what it is asked to do")
 
+    def _open(self, hold: Mapping[str, Any]) -> Registry:
+        from lit_storage_client.registries import open_renewal
+
+        self._registry = open_renewal(hold, self._limits)
+        return self._registry
+
     def _keep(self, registry: Registry, lease: Lease) -> None:
+        from lit_storage_client.leases import LeaseKeeper
+
+        if self._is_alone and self._fence is None:
+            from lit_storage_server.fence import Fence
+
+            self._fence = Fence()
         self._put_off(lease)
         self._keeper = LeaseKeeper(
             self._name, lease, registry.renew, on_lost=self._on_lost, on_renewed=self._put_off
@@ -134,6 +148,8 @@ class Served:
 
     def _put_off(self, lease: Lease) -> None:
         if self._fence is not None:
+            from lit_storage_client.leases import safe_end
+
             self._fence.set((safe_end(lease) + lease.end) / 2)  # the keeper's thread comes first, if it can
 
     def _release(self) -> None:
@@ -154,13 +170,12 @@ def _lease(hold: Mapping[str, Any]) -> Lease:
 def _converse(connection: socket.socket) -> None:
     """Start as the first message says and answer the others, until the connection ends."""
     served: Served | None = None
-    fence = Fence()
     while True:
         message = receive(connection)
         answer: list[Any] = [True, None]
         try:
             if served is None:
-                served = Served(message, on_lost=lambda: os._exit(LEASE_LOST), fence=fence)
+                served = Served(message, on_lost=lambda: os._exit(LEASE_LOST), is_alone=True)
                 answer[1] = served.start()
             else:
                 served.do(message)

@@ -336,6 +336,8 @@ class ServerProcess:
                     self._stopping.set()
                     with self._lock:
                         self._end()
+                        if self._inside is not None:
+                            self._inside.cut()
                     return False
                 except StorageError as error:
                     if not is_told:

@@ -1,5 +1,6 @@
 """What is particular to a registry in etcd: its URL, its cache, its leases, and answers that are lost."""
 
+import json
 import os
 import signal
 import socket
@@ -23,6 +24,10 @@ from tests.etcd_server import EtcdServers
 
 def record(instance="one", endpoint="127.0.0.1:4000", machine="machine"):
     return LiveRecord("trainer", instance, endpoint, machine)
+
+
+def prefix_of(url):
+    return url.split("/", 3)[3]
 
 
 def leases(etcd):
@@ -166,7 +171,7 @@ class TestCache:
         """What takes several answers of etcd is listed and loaded whole, in order."""
         registry = open_etcd(etcd.new_url())
         names = [f"w{number:04}" for number in range(1100)]
-        key = f"{registry.url.rpartition(':')[2].partition('/')[2]}/live/"
+        key = f"{prefix_of(registry.url)}/live/"
         values = b'{"name":"%s","instance_id":"i","endpoint":"h:1","machine_id":"m"}'
         with grpc.insecure_channel(etcd.endpoints) as channel:
             put = channel.unary_unary(
@@ -350,6 +355,32 @@ class TestLostAnswers:
         assert other.resolve("trainer", fresh=True) is None
 
 
+def test_a_process_of_another_boot_is_not_known_to_be_gone(etcd, open_etcd):
+    """Machines that share a root have one machine id: nothing is concluded from a pid of another boot."""
+    registry = open_etcd(url := etcd.new_url())
+    holder = {
+        "pid": 1,
+        "start_time": 1,
+        "boot_id": "another",
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+    }
+    value = {"name": "trainer", "instance_id": "i", "endpoint": "e:1", "machine_id": "machine"}
+    etcd.control(
+        "put", "--", f"{prefix_of(url)}/live/trainer", json.dumps({**value, "holder": json.dumps(holder)})
+    )
+    assert registry.resolve("trainer").instance_id == "i"
+
+
+def test_a_registry_within_another_ones_prefix_is_another_one(etcd, open_etcd):
+    """A prefix that begins with the keys of another registry does not mix the two."""
+    url = etcd.new_url()
+    outer, inner = open_etcd(url), open_etcd(f"{url}/live")
+    inner.register(record())
+    assert (outer.live(), outer.works(), outer.resolve("trainer")) == ([], [], None)
+    outer.register(record("two"))
+    assert [each.instance_id for each in (*outer.live(), *inner.live())] == ["two", "one"]
+
+
 class TestRaces:
     def test_a_name_that_is_taken_between_look_and_write(self, pair, monkeypatch):
         """Who decided on what is no longer so writes nothing, looks again, and is refused."""
@@ -500,7 +531,7 @@ class TestOutOfReach:
     def test_what_is_no_record_is_told(self, etcd, open_etcd, value):
         """A value that others wrote below the prefix is an error, not a record, and not "nobody"."""
         registry = open_etcd(url := etcd.new_url())
-        etcd.control("put", "--", f"{url.split('/', 3)[3]}/live/trainer", value)
+        etcd.control("put", "--", f"{prefix_of(url)}/live/trainer", value)
         for call in (lambda: registry.resolve("trainer"), registry.live):
             with pytest.raises(RegistryUnavailable, match="no record"):
                 call()
@@ -509,7 +540,7 @@ class TestOutOfReach:
         """A record with more fields than are known here is read."""
         registry = open_etcd(url := etcd.new_url())
         value = '{"name":"trainer","instance_id":"i","endpoint":"e:1","machine_id":"m","later":{"x":[1]}}'
-        etcd.control("put", "--", f"{url.split('/', 3)[3]}/live/trainer", value)
+        etcd.control("put", "--", f"{prefix_of(url)}/live/trainer", value)
         assert registry.resolve("trainer") == LiveRecord("trainer", "i", "e:1", "m")
 
 

@@ -44,6 +44,10 @@ class Keys:
         """Return the key of a work record."""
         return self.work_prefix + name.encode()
 
+    def is_ours(self, key: bytes) -> bool:
+        """Say whether a key is that of a record of this registry, and not of one within it."""
+        return key.count(b"/") == self.live_prefix.count(b"/")
+
 
 def end_of(prefix: bytes) -> bytes:
     """Return the first key behind all that begin with `prefix`, whose last byte is not 255."""

@@ -48,7 +48,7 @@ from lit_storage_client.registries.etcd.records import (
     end_of,
 )
 from lit_storage_client.registries.etcd.watch import Watch
-from lit_storage_proto.errors import InvalidURI, NameTaken, RegistryUnavailable, StorageError
+from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, RegistryUnavailable, StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
@@ -56,6 +56,7 @@ from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 _PAGE = 1000  # records in one answer
 _REVOKE_SECONDS = 1.0
 
+_this_boot = functools.cache(lambda: ProcessIdentity.current().boot_id)
 _identity_of = functools.lru_cache(256)(ProcessIdentity.from_text)
 
 
@@ -90,7 +91,7 @@ class EtcdRegistry:
         self._watch = Watch(
             self._connection,
             self._keys.live_prefix,
-            lambda: self._all(self._keys.live_prefix),
+            lambda: self._all(self._keys.live_prefix, self._keys.live_prefix),
             limits.watch_seconds,
         )
         self._processes = ProcessWatch()
@@ -248,7 +249,7 @@ class EtcdRegistry:
         Raises:
             RegistryUnavailable: etcd cannot be reached.
         """
-        found, _ = self._all(self._keys.live_prefix)
+        found, _ = self._all(self._keys.live_prefix, self._keys.live_prefix)
         return [record for kv in found if (record := self._live_of(kv.value)) is not None]
 
     def works(self) -> Sequence[WorkRecord]:
@@ -257,10 +258,14 @@ class EtcdRegistry:
         Raises:
             RegistryUnavailable: etcd cannot be reached.
         """
-        works, revision = self._all(self._keys.work_prefix)
-        found, _ = self._all(self._keys.live_prefix, revision)
-        living = {r.name: r for kv in found if (r := self._live_of(kv.value)) is not None}
-        records = [decode_work(kv.value) for kv in works]
+        live_prefix, work_prefix = self._keys.live_prefix, self._keys.work_prefix
+        found, _ = self._all(live_prefix, work_prefix)  # both at one revision
+        living = {
+            record.name: record
+            for kv in found
+            if kv.key.startswith(live_prefix) and (record := self._live_of(kv.value)) is not None
+        }
+        records = [decode_work(kv.value) for kv in found if kv.key.startswith(work_prefix)]
         return [
             derive_state(record, lives=record.name in living and _same(living[record.name], record))
             for record in records
@@ -268,10 +273,11 @@ class EtcdRegistry:
 
     def close(self) -> None:
         """End the watch and the connections; records stay, each as long as its lease is renewed."""
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(NotAttached):  # a forked child has neither
             self._connection.check_process()
             self._watch.stop()
-        self._connection.close()
+            self._connection.close()
+            self._watch.join()
         self._processes.close()
 
     def _deadline(self) -> float:
@@ -336,18 +342,27 @@ class EtcdRegistry:
             with contextlib.suppress(StorageError):
                 self._connection.call(REVOKE, pb.LeaseRevokeRequest(ID=lease_id), _REVOKE_SECONDS)
 
-    def _all(self, prefix: bytes, revision: int = 0) -> tuple[list[pb.KeyValue], int]:
-        """Return all below a prefix at one revision, in the order of keys, and that revision.
+    def _all(self, first: bytes, last: bytes) -> tuple[list[pb.KeyValue], int]:
+        """Return all from one prefix to another at one revision, in the order of keys, and that revision.
 
         Raises:
-            RegistryUnavailable: etcd cannot be reached, or compacted it away meanwhile.
+            RegistryUnavailable: etcd cannot be reached.
         """
         deadline = self._deadline()
+        while True:
+            try:
+                return self._pages(first, end_of(last), deadline)
+            except Refused as refused:  # what was read first has been compacted away meanwhile
+                if refused.code is not grpc.StatusCode.OUT_OF_RANGE:
+                    raise
+
+    def _pages(self, first: bytes, end: bytes, deadline: float) -> tuple[list[pb.KeyValue], int]:
         found: list[pb.KeyValue] = []
-        request = pb.RangeRequest(key=prefix, range_end=end_of(prefix), limit=_PAGE, revision=revision)
+        request = pb.RangeRequest(key=first, range_end=end, limit=_PAGE)
         while True:
             answer = self._connection.call(RANGE, request, _left(deadline))
-            found += answer.kvs
+            # Those of another registry, whose prefix begins with ours, lie deeper.
+            found += (kv for kv in answer.kvs if self._keys.is_ours(kv.key))
             request.revision = request.revision or answer.header.revision
             if not answer.more:
                 return found, request.revision
@@ -356,11 +371,20 @@ class EtcdRegistry:
     def _live_of(self, value: bytes) -> LiveRecord | None:
         """Return a live record, or None if its process was one of this machine and is gone."""
         record, holder = decode_live(value)
-        if record.machine_id == self._machine_id and holder:
-            with contextlib.suppress(ValueError):
-                if self._processes.is_alive(_identity_of(holder)) is False:
-                    return None
+        if record.machine_id == self._machine_id and holder and self._is_gone(holder):
+            return None
         return record
+
+    def _is_gone(self, holder: str) -> bool:
+        """Say whether a process is known to be gone.
+
+        Machines that share a root share its machine id too: only of this boot something is known.
+        """
+        try:
+            identity = _identity_of(holder)
+        except ValueError:
+            return False
+        return identity.boot_id == _this_boot() and self._processes.is_alive(identity) is False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ Rules
  2. The cache is `fresh` only while etcd was heard of within `Limits.watch_seconds`. It is asked how
     far it is a few times in that span, and the time of an answer is that of the question.
  3. After a break it is fresh again when etcd says that all is sent which it had when contact was
-    made anew, as it was then read from a majority. (Before etcd 3.4.25 that may be said some 100 ms
-    too early: https://github.com/etcd-io/etcd/issues/15220.)
+    made anew, as it was then read from a majority. Before etcd 3.4.25 that is said too early, by as
+    long as until such watches are next served, which is done each 100 ms
+    (https://github.com/etcd-io/etcd/issues/15220): what is said in the first moment does not count.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lit_storage_proto.errors import StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 
 _QUESTIONS = 3  # in the time within which it has to be heard of
+_SETTLED_SECONDS = 0.4  # after which a watch that was resumed has been served what it missed
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _END_SECONDS = 5.0
 _LOG = logging.getLogger("lit_storage.registry")
@@ -73,12 +75,16 @@ class Watch:
                 self._thread.start()
 
     def stop(self) -> None:
-        """End it, and wait for its thread."""
+        """End it; what it does at the moment ends with its connection."""
         with self._lock:
             self._stopped.set()
-            call, thread = self._call, self._thread
+            call = self._call
         if call is not None:
             call.cancel()
+
+    def join(self) -> None:
+        """Wait for its thread, once it was stopped."""
+        thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_END_SECONDS)
 
@@ -87,8 +93,10 @@ class Watch:
         while not self._stopped.is_set():
             endpoint = self._connection.endpoint()
             try:
-                floor = self._loaded() if self.cache.revision == 0 else self._reached()
-                if self._follow(endpoint := self._connection.endpoint(), floor):
+                is_resumed = self.cache.revision > 0
+                floor = self._reached() if is_resumed else self._loaded()
+                endpoint = self._connection.endpoint()
+                if self._follow(endpoint, floor, _SETTLED_SECONDS if is_resumed else 0.0):
                     pause = _FIRST_PAUSE_SECONDS
             except (StorageError, grpc.RpcError, ValueError) as error:  # the last one: a closed channel
                 _LOG.debug("the watch of the registry broke: %s", error)
@@ -110,15 +118,16 @@ class Watch:
         request = pb.RangeRequest(key=self._prefix, count_only=True)
         return self._connection.call(RANGE, request).header.revision
 
-    def _follow(self, endpoint: str, floor: int) -> bool:
+    def _follow(self, endpoint: str, floor: int, settled_seconds: float) -> bool:
         """Apply what is told until the stream ends; say whether anything was."""
-        asked = _Questions(self._prefix, self.cache.revision + 1, self._fresh_seconds / _QUESTIONS)
-        call = self._connection.stream(endpoint, WATCH, asked.requests(self._is_silent))
+        settled_at = boot_seconds() + settled_seconds
+        asked = _Questions(self._prefix, self.cache.revision + 1, self._fresh_seconds)
+        call = self._connection.stream(endpoint, WATCH, asked.requests())
+        asked.call = call
         with self._lock:
             self._call = call
             if self._stopped.is_set():
                 call.cancel()
-        asked.call = call
         said = False
         try:
             for response in call:
@@ -126,11 +135,12 @@ class Watch:
                     self._canceled(response)
                     return said
                 said = True
+                asked.heard()
                 self._apply(response)
-                if not response.events and not response.created:
-                    asked_at = asked.answered()
-                    if response.header.revision >= floor:
-                        self._heard = asked_at
+                is_progress = not response.events and not response.created
+                asked_at = asked.answered() if is_progress else None
+                if asked_at is not None and asked_at >= settled_at and response.header.revision >= floor:
+                    self._heard = asked_at
         finally:
             asked.ended.set()
             call.cancel()
@@ -147,44 +157,51 @@ class Watch:
             self._connection.forget_token()
             _LOG.debug("etcd ended the watch: %s", response.cancel_reason)
 
-    def _is_silent(self, since: float) -> bool:
-        return boot_seconds() - max(self._heard, since) > self._fresh_seconds
-
     def _name(self, kv: pb.KeyValue) -> str:
         return kv.key[len(self._prefix) :].decode(errors="replace")
 
 
 class _Questions:
-    """The requests of one stream: what to watch, and then how far it is, again and again."""
+    """The requests of one stream: what to watch, and then how far it is, again and again.
 
-    def __init__(self, prefix: bytes, start: int, interval_seconds: float) -> None:
+    One question is open at a time, so that no answer is taken for that to a later one: a server that
+    has much to send first gives one answer to several (etcd since 3.4.25).
+    """
+
+    def __init__(self, prefix: bytes, start: int, fresh_seconds: float) -> None:
         self._create = pb.WatchCreateRequest(
             key=prefix, range_end=end_of(prefix), start_revision=start, fragment=True
         )
-        self._interval_seconds = interval_seconds
-        self._times: list[float] = []  # of questions that are not answered yet, which are answered in turn
+        self._fresh_seconds = fresh_seconds
+        self._asked_at: float | None = None
+        self._heard_at = boot_seconds()
         self.ended = threading.Event()
         self.call: Any = None
 
-    def requests(self, is_silent: Callable[[float], bool]) -> Iterator[pb.WatchRequest]:
+    def requests(self) -> Iterator[pb.WatchRequest]:
         """Yield them until the stream has ended; end it where nothing is heard any more.
 
         It runs in a thread of gRPC's.
         """
-        began = boot_seconds()
         yield pb.WatchRequest(create_request=self._create)
         while not self.ended.is_set():
-            self._times.append(boot_seconds())
-            yield pb.WatchRequest(progress_request=pb.WatchProgressRequest())
-            self.ended.wait(self._interval_seconds)
-            if is_silent(began) and self.call is not None:
+            if self._asked_at is None:
+                self._asked_at = boot_seconds()
+                yield pb.WatchRequest(progress_request=pb.WatchProgressRequest())
+            self.ended.wait(self._fresh_seconds / _QUESTIONS)
+            if boot_seconds() - self._heard_at > self._fresh_seconds and self.call is not None:
                 with contextlib.suppress(Exception):
                     self.call.cancel()
                 return
 
-    def answered(self) -> float:
-        """Return when the oldest question was asked that had no answer before this one."""
-        return self._times.pop(0) if self._times else float("-inf")
+    def heard(self) -> None:
+        """Know that the server says something, whatever it is."""
+        self._heard_at = boot_seconds()
+
+    def answered(self) -> float | None:
+        """Return when the open question was asked, which is answered now; None if there is none."""
+        asked_at, self._asked_at = self._asked_at, None
+        return asked_at
 
 
 def _value(event: pb.Event) -> bytes | None:
