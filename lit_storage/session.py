@@ -231,10 +231,13 @@ class Session:
             self.home.machine_id,
             self.name if self.security.tls else "",
         )
+        renewal = renewal_of(self.registry)
+        if renewal is not None:
+            server.expect_lease()
         lease = self.registry.register(record)
         self._record = record
-        if lease is not None:
-            server.hold(lease, renewal_of(self.registry), self._claim)
+        if lease is not None and renewal is not None:
+            server.hold(lease, renewal, self._claim)
 
     def _claim(self, instance_id: str) -> Lease | None:
         """Register as another instance in place of this one, whose lease was lost.

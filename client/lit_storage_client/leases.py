@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable
 
 from lit_storage_client.boot_clock import boot_seconds
-from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import Lease
 
 _RENEWALS = 3  # in the time of a lease
@@ -83,7 +82,7 @@ class LeaseKeeper:
                 continue
             try:
                 renewed = self._renew(self.lease, end - now)
-            except StorageError as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, the end of the lease is kept
                 if not is_silent:
                     _LOG.warning("the lease of %r cannot be renewed now, and goes on: %s", self._name, error)
                 is_silent = True

@@ -118,6 +118,8 @@ class Served:
             case ["hold", dict(hold)]:
                 self._release()
                 self._keep(self._open(hold), _lease(hold))
+            case ["expect", float(since)]:
+                self._put_off(Lease(0, self._limits.lease_seconds, since))
             case ["release"]:
                 self._release()
             case ["stop", float(seconds)]:
@@ -136,10 +138,6 @@ class Served:
     def _keep(self, registry: Registry, lease: Lease) -> None:
         from lit_storage_client.leases import LeaseKeeper
 
-        if self._is_alone and self._fence is None:
-            from lit_storage_server.fence import Fence
-
-            self._fence = Fence()
         self._put_off(lease)
         self._keeper = LeaseKeeper(
             self._name, lease, registry.renew, on_lost=self._on_lost, on_renewed=self._put_off
@@ -147,9 +145,11 @@ class Served:
         self._keeper.start()
 
     def _put_off(self, lease: Lease) -> None:
-        if self._fence is not None:
+        if self._is_alone:
             from lit_storage_client.leases import safe_end
+            from lit_storage_server.fence import Fence
 
+            self._fence = self._fence or Fence()
             self._fence.set((safe_end(lease) + lease.end) / 2)  # the keeper's thread comes first, if it can
 
     def _release(self) -> None:

@@ -29,6 +29,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable, StorageError
 from lit_storage_proto.limits import Limits
@@ -42,6 +43,7 @@ _START_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
 _END_SECONDS = 5.0
 _MOST_STARTS, _STARTS_SECONDS = 5, 60.0
+_EXPECT_SECONDS = 0.1  # between looks at whether a lease has come
 _CLAIM_SECONDS = 1.0  # between attempts to register anew in a registry that does not answer
 
 _PROGRAM = (
@@ -85,6 +87,8 @@ class ServerProcess:
         self._renewal: Mapping[str, Any] = {}
         self._claim: Claim | None = None
         self._claiming = threading.Lock()
+        self._is_expecting = False
+        """Whether a lease has been asked for that nobody renews yet."""
         self._is_unclaimed = False
         """Whether the present instance is not registered yet, in place of one whose lease was lost."""
         self._security = _with_absolute_paths(security)
@@ -151,6 +155,18 @@ class ServerProcess:
                 self._replace()
                 self._ask(["declare", path], _ANSWER_SECONDS)
             self._declared[path] = None
+
+    def expect_lease(self) -> None:
+        """Let the process end in the time of a lease if `hold` is not called by then, and start no other one.
+
+        To be called before a lease is asked for: this process may be stopped between that and `hold`.
+
+        Raises:
+            OriginUnavailable: the process is gone, and no other one could be started yet.
+        """
+        with self._lock:
+            self._is_expecting = True
+            self._ask(["expect", boot_seconds()], _ANSWER_SECONDS)
 
     def hold(self, lease: Lease, renewal: Mapping[str, Any], claim: Claim) -> None:
         """Renew the lease of the name from now on, and register anew where it is lost all the same.
@@ -310,6 +326,7 @@ class ServerProcess:
     def _tell_hold(self, lease: Lease) -> None:
         hold = {**self._renewal, "lease": [lease.id, lease.seconds, lease.since]}
         self._options["hold"] = hold
+        self._is_expecting = False
         try:
             self._ask(["hold", hold], _ANSWER_SECONDS)
         except OriginUnavailable:  # as in `declare`; the next one is told of it at its start
@@ -329,6 +346,8 @@ class ServerProcess:
                 if self._claim is None or self._stopping.is_set():
                     return False
                 try:
+                    with contextlib.suppress(OriginUnavailable):  # then it serves nobody either
+                        self.expect_lease()
                     lease = self._claim(instance_id)
                     break
                 except NameTaken as error:
@@ -364,18 +383,22 @@ class ServerProcess:
 
     def _again_inside(self) -> None:
         with self._lock:
-            if self._stopping.is_set():
-                return
             self._begin_instance()
+        while not self._stopping.is_set():
             try:
-                self._welcome()
+                with self._lock:
+                    self._welcome()
             except OSError as error:
-                _LOG.error("%r serves nobody any more: its lease was lost, and %s", self._name, error)
+                _LOG.warning("%r serves nobody now, and goes on trying: %s", self._name, error)
+                self._stopping.wait(_CLAIM_SECONDS)
+            else:
+                self._reclaim()
                 return
-        self._reclaim()
 
     def _pause_seconds(self) -> float:
         """Return how long to wait until another process may be started."""
+        if self._is_expecting:
+            return _EXPECT_SECONDS
         if len(self._starts) < _MOST_STARTS:
             return 0.0
         return max(0.0, self._starts[0] + _STARTS_SECONDS - time.monotonic())

@@ -60,9 +60,9 @@ def serve(root):
     """Start a ServerProcess over `root`; all are stopped after the test."""
     servers = []
 
-    def start(*, bind="127.0.0.1:0", security=None):
-        security = security or Security()
-        servers.append(ServerProcess("train", "i1", str(root), bind=bind, security=security, limits=Limits()))
+    def start(*, bind="127.0.0.1:0", security=None, **limits):
+        options = {"bind": bind, "security": security or Security(), "limits": Limits(**limits)}
+        servers.append(ServerProcess("train", "i1", str(root), **options))
         servers[-1].start()
         return servers[-1]
 
@@ -392,3 +392,14 @@ def test_a_connection_that_breaks_off_is_an_end():
         ours.close()
         with pytest.raises(EOFError):
             control.receive(theirs)
+
+
+def test_who_is_expecting_a_lease_does_not_serve_without_it(serve):
+    """A process may be stopped between asking for a lease and being told of it: its server ends in time."""
+    server = serve(lease_seconds=2.0)
+    server.expect_lease()
+    first = server._process
+    assert exists(server.endpoint)
+    assert wait_until(lambda: first.poll() is not None, 4)
+    assert first.returncode == -signal.SIGKILL
+    assert not wait_until(lambda: exists(server.endpoint), 1)  # nor does another one take its place

@@ -66,14 +66,18 @@ def open_registry(url: str, *, machine_id: str, limits: Limits, access: EtcdAcce
     raise InvalidURI(f"{scheme[:32]!r} is no kind of registry known here; use one of {_KNOWN}")
 
 
-def renewal_of(registry: Registry) -> dict[str, Any]:
+def renewal_of(registry: Registry) -> dict[str, Any] | None:
     """Return what `open_renewal` needs in another process of this machine, as JSON takes it.
+
+    None: the registry has no leases.
 
     It may hold a password: it is sent through a socket of our own, and stands in no argument and no log.
     """
+    if not registry.url.startswith("etcd:"):
+        return None
     from lit_storage_client.registries.etcd.registry import EtcdRegistry
 
-    assert isinstance(registry, EtcdRegistry), "no other registry has leases"
+    assert isinstance(registry, EtcdRegistry), "no other one has such a URL"
     return {"url": registry.url, "access": dataclasses.asdict(registry.access)}
 
 

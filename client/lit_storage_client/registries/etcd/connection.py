@@ -81,6 +81,10 @@ class Refused(RegistryUnavailable):
         self.code = code
 
 
+class _EndedError(Exception):
+    """A stream ended well, and without an answer."""
+
+
 class Connection:
     """The members of one cluster. May be used from any thread of the process that made it.
 
@@ -136,6 +140,8 @@ class Connection:
                 if failure.code() in _REFUSALS:
                     raise self._refusal(failure) from None
                 failed[endpoint] = _reason(failure)
+            except _EndedError:
+                failed[endpoint] = "it ended a stream without an answer"
             except ValueError:  # gRPC's for a channel that is closed, as by another thread
                 break
             self.pass_over(endpoint)
@@ -208,7 +214,7 @@ class Connection:
                 return answer
         finally:
             call.cancel()
-        raise RegistryUnavailable(f"etcd at {endpoint} ended a stream without an answer")
+        raise _EndedError
 
     def _multicallable(self, endpoint: str, method: Method[Q, A]) -> Any:
         with self._lock:
@@ -259,10 +265,9 @@ class Connection:
         """Say whether a new token may help: the old one ran out, or users were changed since."""
         if self._access.user is None:
             return False
-        code, details = failure.code(), failure.details() or ""
-        return code is grpc.StatusCode.UNAUTHENTICATED or (
-            code is grpc.StatusCode.INVALID_ARGUMENT and "revision in header is old" in details
-        )
+        details = failure.details() or ""
+        is_older = "revision" in details and "is old" in details  # each version has a sentence of its own
+        return failure.code() is grpc.StatusCode.UNAUTHENTICATED or is_older
 
     def _refusal(self, failure: grpc.RpcError) -> AccessDenied | Refused:
         code, details = failure.code(), _details(failure)
