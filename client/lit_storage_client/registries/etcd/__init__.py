@@ -6,5 +6,6 @@
     work/<name>   what is known of the Work last started under it; it stays
 
 `address` reads the URL, `access` says who we are to etcd, `connection` calls it, `records` are the
-values of the keys, `cache` holds what `watch` is told, and `registry` is the adapter.
+values of the keys, `pair` both of one name, `cache` holds what `watch` is told, and `registry` is the
+adapter.
 """

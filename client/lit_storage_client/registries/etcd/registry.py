@@ -21,7 +21,6 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import grpc
 
@@ -39,6 +38,7 @@ from lit_storage_client.registries.etcd.connection import (
     Connection,
     Refused,
 )
+from lit_storage_client.registries.etcd.pair import Pair, put, unchanged
 from lit_storage_client.registries.etcd.records import (
     Keys,
     decode_live,
@@ -154,8 +154,8 @@ class EtcdRegistry:
                     pair.work.artifacts_url if pair.work is not None else "",
                 )
                 changes = (
-                    _put(self._keys.live(record.name), value, lease.id),
-                    _put(self._keys.work(record.name), encode_work(running)),
+                    put(self._keys.live(record.name), value, lease.id),
+                    put(self._keys.work(record.name), encode_work(running)),
                 )
                 if self._commit(pair, changes, deadline):
                     break
@@ -213,7 +213,7 @@ class EtcdRegistry:
             value = self._watch.cache.get(name)
             if value is not None and (record := self._live_of(value)) is not None:
                 return record
-        return self._pair(name, self._deadline(), work=False).living(self)
+        return self._living(self._pair(name, self._deadline(), work=False))
 
     def update_work(self, record: WorkRecord) -> bool:
         """Replace the work record if it is of the same instance; say whether it was.
@@ -227,7 +227,7 @@ class EtcdRegistry:
             if pair.work is None or pair.work.instance_id != record.instance_id:
                 return False
             if pair.work == record or self._commit(
-                pair, (_put(self._keys.work(record.name), value),), deadline, live=False
+                pair, (put(self._keys.work(record.name), value),), deadline, live=False
             ):
                 return True
 
@@ -240,7 +240,7 @@ class EtcdRegistry:
         pair = self._pair(name, self._deadline())
         if pair.work is None:
             return None
-        living = pair.living(self)
+        living = self._living(pair)
         return derive_state(pair.work, lives=living is not None and _same(living, pair.work))
 
     def live(self) -> Sequence[LiveRecord]:
@@ -283,25 +283,25 @@ class EtcdRegistry:
     def _deadline(self) -> float:
         return time.monotonic() + self._limits.resolve_seconds
 
-    def _pair(self, name: str, deadline: float, *, work: bool = True) -> _Pair:
+    def _pair(self, name: str, deadline: float, *, work: bool = True) -> Pair:
         """Read the two keys of a name at one revision."""
         keys = [self._keys.live(name), self._keys.work(name)] if work else [self._keys.live(name)]
         reads = [pb.RequestOp(request_range=pb.RangeRequest(key=key)) for key in keys]
         answer = self._connection.call(TXN, pb.TxnRequest(success=reads), _left(deadline))
         found = [next(iter(each.response_range.kvs), None) for each in answer.responses]
-        pair = _Pair(name, found[0], found[1] if work else None)
+        pair = Pair(name, found[0], found[1] if work else None)
         self._watch.cache.put(
             name, pair.live_revision or answer.header.revision, found[0].value if found[0] else None
         )
         return pair
 
     def _commit(
-        self, pair: _Pair, changes: Sequence[pb.RequestOp], deadline: float, *, live: bool = True
+        self, pair: Pair, changes: Sequence[pb.RequestOp], deadline: float, *, live: bool = True
     ) -> bool:
         """Make changes if the keys are as they were read; say whether it was so."""
-        compares = [_unchanged(self._keys.work(pair.name), pair.work_revision)]
+        compares = [unchanged(self._keys.work(pair.name), pair.work_revision)]
         if live:
-            compares.append(_unchanged(self._keys.live(pair.name), pair.live_revision))
+            compares.append(unchanged(self._keys.live(pair.name), pair.live_revision))
         request = pb.TxnRequest(compare=compares, success=changes)
         answer = self._connection.call(TXN, request, _left(deadline))
         if answer.succeeded and live:
@@ -310,8 +310,8 @@ class EtcdRegistry:
             self._watch.cache.put(pair.name, answer.header.revision, value)
         return answer.succeeded
 
-    def _refuse_second(self, record: LiveRecord, pair: _Pair) -> None:
-        holder = pair.living(self)
+    def _refuse_second(self, record: LiveRecord, pair: Pair) -> None:
+        holder = self._living(pair)
         if holder is None or holder.instance_id == record.instance_id:
             return
         where = "this machine" if holder.machine_id == self._machine_id else f"machine {holder.machine_id}"
@@ -368,6 +368,9 @@ class EtcdRegistry:
                 return found, request.revision
             request.key = answer.kvs[-1].key + b"\0"
 
+    def _living(self, pair: Pair) -> LiveRecord | None:
+        return self._live_of(pair.live_kv.value) if pair.live_kv is not None else None
+
     def _live_of(self, value: bytes) -> LiveRecord | None:
         """Return a live record, or None if its process was one of this machine and is gone."""
         record, holder = decode_live(value)
@@ -387,51 +390,8 @@ class EtcdRegistry:
         return identity.boot_id == _this_boot() and self._processes.is_alive(identity) is False
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The two keys of a name, as they were at one revision."""
-
-    name: str
-    live_kv: pb.KeyValue | None
-    work_kv: pb.KeyValue | None
-
-    @property
-    def live(self) -> LiveRecord | None:
-        return decode_live(self.live_kv.value)[0] if self.live_kv is not None else None
-
-    @property
-    def work(self) -> WorkRecord | None:
-        return decode_work(self.work_kv.value) if self.work_kv is not None else None
-
-    @property
-    def live_revision(self) -> int:
-        return self.live_kv.mod_revision if self.live_kv is not None else 0
-
-    @property
-    def work_revision(self) -> int:
-        return self.work_kv.mod_revision if self.work_kv is not None else 0
-
-    @property
-    def lease_id(self) -> int:
-        return self.live_kv.lease if self.live_kv is not None else 0
-
-    def living(self, registry: EtcdRegistry) -> LiveRecord | None:
-        return registry._live_of(self.live_kv.value) if self.live_kv is not None else None
-
-    def is_held(self, value: bytes, lease: Lease) -> bool:
-        return self.live_kv is not None and (self.live_kv.value, self.lease_id) == (value, lease.id)
-
-
 def _same(live: LiveRecord, work: WorkRecord) -> bool:
     return live.instance_id == work.instance_id
-
-
-def _put(key: bytes, value: bytes, lease_id: int = 0) -> pb.RequestOp:
-    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease_id))
-
-
-def _unchanged(key: bytes, revision: int) -> pb.Compare:
-    return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=revision)
 
 
 def _left(deadline: float) -> float:
