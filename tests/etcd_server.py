@@ -98,6 +98,10 @@ class EtcdMember:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def forget(self) -> None:
+        """Remove what it has on its disk, once it was killed."""
+        shutil.rmtree(self._directory / self.name)
+
     def kill(self) -> None:
         """Kill it; what it has written stays for the next `start`."""
         if self.process is not None:

@@ -11,7 +11,7 @@ from lit_storage_client.registries.etcd.cache import LiveCache
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
-from tests.etcd_server import Gate
+from tests.etcd_server import EtcdServers, Gate
 
 
 def record(name="trainer", endpoint="127.0.0.1:4000"):
@@ -142,6 +142,25 @@ def test_a_burst_arrives_in_order(watched):
         watched.other.register(record(endpoint=f"127.0.0.1:{number}"))
     wait_until(lambda: watched.cached("trainer").endpoint == "127.0.0.1:149")
     assert watched.cached("deploy") == record("deploy")
+
+
+def test_an_etcd_that_was_made_anew_is_another_one(tmp_path):
+    """What an etcd said before it lost its data is forgotten, although its revisions begin anew."""
+    with EtcdServers(tmp_path / "own") as servers:
+        limits = Limits(watch_seconds=0.6, resolve_seconds=5.0)
+        registry = open_registry(servers.new_url(), machine_id="machine", limits=limits)
+        for number in range(20):
+            registry.register(record(f"w{number}"))
+        wait_until(lambda: registry.resolve("w1") and registry.is_watching)
+        servers.members[0].kill()
+        servers.members[0].forget()
+        servers.start()
+        wait_until(lambda: registry.resolve("w1") is None and registry.is_watching)
+        registry.register(record("w2", "127.0.0.1:5"))
+        assert registry.resolve("w2").endpoint == "127.0.0.1:5"
+        for number in (1, 3, 19):
+            assert registry.resolve(f"w{number}") is None
+        registry.close()
 
 
 class TestCache:

@@ -34,16 +34,23 @@ class ResponseHeader(message.Message):
 
     DESCRIPTOR: descriptor.Descriptor
 
+    CLUSTER_ID_FIELD_NUMBER: builtins.int
     REVISION_FIELD_NUMBER: builtins.int
+    RAFT_TERM_FIELD_NUMBER: builtins.int
+    cluster_id: builtins.int
     revision: builtins.int
+    raft_term: builtins.int
+    """It grows with each election."""
     def __init__(
         self,
         *,
+        cluster_id: builtins.int = ...,
         revision: builtins.int = ...,
+        raft_term: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["cluster_id", b"cluster_id", "raft_term", b"raft_term", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

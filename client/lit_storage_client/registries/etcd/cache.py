@@ -27,6 +27,11 @@ class LiveCache:
         known = self._live.get(name)
         return None if known is None else known[1]
 
+    def clear(self) -> None:
+        """Know nothing any more: what comes now is of another history."""
+        with self._lock:
+            self._live, self._free, self.revision = {}, {}, 0
+
     def load(self, values: Iterable[tuple[str, int, bytes]], revision: int) -> None:
         """Take all that there is at a revision: names, the revision of the last change of each, values."""
         loaded = {name: (changed, value) for name, changed, value in values}

@@ -10,6 +10,7 @@ Rules
     made anew, as it was then read from a majority. Before etcd 3.4.25 that is said too early, by as
     long as until such watches are next served, which is done each 100 ms
     (https://github.com/etcd-io/etcd/issues/15220): what is said in the first moment does not count.
+ 4. An etcd that was made anew, or set back to a backup, is another one: all that was known is forgotten.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Watch:
         self.cache = LiveCache()
         self.loads = 0
         """How often all was loaded."""
+        self._known = (0, 0)  # cluster and term of the last contact
         self._heard = float("-inf")
         self._call: Any = None
         self._lock = threading.Lock()
@@ -93,8 +95,10 @@ class Watch:
         while not self._stopped.is_set():
             endpoint = self._connection.endpoint()
             try:
+                floor = self._reached()
                 is_resumed = self.cache.revision > 0
-                floor = self._reached() if is_resumed else self._loaded()
+                if not is_resumed:
+                    floor = self._loaded()
                 endpoint = self._connection.endpoint()
                 if self._follow(endpoint, floor, _SETTLED_SECONDS if is_resumed else 0.0):
                     pause = _FIRST_PAUSE_SECONDS
@@ -114,9 +118,18 @@ class Watch:
         return revision
 
     def _reached(self) -> int:
-        """Return the revision that a majority has now."""
+        """Return the revision that a majority has now; forget all if it is not what was known before."""
         request = pb.RangeRequest(key=self._prefix, count_only=True)
-        return self._connection.call(RANGE, request).header.revision
+        header = self._connection.call(RANGE, request).header
+        cluster_id, raft_term = self._known
+        self._known = (header.cluster_id, header.raft_term)
+        if (
+            header.cluster_id != cluster_id
+            or header.raft_term < raft_term
+            or header.revision < self.cache.revision
+        ):
+            self.cache.clear()
+        return header.revision
 
     def _follow(self, endpoint: str, floor: int, settled_seconds: float) -> bool:
         """Apply what is told until the stream ends; say whether anything was."""
