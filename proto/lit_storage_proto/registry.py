@@ -42,6 +42,8 @@ class LiveRecord:
     machine_id: str
     tls_name: str = ""
     """The name that the endpoint's certificate carries; empty without TLS."""
+    custodian: bool = False
+    """Whether it also serves what stopped Works of its machine left, under ``@NAME/PATH``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -189,9 +190,60 @@ class TestOwner:
     def test_a_newer_schema_is_refused(self, path, registry):
         """A file of a newer schema is refused with the advice to upgrade."""
         registry.close()
-        change_file(path, "UPDATE meta SET schema_version = 2")
-        with pytest.raises(RegistryUnavailable, match=r"newer lit-storage \(schema 2, here 1\); upgrade"):
+        change_file(path, "UPDATE meta SET schema_version = 99")
+        with pytest.raises(RegistryUnavailable, match=r"newer lit-storage \(schema 99, here 2\); upgrade"):
             open_file(path)
+
+
+def make_older(path: Path) -> None:
+    """Turn the file into one of the first schema, which knew no custodians."""
+    change_file(path, "ALTER TABLE live DROP COLUMN custodian")
+    change_file(path, "UPDATE meta SET schema_version = 1")
+
+
+class TestOlderSchema:
+    def test_an_older_file_is_brought_up(self, path, registry):
+        """Its records stay, and it takes what the older schema did not know."""
+        registry.register(RECORD)
+        registry.close()
+        make_older(path)
+        with closing(open_file(path)) as opened:
+            assert opened.resolve("trainer") == RECORD
+            opened.register(dataclasses.replace(RECORD, name="store", custodian=True))
+            assert opened.resolve("store").custodian is True
+
+    def test_of_many_that_open_it_one_brings_it_up(self, path, registry):
+        """Threads that open an older file at once all find it as it should be."""
+        registry.close()
+        make_older(path)
+        barrier, opened = threading.Barrier(8), []
+
+        def open_at_once() -> None:
+            barrier.wait(10)
+            opened.append(open_file(path))
+
+        threads = [threading.Thread(target=open_at_once) for _ in range(8)]
+        [thread.start() for thread in threads]
+        [thread.join(20) for thread in threads]
+        assert [registry.live() for registry in opened] == [[]] * 8
+        [registry.close() for registry in opened]
+
+    def test_a_version_that_never_was_is_damage(self, path, registry):
+        """It is refused, and stays as it is."""
+        registry.close()
+        make_older(path)
+        change_file(path, "UPDATE meta SET schema_version = 0")
+        with pytest.raises(RegistryUnavailable, match="is damaged or no registry"):
+            open_file(path)
+
+    def test_another_machine_does_not_bring_it_up(self, path, registry):
+        """A file of another machine is refused before anything is changed in it."""
+        registry.close()
+        make_older(path)
+        with pytest.raises(RegistryUnavailable, match="belongs to another machine"):
+            open_file(path, machine_id="other")
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("SELECT schema_version FROM meta").fetchone() == (1,)
 
 
 class TestDamage:

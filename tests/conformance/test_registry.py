@@ -1,5 +1,6 @@
 """What every adapter of the Registry port does. One that only resolves runs the half that resolves."""
 
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -86,6 +87,15 @@ class TestRegister:
         """resolve() returns what was registered, field by field."""
         registry.register(live_record())
         assert registry.resolve("trainer") == live_record()
+
+    def test_a_custodian_is_known_as_one(self, registry: Registry):
+        """resolve() and live() tell a custodian from others, whichever way a record changes."""
+        registry.register(dataclasses.replace(live_record(), custodian=True))
+        registry.register(live_record("deploy", "two"))
+        assert registry.resolve("trainer").custodian is True
+        assert [record.custodian for record in registry.live()] == [False, True]
+        registry.register(live_record())
+        assert registry.resolve("trainer").custodian is False
 
     def test_a_second_instance_is_refused(self, registry: Registry):
         """While one instance lives, another one of its name is refused and changes nothing."""

@@ -29,19 +29,22 @@ from urllib.parse import quote
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE meta (schema_version INTEGER NOT NULL, machine_id TEXT NOT NULL);
 CREATE TABLE live (
     name TEXT PRIMARY KEY, instance_id TEXT NOT NULL, endpoint TEXT NOT NULL, machine_id TEXT NOT NULL,
-    tls_name TEXT NOT NULL, holder TEXT NOT NULL
+    tls_name TEXT NOT NULL, holder TEXT NOT NULL, custodian INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE work (
     name TEXT PRIMARY KEY, instance_id TEXT NOT NULL, state TEXT NOT NULL, machine_id TEXT NOT NULL,
     artifacts_url TEXT NOT NULL
 ) WITHOUT ROWID;
 """
+
+# By the version that a file has, what makes it one of the next version.
+_MIGRATIONS = {1: "ALTER TABLE live ADD COLUMN custodian INTEGER NOT NULL DEFAULT 0"}
 
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -249,13 +252,15 @@ class Database:
         try:
             # A power cut may take the last commits, never the file: who lived is dead then anyway.
             connection.execute("PRAGMA synchronous=NORMAL")
-            self._check_owner(connection)
+            if self._check_owner(connection) < SCHEMA_VERSION:
+                self._migrate(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _check_owner(self, connection: sqlite3.Connection) -> None:
+    def _check_owner(self, connection: sqlite3.Connection) -> int:
+        """Return the version of the schema of a file that this process may use."""
         row = connection.execute("SELECT schema_version, machine_id FROM meta").fetchone()
         version, machine_id = row or (None, None)
         if not isinstance(version, int):
@@ -267,6 +272,21 @@ class Database:
             )
         if machine_id != self._machine_id:
             raise self._of_other_machines("belongs to another machine")
+        return version
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Bring a file of an older version up to this one; of many processes that try, one does it."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for version in range(self._check_owner(connection), SCHEMA_VERSION):
+                if version not in _MIGRATIONS:
+                    raise self.damaged()  # no version that ever was
+                connection.execute(_MIGRATIONS[version])
+            connection.execute("UPDATE meta SET schema_version = ?", (SCHEMA_VERSION,))
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
 
     def _of_other_machines(self, reason: str) -> RegistryUnavailable:
         return RegistryUnavailable(

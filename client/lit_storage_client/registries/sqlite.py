@@ -18,7 +18,7 @@ from lit_storage_client.registries.derived import derive_state
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 
-_LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder FROM live"
+_LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder, custodian FROM live"
 _LIVE_OF_NAME = f"{_LIVE} WHERE name = ?"
 _WORK = """
     SELECT work.name, work.instance_id, work.state, work.machine_id, work.artifacts_url, live.holder
@@ -26,8 +26,8 @@ _WORK = """
 """
 
 _INSERT_LIVE = """
-    INSERT OR REPLACE INTO live (name, instance_id, endpoint, machine_id, tls_name, holder)
-    VALUES (:name, :instance_id, :endpoint, :machine_id, :tls_name, :holder)
+    INSERT OR REPLACE INTO live (name, instance_id, endpoint, machine_id, tls_name, holder, custodian)
+    VALUES (:name, :instance_id, :endpoint, :machine_id, :tls_name, :holder, :custodian)
 """
 # The artifacts of an earlier instance stay as they are.
 _BEGIN_WORK = """
@@ -44,7 +44,7 @@ _UPDATE_WORK = """
 # Names are resolved again and again, and a text always means the same process.
 _identity_of = functools.lru_cache(256)(ProcessIdentity.from_text)
 
-_LiveRow = tuple[str, str, str, str, str, str]
+_LiveRow = tuple[str, str, str, str, str, str, int]
 _WorkRow = tuple[str, str, str, str, str, str | None]
 
 
@@ -194,12 +194,10 @@ class SqliteRegistry:
             raise self._database.damaged() from None
 
     def _live_of(self, row: _LiveRow) -> LiveRecord | None:
-        name, instance_id, endpoint, machine_id, tls_name, holder = row
+        name, instance_id, endpoint, machine_id, tls_name, holder, custodian = row
         if not self._lives(holder):
             return None
-        return LiveRecord(
-            name=name, instance_id=instance_id, endpoint=endpoint, machine_id=machine_id, tls_name=tls_name
-        )
+        return LiveRecord(name, instance_id, endpoint, machine_id, tls_name, custodian=bool(custodian))
 
     def _work_of(self, row: _WorkRow) -> WorkRecord:
         name, instance_id, state, machine_id, artifacts_url, holder = row
