@@ -5,8 +5,8 @@ one, and can wait there for the thread of gRPC that waits for the same lock beca
 watcher has left; such a server answers nobody any more. Only the messages of that package are
 used here.
 
-The status changes once in a server's life, when it stops. A watch is told the status at its
-beginning, and ends with the server: https://grpc.io/docs/guides/health-checking/.
+The status changes when the server stops, and while its name may be another's. A watch is told the status
+at its beginning, and ends with the server: https://grpc.io/docs/guides/health-checking/.
 """
 
 from __future__ import annotations
@@ -21,10 +21,16 @@ from lit_storage_server.refusal import abort
 
 
 class HealthServicer:
-    """Answers for the server as a whole ("") and for each of `services`."""
+    """Answers for the server as a whole ("") and for each of `services`.
 
-    def __init__(self, *services: str) -> None:
+    Args:
+        services: which there are.
+        holds: says whether the server has its name; None is always.
+    """
+
+    def __init__(self, *services: str, holds: Callable[[], bool] | None = None) -> None:
         self._services = frozenset(("", *services))
+        self._holds = holds
         self._stopping = False
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -67,6 +73,6 @@ class HealthServicer:
     def _status(self, service: str) -> pb.HealthCheckResponse:
         if service not in self._services:
             return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN)
-        if self._stopping:
+        if self._stopping or not (self._holds is None or self._holds()):
             return pb.HealthCheckResponse(status=pb.HealthCheckResponse.NOT_SERVING)
         return pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVING)

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -31,9 +32,11 @@ from lit_storage_server.auth import (
 )
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.health import HealthServicer
+from lit_storage_server.observation import Observer, ObservingInterceptor
 from lit_storage_server.pool import DaemonThreadPool
 from lit_storage_server.servicer import SERVICE, PathStorageServicer
 from lit_storage_server.shares import Shares
+from lit_storage_server.sources import SharedSource, Source
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -55,12 +58,16 @@ class PeerServer:
     Args:
         name: the name under which the registry lists this process.
         instance_id: new for each start of it.
-        shares: what may be read; it stays open when the server stops.
+        shares: what may be read, or what reads it; it stays open when the server stops.
         bind: ``HOST:PORT`` to listen on; port 0 is any free one.
         security: what callers must show.
         limits: how many streams, and how long anything may take.
         insecure: allow a token that travels in clear beyond this machine.
         direct: offer streams a way beside gRPC.
+        left: has what stopped Works of this machine left, for whoever asks for ``@NAME/PATH``; None
+            refuses such paths.
+        observer: is told of what the server does.
+        holds: says whether the name is this process's now; while it is not, new calls are refused.
 
     Raises:
         InvalidURI: `bind` is no address.
@@ -71,23 +78,32 @@ class PeerServer:
         self,
         name: str,
         instance_id: str,
-        shares: Shares,
+        shares: Shares | Source,
         *,
         bind: str = "127.0.0.1:0",
         security: Security | None = None,
         limits: Limits | None = None,
         insecure: bool = False,
         direct: bool = True,
+        left: Source | None = None,
+        observer: Observer | None = None,
+        holds: Callable[[], bool] | None = None,
     ) -> None:
         self._name = name
         self._instance_id = instance_id
-        self._shares = shares
         self._direct = direct
         self._ways: DirectWays | None = None
+        self._left = left
+        self._observer = observer
         self._security = security or Security()
         self._host, self._port = check_bind(bind, self._security, insecure=insecure)
         self._limits = limits or Limits()
-        self._health = HealthServicer(SERVICE)
+        self._source = (
+            SharedSource(shares, self._limits.chunk_bytes) if isinstance(shares, Shares) else shares
+        )
+        self._health = HealthServicer(SERVICE, holds=holds)
+        self._holds = holds
+        self._servicer: PathStorageServicer | None = None
         self._watchdog = Watchdog()
         self._places = Places(name, self._limits.server_streams)
         self._pool = DaemonThreadPool(
@@ -112,7 +128,16 @@ class PeerServer:
         context = server_context(self._security)
         if self._direct:
             self._ways = DirectWays(self._host, context, self._limits)
-        servicer = PathStorageServicer(self._name, self._instance_id, self._shares, self._limits, self._ways)
+        self._servicer = servicer = PathStorageServicer(
+            self._name,
+            self._instance_id,
+            self._source,
+            self._limits,
+            self._ways,
+            left=self._left,
+            observer=self._observer,
+            holds=self._holds,
+        )
         # gRPC only ever submits to it, though its types ask for the executor of the library.
         pool = cast("ThreadPoolExecutor", self._pool)
         server = grpc.server(pool, interceptors=self._interceptors(), options=_OPTIONS)
@@ -132,6 +157,12 @@ class PeerServer:
         server.start()
         self._server = server
         return self.endpoint
+
+    def become(self, instance_id: str) -> None:
+        """Answer as another instance from now on; streams that run go on."""
+        self._instance_id = instance_id
+        if self._servicer is not None:
+            self._servicer.become(instance_id)
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """Refuse new streams at once, and cancel those that still run after `grace_seconds`.
@@ -157,8 +188,12 @@ class PeerServer:
 
     def _interceptors(self) -> list[grpc.ServerInterceptor]:
         admission = AdmissionInterceptor(self._places, self._watchdog, self._limits)
-        token = self._security.token
-        return [TokenInterceptor(token), admission] if token is not None else [admission]
+        interceptors: list[grpc.ServerInterceptor] = []
+        if self._observer is not None:
+            interceptors.append(ObservingInterceptor(self._observer))
+        if self._security.token is not None:
+            interceptors.append(TokenInterceptor(self._security.token))
+        return [*interceptors, admission]
 
     def _address(self, port: int) -> str:
         return join_address(self._host, port)

@@ -63,7 +63,7 @@ class RangeStream:
             StorageError: as of `Shares.open` and `Shares.open_regular`.
             OSError: the file system failed; its file name is the path.
         """
-        for name, wanted in _by_file(self._ranges).items():
+        for name, wanted in by_file(self._ranges).items():
             yield from self._file(name, join(self._path, name), wanted)
         yield from self._assembly.finish()
 
@@ -77,7 +77,7 @@ class RangeStream:
         fd, status = read
         try:
             entry = entry_of(name, status)
-            spans = [_span(item, entry, shown) for item in wanted]
+            spans = [span_of(item, entry, shown) for item in wanted]
             yield from self._assembly.put_entry(entry)
             for chunk in self._reader.chunks(fd, self._assembly.last_entry, status, spans):
                 yield from self._assembly.put_chunk(chunk)
@@ -92,17 +92,21 @@ class RangeStream:
             os.close(fd)
 
 
-def _by_file(ranges: Sequence[ByteRange]) -> dict[str, list[ByteRange]]:
-    """Return the ranges of each file, which ascend and are disjoint."""
+def by_file(ranges: Sequence[ByteRange]) -> dict[str, list[ByteRange]]:
+    """Return the ranges of each file, which ascend and are disjoint.
+
+    Raises:
+        ProtocolViolation: they do not, or there are too many.
+    """
     if len(ranges) > MAX_RANGES:
         raise ProtocolViolation(
             f"{len(ranges)} ranges were asked for in one request; {MAX_RANGES} are allowed, so send several"
         )
-    by_file: dict[str, list[ByteRange]] = {}
+    files: dict[str, list[ByteRange]] = {}
     for item in ranges:
         if item.path.startswith("/"):
             raise ProtocolViolation(f"the range of {item.path!r} must be relative to the path of the request")
-        of_file = by_file.setdefault(item.path, [])
+        of_file = files.setdefault(item.path, [])
         if of_file:
             before = of_file[-1]
             if before.length is None or item.offset < before.offset + before.length:
@@ -111,10 +115,16 @@ def _by_file(ranges: Sequence[ByteRange]) -> dict[str, list[ByteRange]]:
                     "lack a length"
                 )
         of_file.append(item)
-    return by_file
+    return files
 
 
-def _span(wanted: ByteRange, entry: Entry, shown: str) -> tuple[int, int]:
+def span_of(wanted: ByteRange, entry: Entry, shown: str) -> tuple[int, int]:
+    """Return from which byte up to which one a range of a file is.
+
+    Raises:
+        SourceChanged: the file has another version than the one asked for.
+        ProtocolViolation: the range is not within the file.
+    """
     if wanted.version and wanted.version != entry.version:
         raise _changed(shown)
     end = entry.size if wanted.length is None else wanted.offset + wanted.length

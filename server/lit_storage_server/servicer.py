@@ -8,7 +8,7 @@ exception goes further out than `refusing`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import grpc
@@ -16,17 +16,17 @@ from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from lit_storage_proto.entry import get_path, to_wire
-from lit_storage_proto.errors import AccessDenied, PathNotFound, ProtocolViolation
+from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frame_codec import encode_frame
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import MAX_HELD_FILES, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.direct import DirectWays, frames_on
-from lit_storage_server.range_stream import ByteRange, RangeStream
+from lit_storage_server.observation import Observer, observing
+from lit_storage_server.range_stream import ByteRange
 from lit_storage_server.refusal import abort, refusing
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import TreeOptions, TreeStream
-from lit_storage_server.walk import entry_of, walk
+from lit_storage_server.sources import Source
+from lit_storage_server.tree_stream import TreeOptions
 
 SERVICE: Final = pb.DESCRIPTOR.services_by_name["PathStorage"].full_name
 
@@ -39,30 +39,39 @@ _Request = pb.ExistsRequest | pb.StatRequest | pb.ListFilesRequest | pb.StreamFi
 
 
 class PathStorageServicer:
-    """Answers for one name and instance from what it shares.
+    """Answers for one name and instance from what a Source has.
 
     Args:
         name: the name under which the registry lists this process.
         instance_id: new for each start of it.
-        shares: what may be read.
+        source: has what is asked for.
         limits: sizes of messages.
         ways: what streams are offered beside gRPC.
+        left: has what is asked for under ``@NAME/``: what stopped Works left; None refuses it.
+        observer: is told of transfers.
+        holds: says whether the name is this process's now; None is always.
     """
 
     def __init__(
         self,
         name: str,
         instance_id: str,
-        shares: Shares,
+        source: Source,
         limits: Limits,
         ways: DirectWays | None = None,
+        *,
+        left: Source | None = None,
+        observer: Observer | None = None,
+        holds: Callable[[], bool] | None = None,
     ) -> None:
         self._name = name
-        self._instance_id = instance_id
         self._origin = pb.Origin(name=name, instance_id=instance_id)
-        self._shares = shares
+        self._holds = holds
+        self._own = source
         self._limits = limits
         self._ways = ways
+        self._left = left
+        self._observer = observer
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server routes the calls of the service through."""
@@ -85,22 +94,24 @@ class PathStorageServicer:
             },
         )
 
+    def become(self, instance_id: str) -> None:
+        """Answer as another instance from now on."""
+        self._origin = pb.Origin(name=self._name, instance_id=instance_id)
+
     def exists(self, request: pb.ExistsRequest, context: grpc.ServicerContext) -> pb.ExistsResponse:
         """Say whether a path is there for others; what is not shared is not there."""
         self._check(request, context)
         with refusing(context):
-            try:
-                self._shares.open(get_path(request)).close()
-            except (PathNotFound, AccessDenied):
-                return pb.ExistsResponse(origin=self._origin, exists=False)
-            return pb.ExistsResponse(origin=self._origin, exists=True)
+            path = get_path(request)
+            return pb.ExistsResponse(origin=self._origin, exists=self._source(path).exists(path))
         raise AssertionError  # `refusing` ends the call where the block does not
 
     def stat(self, request: pb.StatRequest, context: grpc.ServicerContext) -> pb.StatResponse:
         """Describe one path; a link at the path itself is followed."""
         self._check(request, context)
-        with refusing(context), self._shares.open(get_path(request)) as opened:
-            return pb.StatResponse(origin=self._origin, entry=to_wire(entry_of("", opened.status)))
+        with refusing(context):
+            path = get_path(request)
+            return pb.StatResponse(origin=self._origin, entry=to_wire(self._source(path).stat(path)))
         raise AssertionError  # as in `exists`
 
     def list_files(
@@ -108,12 +119,13 @@ class PathStorageServicer:
     ) -> Iterator[pb.ListFilesResponse]:
         """List a tree without its bytes, in pages."""
         self._check(request, context)
-        with refusing(context), self._shares.open(get_path(request)) as opened:
+        with refusing(context), contextlib.ExitStack() as stack:
+            path = get_path(request)
+            entries = self._source(path).entries(path, recursive=request.recursive)
             page, characters = pb.ListFilesResponse(origin=self._origin), 0
-            for found in walk(opened, recursive=request.recursive):
-                assert found.entry is not None  # files are described too
-                page.entries.append(to_wire(found.entry))
-                characters += len(found.path) + len(found.entry.link_target)
+            for entry in stack.enter_context(contextlib.closing(entries)):
+                page.entries.append(to_wire(entry))
+                characters += len(entry.path) + len(entry.link_target)
                 if len(page.entries) >= _PAGE_ENTRIES or characters >= _PAGE_NAME_CHARACTERS:
                     yield page
                     page, characters = pb.ListFilesResponse(), 0
@@ -126,8 +138,11 @@ class PathStorageServicer:
         """Copy a tree, or ranges of its files, as encoded frames; None stands for what went another way."""
         self._check(request, context)
         with refusing(context), contextlib.ExitStack() as stack:
-            path, origin = get_path(request), (self._name, self._instance_id)
-            offer = None
+            path, origin = get_path(request), (self._name, self._origin.instance_id)
+            seen: Callable[[Iterator[Frame]], Iterator[Frame]] = iter
+            if self._observer is not None:
+                seen = stack.enter_context(observing(self._observer, context.peer(), path)).counted
+            source, offer = self._source(path), None
             if request.direct and self._ways is not None:
                 offer = stack.enter_context(self._ways.offered())
                 context.add_callback(offer.shut_down)
@@ -135,26 +150,35 @@ class PathStorageServicer:
                 ranges = [_byte_range(message) for message in request.ranges]
                 if _tree_only(request):
                     raise ProtocolViolation("ranges go with no other field but the path")
-                source = RangeStream(self._shares, path, ranges, self._limits.chunk_bytes)
-                frames = stack.enter_context(contextlib.closing(source.frames()))
+                frames = stack.enter_context(contextlib.closing(source.ranges(path, ranges)))
                 yield encode_frame(Frame(origin))
-                yield from map(encode_frame, frames)
+                yield from map(encode_frame, seen(frames))
                 return
-            tree = TreeStream(self._shares, path, _options(request), self._limits.chunk_bytes)
+            tree = source.tree(path, _options(request))
             # Closed, not dropped: the traceback of an error may hold on to it, and so to open files.
             frames = stack.enter_context(contextlib.closing(tree.frames()))
             yield encode_frame(Frame(origin, direct=offer.direct if offer else None))
-            for frame in frames_on(frames, offer, lambda: tree.descriptor, tree.pass_descriptors):
+            for frame in frames_on(seen(frames), offer, lambda: tree.descriptor, tree.pass_descriptors):
                 yield None if frame is None else encode_frame(frame)
+
+    def _source(self, path: str) -> Source:
+        return self._left if self._left is not None and path.startswith("@") else self._own
 
     def _check(self, request: _Request, context: grpc.ServicerContext) -> None:
         """Refuse a request that is meant for another one, or that holds what is not understood here."""
-        target = request.target
-        if target.name not in ("", self._name) or target.instance_id not in ("", self._instance_id):
+        if self._holds is not None and not self._holds():
+            abort(
+                context,
+                grpc.StatusCode.UNAVAILABLE,
+                f"{self._name!r} has not heard of its registry for too long to be sure of its name; try "
+                "again in a moment",
+            )
+        target, instance_id = request.target, self._origin.instance_id
+        if target.name not in ("", self._name) or target.instance_id not in ("", instance_id):
             abort(
                 context,
                 grpc.StatusCode.FAILED_PRECONDITION,
-                f"this address belongs to {self._name!r}, instance {self._instance_id}, and the request was "
+                f"this address belongs to {self._name!r}, instance {instance_id}, and the request was "
                 f"meant for {target.name!r}, instance {target.instance_id}; resolve the name again",
             )
         number = _unknown_field(request)

@@ -120,7 +120,7 @@ class Shares:
             PathNotFound: nothing is there.
             OSError: the file system failed.
         """
-        _check_wire_path(path)
+        check_wire_path(path)
         try:
             opened = self._open_absolute(path) if path.startswith("/") else self._open_relative(path, path)
         except OSError as error:
@@ -274,7 +274,12 @@ def _no_file(path: str) -> SourceChanged:
     )
 
 
-def _check_wire_path(path: str) -> None:
+def check_wire_path(path: str) -> None:
+    """Check a path that a peer asked for, before anything else is done with it.
+
+    Raises:
+        ProtocolViolation: a part is empty, "." or "..", or holds NUL, or the path is too long.
+    """
     if len(path) > MAX_PATH_BYTES:
         raise ProtocolViolation(
             f"a path of {len(path)} characters was asked for; {MAX_PATH_BYTES} bytes are allowed"
