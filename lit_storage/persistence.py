@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from lit_storage.home import Home
 from lit_storage_client.artifacts.urls import check_store, is_in_place, is_on_disk
+from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 
@@ -58,8 +59,9 @@ class Persistence:
         self._publishing = threading.Lock()  # two at once would be two versions of one number
         self._publisher = 0  # the thread that does it
         self._is_left = False
-        self.has_custodian = False
-        """Whether an App publishes what this process leaves a note of."""
+        self._holder = ProcessIdentity.current()
+        self.keeper: ProcessIdentity | None = None
+        """The App that publishes what this process leaves a note of, if there is one."""
         self.has_published = False
         """Whether there is something of this instance to be read."""
 
@@ -168,7 +170,7 @@ class Persistence:
         It is what did not rest. In place it is all: whatever is still written, as when libraries flush at
         the end of a program, would else be other than what was published.
         """
-        if not self.has_custodian:
+        if self.keeper is None:
             return {}
         if is_in_place(self.url):
             return dict(self._seen)
@@ -220,7 +222,14 @@ class Persistence:
         home = self._home
         assert home.name is not None
         return Declaration(
-            home.name, self._instance_id, home.machine_id, home.storage_root, self.url, paths=paths
+            home.name,
+            self._instance_id,
+            home.machine_id,
+            home.storage_root,
+            self.url,
+            holder=self._holder.to_text(),
+            keeper=self.keeper.to_text() if self.keeper is not None else "",
+            paths=paths,
         )
 
 

@@ -28,6 +28,7 @@ from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
 from lit_storage_client.origins import Origins
+from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries import open_registry, renewal_of
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
@@ -160,10 +161,10 @@ class Session:
         if self._persistence.publish():
             self._update_work(WorkState.RUNNING)
 
-    def leave_rest_to_app(self) -> None:
+    def leave_rest_to_app(self, app: ProcessIdentity) -> None:
         """Let the App that started this process publish what it does not publish itself before it ends."""
         if self._persistence is not None:
-            self._persistence.has_custodian = True
+            self._persistence.keeper = app
 
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
         """Leave: give the name back, stop serving, release everything. A second call does nothing.

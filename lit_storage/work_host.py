@@ -38,6 +38,7 @@ from lit_storage.state import Changes, NotState, to_state
 from lit_storage.teller import Post, Teller
 from lit_storage.tracebacks import user_traceback
 from lit_storage.work import Work, internals, own_paths
+from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.registry import WorkState
 
 _LOG = logging.getLogger("lit_storage.work")
@@ -54,12 +55,20 @@ class WorkHost:
         start: who the Work is.
         send: carries reports to the executor and the Flow, without waiting; called from any thread.
         load: loads the module of the Work's class.
+        app: the App's process, where it shares this machine and publishes what the Work leaves.
     """
 
-    def __init__(self, start: Start, send: Post, load: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        start: Start,
+        send: Post,
+        load: Callable[[], None],
+        app: ProcessIdentity | None = None,
+    ) -> None:
         self._start = start
         self._send = send
         self._load = load
+        self._app = app
         self._process = os.getpid()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._teller: Teller | None = None
@@ -89,7 +98,8 @@ class WorkHost:
                 security=self._start.security,
                 limits=self._start.limits,
             )
-            self._session.leave_rest_to_app()
+            if self._app is not None:
+                self._session.leave_rest_to_app(self._app)
             self._load()
             work = self._unpickle_work()
             self._send(Joined())

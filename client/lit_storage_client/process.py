@@ -45,6 +45,16 @@ class ProcessIdentity:
         _, start_time = _read_stat("self")
         return cls(os.getpid(), start_time, _boot_id(), _pid_namespace())
 
+    @classmethod
+    def of(cls, pid: int) -> ProcessIdentity:
+        """Return the identity of the process that has `pid` now, in the pid namespace of this one.
+
+        Raises:
+            OSError: there is none, or ``/proc`` is not there.
+        """
+        _, start_time = _read_stat(str(pid))
+        return cls(pid, start_time, _boot_id(), _pid_namespace())
+
     def is_alive(self, *, same_machine: bool = True) -> bool | None:
         """Say whether this very process runs: True, False, or None where it cannot be looked up.
 

@@ -21,6 +21,7 @@ from lit_storage import app_file
 from lit_storage.executors import Start, Stop
 from lit_storage.executors.outbox import Outbox
 from lit_storage.work_host import WorkHost, WorkStopped
+from lit_storage_client.process import ProcessIdentity
 
 
 def main(connection: Connection) -> None:
@@ -29,10 +30,11 @@ def main(connection: Connection) -> None:
     os.register_at_fork(after_in_child=connection.close)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a Work prints appears when it prints it
+    app = ProcessIdentity.of(os.getppid())
     start = connection.recv()
     assert isinstance(start, Start)
     outbox = Outbox(connection, "lit-reports")
-    host = WorkHost(start, outbox.put, lambda: app_file.load(start.file))
+    host = WorkHost(start, outbox.put, lambda: app_file.load(start.file), app)
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         host.command(Stop())

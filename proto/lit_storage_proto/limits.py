@@ -46,6 +46,8 @@ class Limits:
     """From asking a Work to stop until it is killed."""
     publish_seconds: float = 30.0
     """What a Work that stops, or whose run returned, may take to publish what it declared."""
+    custody_seconds: float = 5.0
+    """How often a custodian looks for Works that ended; the end of one that it has seen it learns at once."""
     linger_seconds: float = 1.0
     """How long a stopping server keeps its connections after the last stream, so that it is read."""
     start_seconds: float = 60.0

@@ -1,17 +1,22 @@
 """Sees to it that what a Work declared stays readable when the Work does not run any more.
 
 A Work notes what it declares in a file of its root, so that somebody else can publish it if the Work is
-killed: the App that started it. It publishes from the storage root, marked as unclean, for nobody knows
-whether the Work had finished writing. What a process left that joined by itself and was killed waits there
+killed: the App that started it, else the custodian of its machine. They publish from the storage root,
+marked as unclean, for nobody knows whether the Work had finished writing. Where there is neither, it waits
 for the next process of its name, which goes on with it.
 
-Invariant: what the note of an instance that ended names has not been published for the last time.
+Invariant: what the note of an instance that ended names has not been published for the last time. Of all
+that publish from one storage root one does so at a time, and for a Work only once it has ended: whether its
+name is free is looked up while nobody else may publish, and its process must be gone as well, for a lease
+may be lost by a Work that goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import sys
@@ -22,6 +27,7 @@ from typing import Any
 
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.urls import open_store
+from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
@@ -30,6 +36,7 @@ from lit_storage_server.publish import publish, publish_removed
 from lit_storage_server.shares import Shares
 
 _NOTES = "declared"
+_PAUSE_SECONDS = 0.05
 _NOTE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -71,6 +78,10 @@ class Declaration:
     artifacts_url: str
     has_left: bool = False
     """Whether it ended as it should, and this is what is left to look at."""
+    holder: str = ""
+    """The process of the Work, as `ProcessIdentity.to_text` writes it; empty if that is not known."""
+    keeper: str = ""
+    """That of the App which publishes in its place, as long as the App lives; empty if there is none."""
     paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Whether each was there once, as far as is known."""
 
@@ -150,6 +161,15 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 yield parsed
 
 
+def noted(root: str) -> list[Declaration]:
+    """Return what is noted below a root, of all instances of all Works."""
+    try:
+        instances = os.listdir(os.path.join(root, _NOTES))
+    except FileNotFoundError:
+        return []
+    return [left for instance in instances if (left := Note(root, instance).read()) is not None]
+
+
 def publish_all(declaration: Declaration, *, limits: Limits, unclean: bool = False) -> Outcome:
     """Publish the paths of a Work, one after the other, within `Limits.publish_seconds`.
 
@@ -163,6 +183,17 @@ def publish_all(declaration: Declaration, *, limits: Limits, unclean: bool = Fal
     outcome, deadline = Outcome(), time.monotonic() + limits.publish_seconds
     if not declaration.paths:
         return outcome
+    try:
+        with alone(declaration.storage_root, declaration.name, deadline):
+            return _publish(declaration, limits, unclean, deadline)
+    except Exception as error:  # noqa: BLE001  whatever it is, the Work's own end must not suffer from it
+        outcome.failed.update(dict.fromkeys(declaration.paths, error))
+    return outcome
+
+
+def _publish(declaration: Declaration, limits: Limits, unclean: bool, deadline: float) -> Outcome:
+    """Do as `publish_all`, for whoever is `alone`."""
+    outcome = Outcome()
     try:
         store = open_store(
             declaration.artifacts_url, declaration.name, limits=limits, create=True, deadline=deadline
@@ -231,6 +262,8 @@ class _Round:
 def publish_left(root: str, registry: Registry, name: str, *, limits: Limits) -> list[str]:
     """Publish what the last instance of a Work left, if it ended without having done so.
 
+    Of several processes that try at once one does it, and the others wait for it.
+
     Args:
         root: the root that the Works of this machine share.
         registry: knows which instance it was, and is told where its artifacts are.
@@ -242,19 +275,104 @@ def publish_left(root: str, registry: Registry, name: str, *, limits: Limits) ->
 
     Raises:
         RegistryUnavailable: the registry does not answer.
+        TransferTimeout: another process publishes what is there, and does not come to an end.
+    """
+    left = find_left(root, registry, name)
+    told = publish_found(root, registry, left, limits=limits) if left is not None else None
+    return told or []
+
+
+def find_left(root: str, registry: Registry, name: str) -> Declaration | None:
+    """Return what the last instance of a Work left that ended; None if there is nothing to publish.
+
+    Raises:
+        RegistryUnavailable: the registry does not answer.
     """
     work = registry.work(name)
-    if work is None or registry.resolve(name) is not None:
-        return []
-    note = Note(root, work.instance_id)
-    declaration = note.read()
-    if declaration is None or declaration.name != name:
-        return []
-    outcome = publish_all(declaration, limits=limits, unclean=not declaration.has_left)
-    if outcome.changed_store:
-        registry.update_work(dataclasses.replace(work, artifacts_url=declaration.artifacts_url))
-    note.remove()
+    if work is None or registry.resolve(name, fresh=True) is not None:
+        return None
+    declaration = Note(root, work.instance_id).read()
+    if declaration is None or declaration.name != name or lives(declaration.holder):
+        return None
+    return declaration
+
+
+def publish_found(root: str, registry: Registry, left: Declaration, *, limits: Limits) -> list[str] | None:
+    """Publish what `find_left` returned; return sentences, or None where there was nothing to do any more.
+
+    Raises:
+        RegistryUnavailable, TransferTimeout: as of `publish_left`.
+    """
+    deadline = time.monotonic() + limits.publish_seconds
+    if not os.path.isdir(left.storage_root):
+        Note(root, left.instance_id).remove()
+        return [
+            f"what {left.name!r} left is not published: its storage root {left.storage_root!r} is gone; what "
+            "was published before, if anything, is what can be read"
+        ]
+    with alone(left.storage_root, left.name, deadline):
+        declaration = find_left(root, registry, left.name)
+        work = registry.work(left.name)
+        if declaration is None or work is None or declaration.instance_id != work.instance_id:
+            return None
+        deadline = time.monotonic() + limits.publish_seconds
+        outcome = _publish(declaration, limits, not declaration.has_left, deadline)
+        if outcome.changed_store:
+            registry.update_work(dataclasses.replace(work, artifacts_url=declaration.artifacts_url))
+        Note(root, declaration.instance_id).remove()
+        if declaration.holder:
+            # It is gone, which other machines would learn from the end of its lease alone.
+            registry.unregister(declaration.name, declaration.instance_id)
     return sentences(declaration, outcome)
+
+
+def lives(process: str) -> bool:
+    """Say whether a process of a Declaration is known to run on this machine."""
+    try:
+        return bool(process) and ProcessIdentity.from_text(process).is_alive() is True
+    except (ValueError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def alone(storage_root: str, name: str, deadline: float) -> Iterator[None]:
+    """Be the only one that publishes from a storage root, for the length of a ``with`` block.
+
+    flock(2) of the directory ends with the process that holds it.
+
+    Args:
+        storage_root: of the Work.
+        name: of the Work.
+        deadline: when to give up, on the clock of time.monotonic().
+
+    Raises:
+        TransferTimeout: another process goes on publishing.
+        OSError: the storage root is gone.
+    """
+    fd = os.open(storage_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _locked(fd):
+            if time.monotonic() > deadline:
+                raise TransferTimeout(
+                    f"another process goes on publishing what {name!r} declared; see Limits.publish_seconds"
+                )
+            time.sleep(_PAUSE_SECONDS)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the descriptor too
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF):
+            raise
+    return True  # also where the file system has no locks: then two may publish, two whole versions
 
 
 def sentences(declaration: Declaration, outcome: Outcome, *, missing: bool = True) -> list[str]:
