@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from lit_storage_proto.entry import Entry
-from lit_storage_proto.errors import InvalidApp, InvalidURI, StorageError
+from lit_storage_proto.errors import InvalidApp, InvalidConfig, InvalidURI, StorageError
 
 if TYPE_CHECKING:
     from lit_storage_client.fetch import Transfer
@@ -140,7 +140,7 @@ def report(error: StorageError | OSError, *, as_json: bool = False, in_code: boo
         typer.echo(json.dumps({"error": type(error).__name__, "message": message}), err=True)
     else:
         typer.echo(printable(message), err=True)
-    return 2 if isinstance(error, InvalidURI | InvalidApp) else 1
+    return 2 if isinstance(error, InvalidURI | InvalidApp | InvalidConfig) else 1
 
 
 def _sentence(error: StorageError | OSError) -> str:

@@ -15,6 +15,7 @@
     ├── NameTaken            RuntimeError        a live Work already has the name
     ├── AddressInUse         OSError             the port to listen on is taken
     ├── InvalidApp           ValueError          an app that cannot be built from its file
+    ├── InvalidConfig        ValueError          a setting of a daemon that cannot be used
     └── WorkError            RuntimeError        a Work ended without an exception to pass on
 
 Each is also the built-in that a caller of ``pathlib`` or ``socket`` already catches. A full disk
@@ -118,6 +119,10 @@ class AddressInUse(_SystemError):
 
 class InvalidApp(StorageError, ValueError):
     """The app cannot be built from its file."""
+
+
+class InvalidConfig(StorageError, ValueError):
+    """The configuration holds a setting that cannot be used."""
 
 
 class WorkError(StorageError, RuntimeError):

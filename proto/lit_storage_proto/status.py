@@ -26,6 +26,7 @@ CODE_OF: Final[dict[type[errors.StorageError], grpc.StatusCode]] = {
     errors.NameTaken: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AddressInUse: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidApp: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WorkError: grpc.StatusCode.INTERNAL,
     errors.StorageError: grpc.StatusCode.INTERNAL,
 }

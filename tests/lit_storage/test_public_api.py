@@ -13,7 +13,7 @@ PUBLIC = {
     *("Session", "join", "connect", "current", "Status", "Transfer", "Limits", "Security"),
     *("StorageError", "PathNotFound", "PathExists", "AccessDenied", "NotAttached", "OriginUnavailable"),
     *("RegistryUnavailable", "TransferTimeout", "SourceChanged", "IntegrityError", "ProtocolViolation"),
-    *("InvalidURI", "NameTaken", "AddressInUse", "InvalidApp", "WorkError"),
+    *("InvalidURI", "NameTaken", "AddressInUse", "InvalidApp", "InvalidConfig", "WorkError"),
 }
 
 

@@ -28,6 +28,7 @@ BUILTINS = {
     "NameTaken": RuntimeError,
     "AddressInUse": OSError,
     "InvalidApp": ValueError,
+    "InvalidConfig": ValueError,
     "WorkError": RuntimeError,
 }
 
