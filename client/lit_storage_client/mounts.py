@@ -1,14 +1,16 @@
 """In which mount a file or directory lies, and on which kind of file system.
 
-Invariant: each answer is a pure function of what the kernel lists under ``/proc/self``. Two uses:
+Invariant: each answer is a pure function of what the kernel lists under ``/proc/self``. Three uses:
 names can be exchanged only within one mount, which the device does not tell, as of bind mounts.
 And a database in WAL mode needs memory that all its users share, which no file system over a
-network or between a host and its guests gives (https://www.sqlite.org/wal.html, section 1).
+network or between a host and its guests gives (https://www.sqlite.org/wal.html, section 1). And two
+directories that are shared under two names must not be one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 # fmt: off
 _OF_MANY_MACHINES = frozenset((
@@ -75,3 +77,45 @@ def spans_machines(file_system: str) -> bool:
     if file_system.startswith("fuse."):
         return file_system.removeprefix("fuse.") in _FUSE_OF_MANY_MACHINES
     return file_system in _OF_MANY_MACHINES
+
+
+def places_of(mountinfo: str, path: str) -> list[tuple[str, str]]:
+    """Return where on which file systems lies what can be reached at `path` and below it.
+
+    Two paths that lead to the same place, as through a bind mount, have places of which one is, or lies
+    in, the other.
+
+    Args:
+        mountinfo: text of ``/proc/<pid>/mountinfo``.
+        path: absolute, without links.
+
+    Returns:
+        The device and the path within its file system: first those of `path` itself, then those of each
+        mount below it.
+    """
+    own, below = ("", path), list[tuple[str, str]]()
+    longest = -1
+    for line in mountinfo.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 5:
+            continue
+        device, root, point = fields[2], _unescaped(fields[3]), _unescaped(fields[4])
+        rest = below_path(path, point)
+        if rest is not None and len(point) >= longest:  # of mounts on one point the last one is on top
+            own, longest = (device, os.path.normpath(os.path.join(root, rest))), len(point)
+        elif below_path(point, path) is not None:
+            below.append((device, root))
+    return [own, *below]
+
+
+def below_path(path: str, directory: str) -> str | None:
+    """Return the rest of `path` below `directory`, "" if they are the same, None if it is elsewhere."""
+    if path == directory:
+        return ""
+    prefix = directory.rstrip("/") + "/"
+    return path[len(prefix) :] if path.startswith(prefix) else None
+
+
+def _unescaped(field: str) -> str:
+    """Return a field of mountinfo, in which spaces and the like are octal, as it is meant."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
