@@ -1,23 +1,28 @@
 """Asks a Work for its files, or where it does not live any more what it left: its artifacts.
 
+What lies on another machine, in place or in a directory, is asked of the custodian of that machine: a
+daemon, which hands it out as a live Work would.
+
 Invariant: a live Work is never passed over for its artifacts, and one that is registered but silent, or
-a store that does not answer, is an error and never a "no". Absent is what neither has.
+a store or a custodian that does not answer, is an error and never a "no". Absent is what neither has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_client.names import shown
 from lit_storage_client.remote import Remote, no_file
 from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import OriginUnavailable, PathNotFound, TransferTimeout
 from lit_storage_proto.limits import Limits
-from lit_storage_proto.registry import Registry
+from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord
 from lit_storage_proto.uri import Location
 
 if TYPE_CHECKING:
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
     from lit_storage_client.artifacts.stream import ArtifactStream
 
 T = TypeVar("T")
+
+_FILE = "file://"
 
 
 class Origins:
@@ -62,6 +69,10 @@ class Origins:
         if self._lives(location):
             return self._remote.exists(location)
         try:
+            elsewhere = self._elsewhere(location)
+            if elsewhere is not None:
+                self._at_custodian(location, elsewhere, self._remote.stat)
+                return True
             return self._left(location) is not None
         except PathNotFound:
             return False
@@ -73,7 +84,7 @@ class Origins:
             PathNotFound: the Work has no such path, or does not run and left none.
             StorageError: as of `exists`.
         """
-        return self._either(location, lambda: self._remote.stat(location), lambda left: left.entry)
+        return self._either(location, self._remote.stat, lambda left: left.entry)
 
     def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
         """Return the entries of a tree, a directory before what it holds. As of `Remote.list`.
@@ -84,7 +95,7 @@ class Origins:
         """
         return self._either(
             location,
-            lambda: self._remote.list(location, recursive=recursive),
+            lambda at: self._remote.list(at, recursive=recursive),
             lambda left: left.entries(recursive=recursive),
         )
 
@@ -98,8 +109,8 @@ class Origins:
             StorageError: as of `exists`; also while iterating.
         """
 
-        def live() -> TreeCall | ArtifactStream:
-            return self._remote.stream(location, options, deadline=deadline)
+        def live(at: Location) -> TreeCall | ArtifactStream:
+            return self._remote.stream(at, options, deadline=deadline)
 
         return self._either(
             location, live, lambda left: left.stream(options or TreeOptions(), deadline), deadline
@@ -114,8 +125,8 @@ class Origins:
             StorageError: as of `exists`; also while iterating.
         """
 
-        def live() -> TreeCall | ArtifactStream:
-            return self._remote.stream_part(location, offset, length)
+        def live(at: Location) -> TreeCall | ArtifactStream:
+            return self._remote.stream_part(at, offset, length)
 
         def of(left: Artifact) -> TreeCall | ArtifactStream:
             if left.entry.kind is not Kind.FILE:
@@ -127,27 +138,30 @@ class Origins:
     def store(self, name: str) -> ArtifactStore | None:
         """Return the store of what a Work left, None if it never published anything.
 
+        Of one on another machine that a custodian hands out, there are the manifests alone, for reading.
+
         Raises:
-            OriginUnavailable: it is on another machine.
+            OriginUnavailable: it is on another machine, and no custodian there answers.
             InvalidURI: its URL is none, or what it needs is not installed here.
             RegistryUnavailable: the registry does not answer.
         """
         work = self._registry.work(name)
         if work is None or not work.artifacts_url:
             return None
-        from lit_storage_client.artifacts.urls import machine_of, open_store
+        custodians = self._custodians(work)
+        if not custodians:
+            return self._store_here(work)
+        from lit_storage_client.artifacts.custodian_objects import MANIFESTS_OF, CustodianObjects
+        from lit_storage_client.artifacts.store import ArtifactStore
 
-        machine = machine_of(work.artifacts_url)
-        if machine and machine != self._machine_id:
-            raise OriginUnavailable(
-                f"what {name!r} left is in place on another machine ({machine}), and is not served from "
-                "there; name a store that all machines reach with LIT_STORAGE_ARTIFACTS"
-            )
-        with self._opening:
-            key = (work.artifacts_url, name)
-            if key not in self._stores:
-                self._stores[key] = open_store(work.artifacts_url, name, limits=self.limits)
-            return self._stores[key]
+        def answering(at: Location) -> str:
+            self._remote.stat(Location(at.origin, f"@{name}/{MANIFESTS_OF}"))
+            return at.origin or ""
+
+        url = work.artifacts_url
+        custodian = self._at_custodian(Location(name, ""), custodians, answering)
+        objects = CustodianObjects(self._remote, custodian, name, url)
+        return ArtifactStore(objects, url=url, name=name, limits=self.limits, in_place=None)
 
     def close(self) -> None:
         """Ask no store any more. A second call does nothing."""
@@ -158,19 +172,73 @@ class Origins:
     def _either(
         self,
         location: Location,
-        live: Callable[[], T],
+        live: Callable[[Location], T],
         of: Callable[[Artifact], T],
         deadline: float | None = None,
     ) -> T:
         try:
-            return live()
+            return live(location)
         except PathNotFound:
             if self._lives(location):
-                return live()
+                return live(location)
+            elsewhere = self._elsewhere(location)
+            if elsewhere is not None:
+                return self._at_custodian(location, elsewhere, live)
             left = self._left(location, deadline)
             if left is None:
                 raise
         return of(left)
+
+    def _elsewhere(self, location: Location) -> Sequence[LiveRecord] | None:
+        """Return the custodians that have what a Work left; None if it is read from here.
+
+        Raises:
+            OriginUnavailable: it is in place on another machine, which has no custodian.
+        """
+        work = self._registry.work(location.origin or "")
+        return (self._custodians(work) or None) if work is not None and work.artifacts_url else None
+
+    def _custodians(self, work: WorkRecord) -> Sequence[LiveRecord]:
+        """Return those to ask for what a Work left; nobody is to be asked for what can be read from here."""
+        machine_id, is_in_place = _machine_of(work)
+        if machine_id in ("", self._machine_id):
+            return ()
+        custodians = [
+            record for record in self._registry.live() if record.custodian and record.machine_id == machine_id
+        ]
+        if is_in_place and not custodians:
+            raise OriginUnavailable(
+                f"what {work.name!r} left is in place on another machine ({machine_id}), where no custodian "
+                "runs: start 'lit-storage serve' on it, or name a store that all machines reach with "
+                "LIT_STORAGE_ARTIFACTS"
+            )
+        return custodians
+
+    def _at_custodian(
+        self, location: Location, custodians: Sequence[LiveRecord], ask: Callable[[Location], T]
+    ) -> T:
+        """Ask the custodians of one machine, each of which may have another root, until one answers."""
+        from lit_storage_client.artifacts.custodian_objects import path_at_custodian
+
+        lost: OriginUnavailable | None = None
+        for custodian in custodians:
+            try:
+                return ask(Location(custodian.name, path_at_custodian(location)))
+            except OriginUnavailable as error:
+                lost = error
+            except PathNotFound:
+                if self._registry.resolve(custodian.name) is None:  # it ended, which is no answer
+                    lost = OriginUnavailable(
+                        f"{custodian.name!r}, the custodian of what {location.origin!r} left, ended while it "
+                        "was asked; try again when it runs"
+                    )
+                    continue
+                raise PathNotFound(
+                    f"{shown(str(location))} is not there: {location.origin!r} does not run, and what it "
+                    f"left on the machine of {custodian.name!r} does not hold it"
+                ) from None
+        assert lost is not None
+        raise lost
 
     def _lives(self, location: Location) -> bool:
         """Say whether a Work lives that said no, or did not live; if it does it is to be asked once more.
@@ -185,21 +253,75 @@ class Origins:
         Raises:
             PathNotFound: it did not leave this.
         """
-        store = self.store(location.origin or "")
-        if store is None:
+        work = self._registry.work(location.origin or "")
+        if work is None or not work.artifacts_url:
             return None
-        from lit_storage_client.artifacts.artifact import Artifact
+        store = self._store_here(work)
+        if self._may_be_of_another(work):
+            return self._of_another(store, location, work, deadline)
+        return _find(store, location, deadline)
 
-        if deadline is None:
-            return Artifact.find(store, location)
-        from lit_storage_client.artifacts.lanes import Lanes, LateError
+    def _store_here(self, work: WorkRecord) -> ArtifactStore:
+        from lit_storage_client.artifacts.urls import open_store
 
-        lanes = Lanes(1, "lit-storage-find")
+        with self._opening:
+            key = (work.artifacts_url, work.name)
+            if key not in self._stores:
+                self._stores[key] = open_store(work.artifacts_url, work.name, limits=self.limits)
+            return self._stores[key]
+
+    def _may_be_of_another(self, work: WorkRecord) -> bool:
+        """Say whether a store of another machine may be another directory than that of its name here."""
+        machine_id, _ = _machine_of(work)
+        if machine_id in ("", self._machine_id):
+            return False
         try:
-            return lanes.call(lambda: Artifact.find(store, location), max(0.0, deadline - time.monotonic()))
-        except LateError:
-            raise TransferTimeout(
-                f"the store of {shown(str(location))} gave no answer within the timeout; give it more time"
-            ) from None
-        finally:
-            lanes.close()
+            return not spans_machines(file_system_of(work.artifacts_url.removeprefix(_FILE)))
+        except OSError:
+            return True
+
+    def _of_another(
+        self, store: ArtifactStore, location: Location, work: WorkRecord, deadline: float | None
+    ) -> Artifact:
+        """Return what is in a directory here, if it is certain that the Work of another machine left it.
+
+        Raises:
+            OriginUnavailable: the directory is not there, or holds what another machine left.
+        """
+        with contextlib.suppress(PathNotFound):
+            left = _find(store, location, deadline)
+            if left.machine_id == work.machine_id:
+                return left
+        raise OriginUnavailable(
+            f"what {work.name!r} left is in {shown(store.url)} of another machine ({work.machine_id}), and "
+            f"nothing shows that the directory of this name here is the same: start 'lit-storage serve' on "
+            "that machine, or keep artifacts on a disk that machines share or in S3"
+        )
+
+
+def _machine_of(work: WorkRecord) -> tuple[str, bool]:
+    """Return the machine on which a Work left what it did, "" if all can read it; and whether in place."""
+    from lit_storage_client.artifacts.urls import is_in_place, is_on_disk, machine_of
+
+    url = work.artifacts_url
+    if is_in_place(url):
+        return machine_of(url), True
+    return (work.machine_id if is_on_disk(url) else ""), False
+
+
+def _find(store: ArtifactStore, location: Location, deadline: float | None) -> Artifact:
+    from lit_storage_client.artifacts.artifact import Artifact
+
+    if deadline is None:
+        return Artifact.find(store, location)
+    from lit_storage_client.artifacts.lanes import Lanes, LateError
+
+    lanes = Lanes(1, "lit-storage-find")
+    try:
+        return lanes.call(lambda: Artifact.find(store, location), max(0.0, deadline - time.monotonic()))
+    except LateError:
+        raise TransferTimeout(
+            f"the store of {shown(str(location))} gave no answer within the timeout; give it more time"
+        ) from None
+    finally:
+        lanes.close()

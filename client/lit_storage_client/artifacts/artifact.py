@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lit_storage_client.artifacts.in_place import PlacedContents
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.stream import ArtifactStream
 from lit_storage_client.artifacts.tree import ArtifactTree, Item
 from lit_storage_client.names import shown
-from lit_storage_client.spans import clipped
+from lit_storage_client.spans import Span, clipped
 from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry
@@ -49,6 +49,11 @@ class Artifact:
         )
 
     @property
+    def machine_id(self) -> str:
+        """Of the machine on which it was published."""
+        return self._manifest.machine_id
+
+    @property
     def entry(self) -> Entry:
         """What is there; its path is ""."""
         return next(self._below(recursive=False)).entry
@@ -65,7 +70,10 @@ class Artifact:
     def stream_part(self, offset: int, length: int | None) -> ArtifactStream:
         """Return the frames of a part of a file, as `Remote.stream_part` does."""
         begin, end = clipped(self._root.entry.size, offset, length)
-        spans = [(begin, end)] if begin < end else []
+        return self.stream_spans([(begin, end)] if begin < end else [])
+
+    def stream_spans(self, spans: Sequence[Span]) -> ArtifactStream:
+        """Return the frames of parts of a file, ascending and disjoint."""
         root = next(self._below(recursive=False))
         return ArtifactStream(self._store, self._manifest, [root], TreeOptions(), spans=spans)
 

@@ -66,10 +66,13 @@ class ArtifactStore:
         url: of the store, as other processes are told of it.
         name: of the Work.
         limits: deadlines, and how much is under way at once.
-        in_place: the storage root of the Work if the bytes stay where it wrote them, else "".
+        in_place: the storage root of the Work if the bytes stay where it wrote them, else ""; None if
+            whoever hands out the manifests has seen to it.
     """
 
-    def __init__(self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: str) -> None:
+    def __init__(
+        self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: str | None
+    ) -> None:
         self.objects = objects
         self.url = url
         self.name = name
@@ -203,7 +206,7 @@ class ArtifactStore:
         """See that a manifest is the one that was asked for, and that it leads nowhere else."""
         if found.name != self.name or unit_of(found.path) != kept.unit or found.version != kept.version:
             raise IntegrityError(f"the manifest {where} is that of another artifact")
-        if not found.removed and found.in_place != self.in_place:
+        if not found.removed and self.in_place is not None and found.in_place != self.in_place:
             raise IntegrityError(f"the manifest {where} says that its files are where they are not kept")
         directories, seen = {""}, set[str]()
         for stored in found.entries:

@@ -1,0 +1,97 @@
+"""The manifests of a store on another machine, as its custodian hands them out.
+
+What a stopped Work left there is listed by them with the same code as what is at hand. Its bytes are not
+read through this, but as a live Work's are: from the custodian, under ``@NAME/PATH``.
+
+Invariant: nothing is written or removed on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lit_storage_client.artifacts.objects import Found
+from lit_storage_proto.artifact import MANIFESTS
+from lit_storage_proto.entry import Kind
+from lit_storage_proto.errors import AccessDenied, IntegrityError, PathNotFound
+from lit_storage_proto.uri import Location
+
+if TYPE_CHECKING:
+    from lit_storage_client.remote import Remote
+
+# Directly below ``@NAME`` no path of a Work begins with "@": such names are reserved in a storage root.
+ABSOLUTE = "@/"
+MANIFESTS_OF = "@manifests"
+
+
+def path_at_custodian(location: Location) -> str:
+    """Return what a custodian calls a path of a Work."""
+    path = ABSOLUTE + location.path.lstrip("/") if location.path.startswith("/") else location.path
+    return f"@{location.origin}/{path}".rstrip("/")
+
+
+class CustodianObjects:
+    """The manifests of one Work, for reading.
+
+    Args:
+        remote: asks the custodian.
+        custodian: its name.
+        name: of the Work.
+        url: of the store.
+    """
+
+    def __init__(self, remote: Remote, custodian: str, name: str, url: str) -> None:
+        self._remote = remote
+        self._custodian = custodian
+        self._name = name
+        self._url = url
+
+    @property
+    def url(self) -> str:
+        """See `Objects.url`."""
+        return self._url
+
+    def put(self, key: str, data: bytes) -> None:
+        """Raise AccessDenied: nothing is written on another machine."""
+        del data
+        raise self._only_read(key)
+
+    def read(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+        """See `Objects.read`."""
+        from lit_storage_client.fetch.contents import contents
+
+        try:
+            runs = contents(self._remote, self._at(key), offset=start, length=size)
+            data = b"".join(bytes(run) for run in runs)
+        except PathNotFound as error:
+            raise FileNotFoundError(str(error)) from None
+        if size is not None and len(data) != size:
+            raise IntegrityError(f"{key!r} in {self.url} is shorter than it was")
+        return data
+
+    def list(self, prefix: str) -> list[Found]:
+        """See `Objects.list`."""
+        entries = self._remote.list(self._at(prefix))
+        files = (entry for entry in entries if entry.kind is Kind.FILE)
+        return sorted(Found(f"{prefix}/{entry.path}", entry.size, entry.mtime_ns / 1e9) for entry in files)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Raise AccessDenied, if there is anything to remove."""
+        for key in keys:
+            raise self._only_read(key)
+
+    def close(self) -> None:
+        """See `Objects.close`."""
+
+    def _at(self, key: str) -> Location:
+        if key != MANIFESTS and not key.startswith(f"{MANIFESTS}/"):
+            raise self._only_read(key)
+        below = MANIFESTS_OF + key.removeprefix(MANIFESTS)
+        return Location(self._custodian, f"@{self._name}/{below}")
+
+    def _only_read(self, key: str) -> AccessDenied:
+        return AccessDenied(
+            f"{key!r} of what {self._name!r} left is on another machine, that of {self._custodian!r}, from "
+            "where it can only be read; run this command there"
+        )

@@ -1,0 +1,201 @@
+"""Looks after what Works of one root leave: publishes for those that were killed, wherever no App does.
+
+Invariant: it publishes for a Work only once that has ended, and leaves it to the Work's App as long as
+there is one. A root has one custodian, which holds a lock in it; only the owner of the root can be it, for
+whoever writes into the root says what is read and published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import stat
+import threading
+from typing import Protocol
+
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, StorageError
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import Registry
+from lit_storage_server.custody import (
+    Declaration,
+    find_left,
+    lives,
+    noted,
+    publish_found,
+)
+from lit_storage_server.logs import log
+from lit_storage_server.stop_signal import StopSignal
+
+_LOCK = "custodian.lock"
+_MOST_WATCHED = 256  # processes whose end is learnt at once; that of others at the next look
+
+
+class Told(Protocol):
+    """Whoever counts what a custodian does."""
+
+    def published(self, *, whole: bool) -> None:
+        """Take that what a Work left was published, and whether all of it was."""
+        ...
+
+
+class CustodianLock:
+    """The right to be the custodian of a root, held until `release` or the end of the process.
+
+    Args:
+        root: that the Works of this machine share.
+
+    Raises:
+        InvalidConfig: another process is its custodian, or this one cannot be.
+    """
+
+    def __init__(self, root: str) -> None:
+        status = os.stat(root)
+        way_out = "or start the daemon with --no-custodian"
+        if status.st_uid != os.geteuid():
+            raise InvalidConfig(
+                f"the custodian of {root} must run as the owner of it, user {status.st_uid}, and this is "
+                f"user {os.geteuid()}; change the user, {way_out}"
+            )
+        if status.st_mode & stat.S_IWOTH:
+            raise InvalidConfig(
+                f"{root} can be written by every user of this machine, who could have a custodian hand out "
+                f"any file: chmod o-w it, {way_out}"
+            )
+        path = os.path.join(root, _LOCK)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "?"
+            os.close(self._fd)
+            raise InvalidConfig(
+                f"another daemon (process {holder}) is the custodian of {root} already; stop that "
+                f"one, {way_out}"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Let another process be it. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Custodian:
+    """A thread that publishes what killed Works left.
+
+    Args:
+        root: that the Works of this machine share.
+        machine_id: of this machine; what Works of another one noted in a shared root is passed over.
+        registry: knows who lives.
+        limits: how often it looks, and what publishing may take.
+        told: counts what it does.
+    """
+
+    def __init__(
+        self, root: str, machine_id: str, registry: Registry, limits: Limits, told: Told | None = None
+    ) -> None:
+        self._root = root
+        self._machine_id = machine_id
+        self._registry = registry
+        self._limits = limits
+        self._told = told
+        self._silent = False
+        self._watched: dict[str, int] = {}
+        self._stopped = StopSignal()
+        self._thread = threading.Thread(target=self._run, name="lit-storage-custodian", daemon=True)
+
+    def start(self) -> None:
+        """Begin; to be called once."""
+        self._thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """End, within so many seconds; what is being published then is whole or not there."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
+    def look(self) -> None:
+        """Publish what is to be published now, and watch the others."""
+        wanted: set[str] = set()
+        for declaration in noted(self._root):
+            if declaration.machine_id != self._machine_id or self._stopped.is_set():
+                continue
+            holding = [each for each in (declaration.holder, declaration.keeper) if lives(each)]
+            wanted.update(holding)
+            if not holding:
+                self._attempt(declaration)
+        self._watch(wanted)
+
+    def _attempt(self, noticed: Declaration) -> None:
+        """Publish for one Work; whatever goes wrong is its own, unless the registry does not answer."""
+        try:
+            self._publish(noticed)
+        except RegistryUnavailable:
+            raise
+        except (StorageError, OSError) as error:
+            log(logging.WARNING, "not published yet", work=noticed.name, error=str(error))
+
+    def _publish(self, noticed: Declaration) -> None:
+        left = find_left(self._root, self._registry, noticed.name)
+        if left is None or left.instance_id != noticed.instance_id:
+            return
+        told = publish_found(self._root, self._registry, left, limits=self._limits)
+        if told is None:
+            return  # another process was first
+        log(
+            logging.WARNING if told else logging.INFO,
+            "published what a Work left",
+            work=left.name,
+            instance=left.instance_id,
+            store=left.artifacts_url,
+            **({"problems": told} if told else {}),
+        )
+        if self._told is not None:
+            self._told.published(whole=not told)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._look()
+            self._wait()
+        self._watch(set())
+
+    def _look(self) -> None:
+        """Look; what goes wrong is logged once, until it goes well again."""
+        try:
+            self.look()
+            self._silent = False
+        except (StorageError, OSError) as error:
+            if not self._silent:
+                log(logging.WARNING, "the custodian cannot look after Works now", error=str(error))
+            self._silent = True
+        except Exception:  # whatever it is, the next Work is looked after
+            logging.getLogger("lit_storage.daemon").exception("the custodian failed for an unforeseen reason")
+
+    def _watch(self, processes: set[str]) -> None:
+        """Hold a descriptor of each of these processes, and of no other."""
+        for gone in self._watched.keys() - processes:
+            os.close(self._watched.pop(gone))
+        for process in processes - self._watched.keys():
+            if len(self._watched) < _MOST_WATCHED:
+                with contextlib.suppress(OSError, ValueError):
+                    fd = os.pidfd_open(ProcessIdentity.from_text(process).pid)
+                    # Alive after it was opened, it is that very process.
+                    if lives(process):
+                        self._watched[process] = fd
+                    else:
+                        os.close(fd)
+
+    def _wait(self) -> None:
+        """Wait until a watched process ends, it is time to look again, or `stop`."""
+        poll = select.poll()
+        for fd in (*self._watched.values(), self._stopped.fileno()):
+            poll.register(fd, select.POLLIN)
+        poll.poll(self._limits.custody_seconds * 1000)
+        # A process that is a zombie for as long as its parent likes must not make this spin.
+        self._stopped.wait(0.05)

@@ -1,0 +1,312 @@
+"""What a custodian publishes for whom, and for whom not."""
+
+import dataclasses
+import gc
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from lit_storage_client.artifacts.urls import in_place_url, open_store
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_proto.errors import InvalidConfig, TransferTimeout
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import LiveRecord
+from lit_storage_server.custodian import Custodian, CustodianLock
+from lit_storage_server.custody import Declaration, Note, alone, noted, publish_all, publish_left
+
+LIMITS = Limits(custody_seconds=30)  # longer than any test: what comes sooner was noticed
+
+
+class Counted:
+    """Counts what a custodian tells."""
+
+    def __init__(self):
+        self.outcomes = []
+        self.came = threading.Event()
+
+    def published(self, *, whole):
+        self.outcomes.append(whole)
+        self.came.set()
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """One in which the Work "train" of this machine was killed."""
+    registry = MemoryRegistry(str(tmp_path))
+    registry.register(LiveRecord("train", "i1", "127.0.0.1:1", "machine"))
+    registry.unregister("train", "i1")
+    return registry
+
+
+@pytest.fixture
+def counted():
+    return Counted()
+
+
+@pytest.fixture
+def custodian(tmp_path, registry, counted):
+    made = Custodian(str(tmp_path), "machine", registry, LIMITS, counted)
+    yield made
+    made.stop(10)
+
+
+@pytest.fixture
+def note(tmp_path):
+    """Note what "train" declared, of which out/a is there."""
+    root = tmp_path / "works" / "train"
+    (root / "out").mkdir(parents=True)
+    (root / "out" / "a").write_text("1")
+
+    def note(**fields):
+        url = in_place_url(str(tmp_path), "machine")
+        declared = Declaration("train", "i1", "machine", str(root), url, paths={"out": True})
+        declared = dataclasses.replace(declared, **fields)
+        Note(str(tmp_path), declared.instance_id).begin(declared)
+        return declared
+
+    return note
+
+
+@pytest.fixture
+def process():
+    """A process that lives until it is killed."""
+    started = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield started
+    started.kill()
+    started.wait()
+    started.stdin.close()
+
+
+def identity(process):
+    return ProcessIdentity.of(process.pid).to_text()
+
+
+def versions(tmp_path):
+    url = in_place_url(str(tmp_path), "machine")
+    return open_store(url, "train", limits=LIMITS, create=True).versions()
+
+
+class TestLook:
+    def test_a_killed_work(self, tmp_path, custodian, note, registry, counted):
+        """What it left is published as unclean, and the registry says where."""
+        note()
+        custodian.look()
+        (kept,) = versions(tmp_path)
+        url = in_place_url(str(tmp_path), "machine")
+        assert open_store(url, "train", limits=LIMITS).manifest(kept).unclean
+        assert (registry.work("train").artifacts_url, counted.outcomes) == (url, [True])
+
+    def test_it_is_done_once(self, tmp_path, custodian, note, counted):
+        """The next look finds nothing to do."""
+        note()
+        custodian.look()
+        custodian.look()
+        assert (len(versions(tmp_path)), counted.outcomes) == (1, [True])
+
+    def test_a_process_that_lives(self, tmp_path, custodian, note, process, counted):
+        """Whoever lost only its name, as one that was paused for long, is not published for."""
+        note(holder=identity(process))
+        custodian.look()
+        assert (versions(tmp_path), counted.outcomes) == ([], [])
+
+    def test_a_name_that_lives(self, tmp_path, custodian, note, registry, counted):
+        """A next instance has the storage root."""
+        note()
+        registry.register(LiveRecord("train", "i2", "127.0.0.1:1", "machine"))
+        custodian.look()
+        assert (versions(tmp_path), counted.outcomes) == ([], [])
+
+    def test_a_work_of_an_app_that_lives(self, tmp_path, custodian, note, process, counted):
+        """Its App publishes for it, and tells of it."""
+        note(keeper=identity(process))
+        custodian.look()
+        assert (versions(tmp_path), counted.outcomes) == ([], [])
+
+    def test_a_work_of_another_machine(self, tmp_path, custodian, note, counted):
+        """In a root that machines share, each machine has its own custodian."""
+        note(machine_id="other")
+        custodian.look()
+        assert (versions(tmp_path), counted.outcomes) == ([], [])
+
+    def test_what_a_former_instance_noted(self, tmp_path, custodian, note, registry, counted):
+        """The registry names the last one, whose files they may be by now."""
+        note()
+        registry.register(LiveRecord("train", "i2", "127.0.0.1:1", "machine"))
+        registry.unregister("train", "i2")
+        custodian.look()
+        assert (versions(tmp_path), counted.outcomes) == ([], [])
+
+    def test_a_storage_root_that_is_gone(self, tmp_path, custodian, note, registry, counted, caplog):
+        """It is told once, and keeps nobody else from being looked after."""
+        note()
+        for number in range(4):
+            name = f"gone{number}"
+            registry.register(LiveRecord(name, name, "127.0.0.1:1", "machine"))
+            registry.unregister(name, name)
+            note(name=name, instance_id=name, storage_root=str(tmp_path / "works" / name))
+        custodian.look()
+        custodian.look()
+        assert sorted(counted.outcomes) == [False] * 4 + [True]
+        assert [left.name for left in noted(str(tmp_path))] == []
+
+    def test_one_that_goes_on_being_published(self, tmp_path, registry, custodian, note, counted):
+        """It is tried again at the next look, after the others."""
+        hasty = Custodian(str(tmp_path), "machine", registry, Limits(publish_seconds=0.05), counted)
+        declared = note()
+        with alone(declared.storage_root, "train", 0):
+            hasty.look()
+        assert counted.outcomes == []
+        custodian.look()
+        assert counted.outcomes == [True]
+
+    def test_what_could_not_be_published(self, custodian, note, tmp_path, counted, caplog):
+        """It is told in the log, once, and counted."""
+        note(artifacts_url="file:///proc/none")
+        custodian.look()
+        custodian.look()
+        assert counted.outcomes == [False]
+        assert [record.message for record in caplog.records].count("published what a Work left") == 1
+
+
+class TestThread:
+    def test_an_end_is_noticed_at_once(self, custodian, note, process, counted):
+        """The end of a process that it has seen does not wait for the next look."""
+        note(holder=identity(process))
+        custodian.start()
+        assert _soon(lambda: custodian._watched)
+        process.kill()
+        process.wait()
+        assert counted.came.wait(10)
+        assert counted.outcomes == [True]
+
+    def test_it_stops_at_once(self, custodian):
+        """Whatever it waits for."""
+        custodian.start()
+        custodian.stop(10)
+        assert not custodian._thread.is_alive()
+
+    def test_it_leaves_no_descriptor(self, tmp_path, registry, note, process):
+        """Neither of a process it watched nor of what it looked at."""
+        note(holder=identity(process))
+        before = len(os.listdir("/proc/self/fd"))
+
+        def watch():
+            custodian = Custodian(str(tmp_path), "machine", registry, LIMITS)
+            custodian.start()
+            assert _soon(lambda: custodian._watched)
+            custodian.stop(10)
+
+        watch()
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+    def test_a_registry_out_of_reach(self, tmp_path, registry, note, counted, monkeypatch, caplog):
+        """It is said once, and what is left is published when the registry answers again."""
+        from lit_storage_proto.errors import RegistryUnavailable
+
+        note()
+        asked, work = [], registry.work
+
+        def silent(name):
+            asked.append(name)
+            if len(asked) < 4:
+                raise RegistryUnavailable("nobody answers")
+            return work(name)
+
+        monkeypatch.setattr(registry, "work", silent)
+        custodian = Custodian(str(tmp_path), "machine", registry, Limits(custody_seconds=0.05), counted)
+        custodian.start()
+        assert counted.came.wait(10)
+        custodian.stop(10)
+        said = [record.message for record in caplog.records]
+        assert said.count("the custodian cannot look after Works now") == 1
+
+
+class TestOneWinner:
+    def test_of_many_that_publish_one_does(self, tmp_path, note, registry):
+        """Custodian and App at once make one version, and each returns once it is there."""
+        note()
+        barrier, kept = threading.Barrier(6), []
+
+        def publish():
+            barrier.wait(10)
+            publish_left(str(tmp_path), registry, "train", limits=LIMITS)
+            kept.append(len(versions(tmp_path)))
+
+        threads = [threading.Thread(target=publish) for _ in range(6)]
+        [thread.start() for thread in threads]
+        [thread.join(20) for thread in threads]
+        assert kept == [1] * 6
+        assert [str(kept.version) for kept in versions(tmp_path)] == [str(versions(tmp_path)[0].version)]
+
+    def test_another_process_that_does_not_end(self, note):
+        """It is waited for as long as publishing may take, and no longer."""
+        declared = note()
+        with alone(declared.storage_root, "train", 0):
+            outcome = publish_all(declared, limits=Limits(publish_seconds=0.1))
+        (error,) = outcome.failed.values()
+        assert isinstance(error, TransferTimeout)
+        assert publish_all(declared, limits=LIMITS).failed == {}
+
+    def test_a_child_does_not_keep_the_lock(self, note):
+        """One that was forked meanwhile holds the descriptor, and not the right to publish."""
+        declared = note()
+        with alone(declared.storage_root, "train", 0):
+            child = os.fork()
+            if not child:
+                threading.Event().wait(20)
+                os._exit(0)
+        try:
+            with alone(declared.storage_root, "train", 0):
+                pass
+        finally:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+
+
+class TestLock:
+    def test_a_root_has_one(self, tmp_path):
+        """A second one is refused until the first one is gone."""
+        first = CustodianLock(str(tmp_path))
+        with pytest.raises(InvalidConfig, match=rf"process {os.getpid()}\) is the custodian"):
+            CustodianLock(str(tmp_path))
+        first.release()
+        first.release()
+        CustodianLock(str(tmp_path)).release()
+
+    def test_one_that_was_killed(self, tmp_path):
+        """Its lock ends with it."""
+        code = f"""
+from lit_storage_server.custodian import CustodianLock
+import os
+lock = CustodianLock({str(tmp_path)!r})
+os.kill(os.getpid(), 9)
+"""
+        assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+        CustodianLock(str(tmp_path)).release()
+
+    def test_a_root_that_all_can_write(self, tmp_path):
+        """Any user could have it hand out what only the custodian may read."""
+        tmp_path.chmod(0o777)
+        with pytest.raises(InvalidConfig, match="chmod o-w it, or start the daemon with --no-custodian"):
+            CustodianLock(str(tmp_path))
+
+    @pytest.mark.root
+    def test_a_root_of_another_user(self, tmp_path):
+        """Nor may one user's root have another's files handed out."""
+        os.chown(tmp_path, 65534, 65534)
+        with pytest.raises(InvalidConfig, match="must run as the owner of it, user 65534"):
+            CustodianLock(str(tmp_path))
+
+
+def _soon(condition, seconds=10):
+    pause = threading.Event()
+    for _ in range(int(seconds * 100)):
+        if condition():
+            return True
+        pause.wait(0.01)
+    return False
