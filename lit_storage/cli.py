@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_storage import cli_artifacts, cli_files
+from lit_storage import cli_artifacts, cli_files, cli_serve
 from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli_output import print_json, print_table, printable, report
 from lit_storage_proto.errors import StorageError
@@ -86,7 +86,10 @@ def works(
     root: Root = None,
     registry: Registry = None,
 ) -> None:
-    """List the Works that run, and those that ended."""
+    """List the Works and daemons that run, and those that ended.
+
+    A custodian is a daemon that hands out what stopped Works of its machine left.
+    """
     with place_of(context, root, registry).connect() as session:
         rows: list[dict[str, Any]] = _rows(
             {w.name: w for w in session.registry.works()}, {r.name: r for r in session.registry.live()}
@@ -100,13 +103,15 @@ def works(
     if as_json:
         print_json(rows)
     else:
-        headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", *(["KEPT"] if all_ else [])]
+        headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", "CUSTODIAN", *(["KEPT"] if all_ else [])]
         print_table(headings, [[_cell(value) for value in row.values()] for row in rows])
     if some_unread:
         raise typer.Exit(FAILED)
 
 
-def _cell(value: str | list[str] | None) -> str:
+def _cell(value: str | list[str] | bool | None) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
     return ", ".join(value) or "-" if isinstance(value, list) else value or "-"
 
 
@@ -114,6 +119,8 @@ main.command("ls")(cli_files.list_files)
 main.command()(cli_files.stat)
 main.command()(cli_files.get)
 main.command()(cli_files.cat)
+main.command()(cli_serve.serve)
+main.command()(cli_serve.health)
 main.add_typer(cli_artifacts.artifacts, name="artifacts")
 
 
@@ -140,7 +147,7 @@ def _tell(error: Exception) -> int:
     return FAILED
 
 
-def _rows(known: dict[str, WorkRecord], live: dict[str, LiveRecord]) -> list[dict[str, str | None]]:
+def _rows(known: dict[str, WorkRecord], live: dict[str, LiveRecord]) -> list[dict[str, str | bool | None]]:
     """Return a row for each Work, by name; a registry may know one by either record alone."""
     return [
         {
@@ -148,6 +155,7 @@ def _rows(known: dict[str, WorkRecord], live: dict[str, LiveRecord]) -> list[dic
             "state": known[name].state.value if name in known else WorkState.RUNNING.value,
             "endpoint": live[name].endpoint if name in live else None,
             "instance": (live.get(name) or known[name]).instance_id,
+            "custodian": name in live and live[name].custodian,
         }
         for name in sorted(known.keys() | live.keys())
     ]

@@ -1,0 +1,498 @@
+"""A daemon as its operator sees it: started as a program, asked by others, told to stop."""
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sysconfig
+import threading
+import time
+import urllib.request
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from lit_storage_client.channels import Channels
+from lit_storage_client.fetch import fetch
+from lit_storage_client.registries import open_registry
+from lit_storage_client.remote import Remote
+from lit_storage_client.security import Security
+from lit_storage_proto.errors import AccessDenied, PathNotFound
+from lit_storage_proto.limits import MIB, Limits
+from lit_storage_proto.registry import LiveRecord, WorkState
+from lit_storage_proto.uri import Location
+from lit_storage_proto.v1 import path_storage_pb2 as pb
+from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
+
+PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
+TOKEN = "some-token-of-tests"
+
+
+class Running:
+    """A daemon that runs; its log is read line by line."""
+
+    def __init__(self, arguments, environment):
+        command = [PROGRAM, "serve", "--log-format", "json", *arguments]
+        self.process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+            bufsize=0,  # what `select` does not see must not wait in a buffer
+        )
+        self.log = []
+
+    def read_until(self, event, seconds=20):
+        """Return the next line of the log of this event."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if select.select([self.process.stderr], [], [], max(0, deadline - time.monotonic()))[0]:
+                line = self.process.stderr.readline()
+                assert line, f"ended without {event!r}: {self.log}"
+                with contextlib.suppress(ValueError):
+                    self.log.append(json.loads(line))
+                    if self.log[-1]["event"] == event:
+                        return self.log[-1]
+        raise AssertionError(f"no {event!r} in time: {self.log}")
+
+    def end(self, seconds=20):
+        out, err = self.process.communicate(timeout=seconds)
+        return self.process.returncode, (out + err).decode()
+
+    def stop(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.end()
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data"
+    (path / "sub").mkdir(parents=True)
+    (path / "sub" / "file").write_text("content")
+    return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def start(root, data):
+    """Start a daemon "store" that shares `data`; all are killed after the test."""
+    started = []
+
+    def start(*arguments, shares=True, environment=None):
+        arguments = ["--name", "store", "--root", str(root), *arguments]
+        if shares:
+            arguments += ["--share", f"data={data}"]
+        started.append(Running(arguments, {"LIT_STORAGE_TOKEN": TOKEN, **(environment or {})}))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.process.kill()
+        each.process.communicate()
+
+
+@pytest.fixture
+def serving(start):
+    """Start one, and return it once it serves, with what it said then."""
+
+    def serve(*arguments, **options):
+        running = start(*arguments, **options)
+        running.said = running.read_until("serving")
+        return running
+
+    return serve
+
+
+@pytest.fixture
+def registry(root):
+    root.mkdir(exist_ok=True)
+    opened = open_registry(f"sqlite://{root}/registry.db", machine_id=_machine(root), limits=Limits())
+    yield opened
+    opened.close()
+
+
+def _machine(root):
+    from lit_storage_client.machine import machine_id
+
+    return machine_id(str(root))
+
+
+@pytest.fixture
+def remote(registry):
+    channels = Channels(Security(token=TOKEN), Limits())
+    yield Remote(registry, channels, Limits())
+    channels.close()
+
+
+def channel_to(running):
+    return grpc.insecure_channel(running.said["endpoint"], [("grpc.use_local_subchannel_pool", 1)])
+
+
+def health_of(channel, service=""):
+    request = health_pb2.HealthCheckRequest(service=service)
+    return health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status
+
+
+class TestServing:
+    def test_its_shares_are_read_by_name(self, serving, remote, tmp_path):
+        """Another process finds it in the registry, and copies what it shares, but nothing else."""
+        serving()
+        fetch(remote, Location("store", "data"), root=None, target=str(tmp_path / "copy"))
+        assert (tmp_path / "copy" / "sub" / "file").read_text() == "content"
+        with pytest.raises(AccessDenied, match="has no share 'private'; it shares 'data'"):
+            remote.stat(Location("store", "private"))
+
+    def test_what_it_says_when_it_serves(self, serving, root, data):
+        """Name, addresses, shares, registry and how callers prove who they are; and no token."""
+        running = serving("--metrics", "0")
+        said = running.said
+        assert (said["name"], said["shares"], said["security"]) == ("store", {"data": str(data)}, "a token")
+        assert said["registry"] == f"sqlite://{root}/registry.db"
+        assert said["custodian_of"] == str(root)
+        assert said["listening"] == said["endpoint"]
+        code, text = running.stop()
+        assert (code, TOKEN in text, TOKEN in str(running.log)) == (0, False, False)
+
+    def test_its_token_is_asked_for(self, serving):
+        """Without it no file is described; health and its single services need none."""
+        with channel_to(serving()) as channel:
+            with pytest.raises(grpc.RpcError) as refused:
+                pb_grpc.PathStorageStub(channel).Stat(pb.StatRequest(path="data"), timeout=5)
+            assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+            serving_status = health_pb2.HealthCheckResponse.SERVING
+            assert health_of(channel) == health_of(channel, "lit_storage.v1.PathStorage") == serving_status
+
+    def test_reflection_lists_its_services(self, serving):
+        """As grpcurl does, with the token."""
+        with channel_to(serving()) as channel:
+            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            request = reflection_pb2.ServerReflectionRequest(list_services="")
+            metadata = [("authorization", f"Bearer {TOKEN}")]
+            (answer,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata, timeout=5)
+        names = {service.name for service in answer.list_services_response.service}
+        assert names >= {"lit_storage.v1.PathStorage", "grpc.health.v1.Health"}
+
+    def test_a_line_for_each_transfer(self, serving, remote, data, tmp_path):
+        """Who, what, how much, how long and how it ended; odd names are escaped."""
+        (data / "a\nb").write_bytes(b"x" * 10)
+        running = serving()
+        fetch(remote, Location("store", "data/a\nb"), root=None, target=str(tmp_path / "copy"))
+        line = running.read_until("transfer")
+        assert (line["path"], line["bytes"], line["status"]) == (r"data/a\nb", 10, "ok")
+        assert line["peer"].startswith("ipv4:127.0.0.1:")
+        assert 0 <= line["seconds"] < 20
+        with pytest.raises(PathNotFound):
+            fetch(remote, Location("store", "data/none"), root=None, target=str(tmp_path / "none"))
+        line = running.read_until("transfer")
+        assert (line["status"], line["reason"], line["level"]) == ("failed", "PathNotFound", "warning")
+
+    def test_metrics(self, serving, remote, tmp_path):
+        """What was sent, how long it took, what failed, and what runs, on loopback unless told else."""
+        running = serving("--metrics", "0")
+        address = next(line for line in running.log if line["event"] == "metrics are served")["address"]
+        assert address.startswith("127.0.0.1:")
+        fetch(remote, Location("store", "data"), root=None, target=str(tmp_path / "copy"))
+        with pytest.raises(PathNotFound):
+            remote.stat(Location("store", "data/none"))
+        running.read_until("transfer")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+        assert 'lit_storage_transfers_total{status="ok"} 1.0' in text
+        assert "lit_storage_transferred_bytes_total 7.0" in text
+        assert "lit_storage_transfer_seconds_count 1.0" in text
+        assert 'lit_storage_errors_total{kind="not_found"} 1.0' in text
+        assert "lit_storage_streams_in_flight 0.0" in text
+        assert "lit_storage_registry_reachable 1.0" in text
+        assert re.search(r'lit_storage_build_info\{python="3[^"]*",version="[^"]+"\} 1\.0', text)
+        assert "lease_age" not in text  # of this registry there are no leases
+
+
+def large(data):
+    """Share a file that no socket's buffers hold."""
+    with open(data / "large", "wb") as file:
+        file.truncate(256 * MIB)
+
+
+def begun(channel):
+    """Begin a copy of it over gRPC, of which only the first message is taken."""
+    request = pb.StreamFilesRequest(path="data/large")
+    call = pb_grpc.PathStorageStub(channel).StreamFiles(
+        request, metadata=[("authorization", f"Bearer {TOKEN}")]
+    )
+    next(call)
+    return call
+
+
+class TestEnd:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_it_gives_its_name_back(self, serving, registry, number):
+        """Told to stop it ends with 0; nobody lives under its name, and it was stopped."""
+        running = serving()
+        assert registry.resolve("store").custodian is True
+        assert running.stop(number)[0] == 0
+        assert registry.resolve("store") is None
+        assert registry.work("store").state is WorkState.STOPPED
+
+    def test_a_transfer_that_runs_is_ended_first(self, serving, registry, data):
+        """New streams are refused with what can be tried again, health says so, and this one is whole."""
+        large(data)
+        running = serving("--drain-seconds", "30")
+        with channel_to(running) as channel:
+            call = begun(channel)
+            running.process.send_signal(signal.SIGTERM)
+            running.read_until("stopping")
+            assert registry.resolve("store") is None or _soon(lambda: registry.resolve("store") is None)
+            stub, metadata = pb_grpc.PathStorageStub(channel), [("authorization", f"Bearer {TOKEN}")]
+
+            def code():
+                with pytest.raises(grpc.RpcError) as refused:
+                    next(
+                        stub.StreamFiles(pb.StreamFilesRequest(path="data/sub"), metadata=metadata, timeout=5)
+                    )
+                    raise grpc.RpcError
+                return getattr(refused.value, "code", lambda: None)()
+
+            assert _soon(lambda: code() is grpc.StatusCode.UNAVAILABLE)
+            not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
+            assert health_of(channel) == health_of(channel, "lit_storage.v1.PathStorage") == not_serving
+            assert list(call)[-1].summary.bytes == 256 * MIB
+        assert running.end()[0] == 0
+
+    def test_a_transfer_that_does_not_end(self, serving, data):
+        """It is cut off when the time to drain is over, and the exit is as good."""
+        large(data)
+        running = serving("--drain-seconds", "0.5")
+        with channel_to(running) as channel:
+            call = begun(channel)
+            assert running.stop()[0] == 0
+            with pytest.raises(grpc.RpcError):
+                list(call)
+
+    def test_a_second_signal_ends_it_at_once(self, serving, data):
+        """Whatever runs, and with 0."""
+        large(data)
+        running = serving("--drain-seconds", "1000")
+        with channel_to(running) as channel:
+            begun(channel)
+            running.process.send_signal(signal.SIGTERM)
+            running.read_until("stopping")
+            assert running.stop()[0] == 0
+
+    def test_it_can_be_started_again_at_once(self, serving, registry, remote, tmp_path):
+        """Killed and started anew on its port it has its name, and is found there."""
+        first = serving()
+        first.process.kill()
+        first.process.wait()
+        second = serving("--bind", first.said["endpoint"])
+        assert registry.resolve("store").instance_id == second.said["instance"] != first.said["instance"]
+        assert remote.exists(Location("store", "data/sub/file"))
+
+    def test_sighup_changes_nothing(self, serving, remote):
+        """It goes on, and says what to do instead."""
+        running = serving()
+        running.process.send_signal(signal.SIGHUP)
+        running.read_until("SIGHUP changes nothing: restart the daemon to read its configuration anew")
+        assert remote.exists(Location("store", "data"))
+
+    @pytest.mark.parametrize("is_abstract", [False, True])
+    def test_a_service_manager_is_told(self, serving, tmp_path, is_abstract):
+        """READY once it serves, STOPPING when it is to end, also over an abstract socket."""
+        name = f"@lit-storage-test-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.settimeout(20)
+            manager.bind("\0" + name[1:] if is_abstract else name)
+            running = serving(environment={"NOTIFY_SOCKET": name})
+            assert manager.recv(1024) == b"READY=1\nSTATUS=serving as store"
+            running.stop()
+            assert manager.recv(1024) == b"STOPPING=1"
+
+
+def _soon(condition, seconds=10):
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not condition() and time.monotonic() < deadline:
+        pause.wait(0.01)
+    return condition()
+
+
+class TestRefused:
+    def refused(self, running, match, code):
+        ended, text = running.end()
+        last = text.strip().splitlines()[-1]
+        assert (ended, bool(re.search(match, last))) == (code, True), text
+        assert TOKEN not in text
+
+    @pytest.mark.parametrize(
+        ("arguments", "match", "code"),
+        [
+            (["--share", "data=/none"], "share 'data' cannot be used: /none: No such file", 2),
+            (["--share", "all=/"], "share 'all' is '/'", 2),
+            (["--share", "a=/usr", "--share", "b=/usr/bin"], "lead to the same files", 2),
+            (["--share", "data"], "takes NAME=DIRECTORY.*'data' is none", 2),
+            (["--share", "a=/usr", "--share", "a=/opt"], "names 'a' twice", 2),
+            (["--no-custodian"], "nothing to serve: name a directory with --share", 2),
+            (["--share", "a=/usr", "--bind", "0.0.0.0:0"], "reached from other machines.*--insecure", 1),
+            (["--config", "/none.toml"], "'/none.toml' cannot be read", 2),
+            (["--token-file", "/none"], "the token in '/none' cannot be used", 2),
+            (["--share", "a=/usr", "--registry", "static:other=127.0.0.1:1"], "does not list 'store'", 2),
+            (["--custodian", "--registry", "static:store=127.0.0.1:1"], "a static registry knows nothing", 2),
+            (["--registry", "nonsense://x"], "'nonsense' is no kind of registry", 2),
+            (["--metrics", "nowhere"], "metrics: 'nowhere' is no address", 2),
+        ],
+    )
+    def test_what_cannot_be_done(self, start, arguments, match, code):
+        """It ends before it is registered, with one sentence and its exit code."""
+        self.refused(start(*arguments, shares=False), match, code)
+
+    def test_a_share_that_holds_the_root(self, start, tmp_path):
+        """The root has the token in it."""
+        running = start("--share", f"all={tmp_path}", shares=False)
+        self.refused(running, "which others must not read", 2)
+
+    def test_a_name_that_is_taken(self, start, serving):
+        """Another live process has it, and is named."""
+        serving()
+        self.refused(start("--no-custodian"), "the name 'store' is taken by process", 1)
+
+    def test_a_second_custodian_of_a_root(self, start, serving):
+        """It is told which process is, and how to do without."""
+        first = serving()
+        self.refused(
+            start("--name", "other"),
+            rf"another daemon \(process {first.process.pid}\) is the custodian of .*--no-custodian",
+            2,
+        )
+
+    def test_a_port_that_is_taken(self, start, serving):
+        """The address is named."""
+        first = serving()
+        taken = first.said["endpoint"]
+        self.refused(
+            start("--name", "other", "--no-custodian", "--bind", taken), f"'{taken}' is taken by another", 1
+        )
+
+    def test_a_registry_that_does_not_answer(self, start, root, tmp_path):
+        """It is tried again, which is said, for as long as a start may take, and then it ends."""
+        root.mkdir()
+        (root / "registry.db").write_bytes(b"no database at all" * 500)
+        settings = tmp_path / "daemon.toml"
+        settings.write_text("[limits]\nstart_seconds = 1\n")
+        running = start("--config", str(settings))
+        running.read_until("not registered yet; it is tried again")
+        self.refused(running, "is damaged or no registry", 1)
+
+    def test_told_to_stop_while_it_waits_for_the_registry(self, start, root):
+        """It stops at once, as told."""
+        root.mkdir()
+        (root / "registry.db").write_bytes(b"no database at all" * 500)
+        running = start()
+        running.read_until("not registered yet; it is tried again")
+        assert running.stop()[0] == 0
+
+
+class TestRegistry:
+    def test_a_registry_that_goes_away(self, serving, remote, registry, root):
+        """What it serves it goes on serving; it is said once, and metrics show it."""
+        running = serving("--metrics", "0")
+        address = next(line for line in running.log if line["event"] == "metrics are served")["address"]
+        with channel_to(running) as channel:
+            os.rename(root / "registry.db", root / "hidden.db")
+            running.read_until("the registry does not answer; what runs goes on")
+            metadata = [("authorization", f"Bearer {TOKEN}")]
+            assert (
+                pb_grpc.PathStorageStub(channel)
+                .Exists(pb.ExistsRequest(path="data"), metadata=metadata, timeout=5)
+                .exists
+            )
+            with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+                assert "lit_storage_registry_reachable 0.0" in answer.read().decode()
+            os.rename(root / "hidden.db", root / "registry.db")
+            running.read_until("the registry answers again")
+
+
+class TestLeases:
+    """Where names are held by leases, as in etcd."""
+
+    @pytest.fixture
+    def leased(self, etcd, tmp_path):
+        url = etcd.new_url()
+        settings = tmp_path / "leased.toml"
+        settings.write_text(f'registry = "{url}"\n[limits]\nlease_seconds = 3\n')
+        opened = open_registry(url, machine_id="other", limits=Limits())
+        yield ["--config", str(settings)], opened
+        opened.close()
+
+    def test_its_lease_is_kept(self, serving, leased):
+        """It lives on past the time of a lease, and metrics tell how old that is."""
+        arguments, registry = leased
+        running = serving(*arguments, "--metrics", "0")
+        address = next(line for line in running.log if line["event"] == "metrics are served")["address"]
+        threading.Event().wait(4)
+        assert registry.resolve("store", fresh=True).instance_id == running.said["instance"]
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            (age,) = re.findall(
+                r"^lit_storage_lease_age_seconds (\S+)$", answer.read().decode(), re.MULTILINE
+            )
+        assert 0 <= float(age) < 3
+
+    def test_a_pause_that_costs_the_lease(self, serving, leased):
+        """Stopped for longer, it answers as the former instance to nobody, and then as a new one."""
+        arguments, registry = leased
+        running = serving(*arguments)
+        running.process.send_signal(signal.SIGSTOP)
+        assert _soon(lambda: registry.resolve("store", fresh=True) is None, 20)
+        running.process.send_signal(signal.SIGCONT)
+        with channel_to(running) as channel:
+            request = pb.StatRequest(path="data")
+            request.target.name, request.target.instance_id = "store", running.said["instance"]
+            with pytest.raises(grpc.RpcError) as refused:
+                pb_grpc.PathStorageStub(channel).Stat(
+                    request, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5
+                )
+            assert refused.value.code() in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.FAILED_PRECONDITION,
+            )
+            again = running.read_until("the name is held again")
+            request.target.instance_id = again["instance"]
+            assert registry.resolve("store", fresh=True).instance_id == again["instance"]
+            pb_grpc.PathStorageStub(channel).Stat(
+                request, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5
+            )
+
+    def test_a_pause_in_which_another_takes_the_name(self, serving, leased):
+        """It does not come back, and ends with 1."""
+        arguments, registry = leased
+        running = serving(*arguments)
+        running.process.send_signal(signal.SIGSTOP)
+        assert _soon(lambda: registry.resolve("store", fresh=True) is None, 20)
+        record = LiveRecord("store", "i2", "127.0.0.1:9", "other")
+        lease = registry.register(record)
+        running.process.send_signal(signal.SIGCONT)
+        ended = threading.Event()
+
+        def renew():
+            nonlocal lease
+            while not ended.wait(1):
+                lease = registry.renew(lease, 5) or lease
+
+        renewing = threading.Thread(target=renew)
+        renewing.start()
+        try:
+            code, text = running.end(40)
+        finally:
+            ended.set()
+            renewing.join()
+        assert code == 1
+        assert "'store'" in text
+        assert registry.resolve("store", fresh=True).instance_id == "i2"

@@ -1,0 +1,182 @@
+"""Two machines that share a registry: what a Work left on one is read on the other, through its custodian."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+
+import pytest
+
+PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
+TOKEN = "some-token-of-tests"
+
+WORK = """
+import os, sys, time
+import lit_storage
+from lit_storage import Path
+with lit_storage.join("train", limits=lit_storage.Limits(lease_seconds=2)) as session:
+    path = Path("lit://out")
+    (path / "deep").mkdir(parents=True)
+    (path / "deep" / "metrics").write_text("0.93")
+    (path / "model").write_bytes(b"w" * 2_000_000)
+    session.declare(path)
+    print("declared", flush=True)
+    sys.stdin.readline()
+"""
+
+READ = """
+import lit_storage
+from lit_storage import Path
+with lit_storage.connect():
+    path = Path("lit://@train/out")
+    print(path.exists_remote(), (path / "none").exists_remote(), path.stat_remote().kind.name)
+    path.get()
+    print((path / "deep" / "metrics").read_text(), len((path / "model").read_bytes()))
+"""
+
+
+class Machine:
+    """One machine: a root and an id of its own, in a registry that it shares."""
+
+    def __init__(self, name, root, registry, stack):
+        self.root = root
+        self._stack = stack
+        self.environment = {
+            **os.environ,
+            "LIT_STORAGE_ROOT": str(root),
+            "LIT_STORAGE_MACHINE_ID": name,
+            "LIT_STORAGE_REGISTRY": registry,
+            "LIT_STORAGE_TOKEN": TOKEN,
+        }
+
+    def start(self, *command):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=self.environment,
+        )
+        self._stack.callback(_end, process)
+        return process
+
+    def run(self, *command):
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.environment)
+
+    def command(self, *arguments):
+        self.root.mkdir(exist_ok=True)
+        return self.run(PROGRAM, *arguments)
+
+    def work(self, **environment):
+        self.environment.update(environment)
+        process = self.start(sys.executable, "-c", WORK)
+        assert process.stdout.readline() == b"declared\n", process.communicate()
+        return process
+
+    def serve(self, *arguments):
+        process = self.start(PROGRAM, "serve", "--name", "keeper", "--log-format", "json", *arguments)
+        read_until(process, "serving")
+        return process
+
+
+def read_until(process, event, seconds=30):
+    """Return the next line of a daemon's log of this event."""
+    deadline, seen = time.monotonic() + seconds, []
+    while select.select([process.stderr], [], [], max(0, deadline - time.monotonic()))[0]:
+        line = process.stderr.readline()
+        seen.append(line)
+        with contextlib.suppress(ValueError):
+            if json.loads(line)["event"] == event:
+                return json.loads(line)
+        assert line, seen
+    raise AssertionError(f"no {event!r} in time: {seen}")
+
+
+def _end(process):
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def machines(etcd, tmp_path):
+    registry = etcd.new_url()
+    with contextlib.ExitStack() as stack:
+        yield [Machine(name, tmp_path / name, registry, stack) for name in ("a", "b")]
+
+
+def test_a_killed_work_is_read_on_another_machine(machines, tmp_path):
+    """The custodian publishes what it left, and hands it out to everything that reads."""
+    here, there = machines
+    work, daemon = here.work(), here.serve()
+    work.send_signal(signal.SIGKILL)
+    published = read_until(daemon, "published what a Work left")
+    assert (published["work"], "problems" in published) == ("train", False)
+
+    done = there.run(sys.executable, "-c", READ)
+    assert (done.stdout, done.returncode) == ("True False DIRECTORY\n0.93 2000000\n", 0), done.stderr
+    assert there.command("cat", "train:out/deep/metrics", "--offset", "2").stdout == "93"
+    listed = json.loads(there.command("ls", "-r", "--json", "train:out").stdout)
+    assert [entry["path"] for entry in listed] == ["deep", "deep/metrics", "model"]
+    (version,) = json.loads(there.command("artifacts", "ls", "--json").stdout)
+    assert (version["uri"], version["state"], version["files"]) == ("lit://@train/out", "unclean", 2)
+    refused = there.command("artifacts", "rm", "train")
+    assert (refused.returncode, "run this command there" in refused.stderr) == (1, True)
+    (row,) = [
+        row for row in json.loads(there.command("works", "--all", "--json").stdout) if row["name"] == "train"
+    ]
+    assert (row["state"], row["kept"]) == ("failed", ["out"])
+
+
+def test_a_store_of_one_machine(machines, tmp_path):
+    """What a Work that stopped put into a directory that only its machine has is read through it."""
+    here, there = machines
+    store = tmp_path / "a-disk"
+    work = here.work(LIT_STORAGE_ARTIFACTS=f"file://{store}")
+    work.communicate(b"\n", timeout=30)
+    daemon = here.serve()
+    done = there.run(sys.executable, "-c", READ)
+    assert (done.stdout, done.returncode) == ("True False DIRECTORY\n0.93 2000000\n", 0), done.stderr
+    transfer = read_until(daemon, "transfer")
+    assert (transfer["path"], transfer["status"], transfer["bytes"]) == ("@train/out", "ok", 2000004)
+
+
+def test_without_a_custodian(machines):
+    """It is unknown elsewhere, and what to do is said; once a daemon runs there it is read."""
+    here, there = machines
+    here.work().communicate(b"\n", timeout=30)
+    refused = there.command("cat", "train:out/deep/metrics")
+    assert refused.returncode == 1
+    assert (
+        "on another machine (a), where no custodian runs: start 'lit-storage serve' on it" in refused.stderr
+    )
+    here.serve()
+    assert there.command("cat", "train:out/deep/metrics").stdout == "0.93"
+
+
+def test_a_work_that_lives_is_left_alone(machines):
+    """Paused until its lease is over, it is alive: nothing is published in its place."""
+    here, there = machines
+    work, daemon = here.work(), here.serve()
+    work.send_signal(signal.SIGSTOP)
+    children = f"/proc/{work.pid}/task/{work.pid}/children"
+    with open(children) as file:
+        for child in file.read().split():  # what keeps its lease
+            os.kill(int(child), signal.SIGSTOP)
+    deadline = time.monotonic() + 20
+    while any(
+        row["endpoint"]
+        for row in json.loads(there.command("works", "--json").stdout)
+        if row["name"] == "train"
+    ):
+        assert time.monotonic() < deadline
+    time.sleep(6)  # longer than a custodian takes from one look to the next
+    assert not (here.root / "artifacts").exists()
+    work.send_signal(signal.SIGKILL)
+    read_until(daemon, "published what a Work left")
