@@ -13,8 +13,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
 PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
 STUBS := proto/lit_storage_proto
-# These try the Makefile, the wheel and the benchmarks, which are the same for every Python.
-NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_make.py test_wheel.py)
+# These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.
+NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
