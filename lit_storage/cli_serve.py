@@ -103,10 +103,11 @@ def serve(
     root: Root = None,
     registry: Registry = None,
 ) -> None:
-    """Share directories of this machine for reading, until SIGTERM or Ctrl-C.
+    """Share directories of this machine, as a daemon.
 
-    It also is the custodian of the root: what Works of this machine left is published if they were
-    killed, and handed out to other machines. SIGHUP changes nothing.
+    Others read them until it gets SIGTERM or Ctrl-C. It also is the custodian of the root: what Works of
+    this machine left is published if they were killed, and handed out to other machines. SIGHUP changes
+    nothing.
     """
     from lit_storage_server.config import make_config, read_config
     from lit_storage_server.daemon import Daemon
@@ -199,9 +200,10 @@ def health(
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="How long to wait.")
     ] = 5,
 ) -> None:
-    """Ask a daemon or a Work whether it serves, as a container's health check does; no token is needed.
+    """Ask a daemon or a Work whether it serves.
 
-    Ends with 0 if it says SERVING, else with 1. TLS files are taken from LIT_STORAGE_TLS_CERT, _KEY and _CA.
+    A container's health check does so; no token is needed. Ends with 0 if it says SERVING, else with 1.
+    TLS files are taken from LIT_STORAGE_TLS_CERT, _KEY and _CA.
     """
     from lit_storage_client.health import check_health
     from lit_storage_client.security import Security
