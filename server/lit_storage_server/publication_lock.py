@@ -1,0 +1,67 @@
+"""Who may publish for a Work: one process at a time, and for a Work that died nobody while it lives.
+
+Invariant: a lock is held through flock(2), which ends with the process that holds it, whatever ends that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_proto.errors import TransferTimeout
+
+_PAUSE_SECONDS = 0.05
+
+
+def lives(process: str) -> bool:
+    """Say whether a process of a Declaration is known to run on this machine."""
+    try:
+        return bool(process) and ProcessIdentity.from_text(process).is_alive() is True
+    except (ValueError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def alone(storage_root: str, name: str, deadline: float) -> Iterator[None]:
+    """Be the only one that publishes from a storage root, for the length of a ``with`` block.
+
+    flock(2) of the directory ends with the process that holds it.
+
+    Args:
+        storage_root: of the Work.
+        name: of the Work.
+        deadline: when to give up, on the clock of time.monotonic().
+
+    Raises:
+        TransferTimeout: another process goes on publishing.
+        OSError: the storage root is gone.
+    """
+    fd = os.open(storage_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while not _locked(fd):
+            if time.monotonic() > deadline:
+                raise TransferTimeout(
+                    f"another process goes on publishing what {name!r} declared; see Limits.publish_seconds"
+                )
+            time.sleep(_PAUSE_SECONDS)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the descriptor too
+        os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF):
+            raise
+    return True  # also where the file system has no locks: then two may publish, two whole versions
