@@ -164,7 +164,12 @@ def noted(root: str) -> list[Declaration]:
         instances = os.listdir(os.path.join(root, _NOTES))
     except FileNotFoundError:
         return []
-    return [left for instance in instances if (left := Note(root, instance).read()) is not None]
+    found: list[Declaration] = []
+    for instance in instances:
+        with contextlib.suppress(OSError):  # what cannot be read as a file is no note
+            if (left := Note(root, instance).read()) is not None:
+                found.append(left)
+    return found
 
 
 def publish_all(declaration: Declaration, *, limits: Limits, unclean: bool = False) -> Outcome:

@@ -133,6 +133,15 @@ class TestLook:
         custodian.look()
         assert (versions(tmp_path), counted.outcomes) == ([], [])
 
+    def test_what_is_no_note(self, tmp_path, custodian, note, counted):
+        """Whatever else lies beside the notes keeps nobody from being looked after."""
+        note()
+        (tmp_path / "declared" / "directory").mkdir()
+        (tmp_path / "declared" / "bytes").write_bytes(bytes(range(256)))
+        (tmp_path / "declared" / "dangling").symlink_to("none")
+        custodian.look()
+        assert counted.outcomes == [True]
+
     def test_what_a_former_instance_noted(self, tmp_path, custodian, note, registry, counted):
         """The registry names the last one, whose files they may be by now."""
         note()

@@ -180,3 +180,66 @@ def test_a_work_that_lives_is_left_alone(machines):
     assert not (here.root / "artifacts").exists()
     work.send_signal(signal.SIGKILL)
     read_until(daemon, "published what a Work left")
+
+
+APP = """
+import os, signal, sys, time
+from lit_storage import App, Flow, Work
+
+class Train(Work):
+    def __init__(self):
+        super().__init__()
+        self.out = "lit://out"
+    def run(self):
+        os.makedirs(self.out)
+        (self.out / "model").write_text("weights")
+        print("written", flush=True)
+        if sys.argv[1] == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60)
+
+class Pipeline(Flow):
+    def __init__(self):
+        super().__init__()
+        self.train = Train()
+    def run(self):
+        self.train.run()
+
+app = App(Pipeline())
+"""
+
+
+class TestBesideAnApp:
+    """On one machine, with its own registry."""
+
+    @pytest.fixture
+    def machine(self, tmp_path):
+        with contextlib.ExitStack() as stack:
+            machine = Machine("a", tmp_path / "a", f"sqlite://{tmp_path}/a/registry.db", stack)
+            (tmp_path / "app.py").write_text(APP)
+            yield machine
+
+    def versions(self, machine):
+        return json.loads(machine.command("artifacts", "ls", "train", "--json").stdout)
+
+    def test_the_app_publishes_for_its_own_works(self, machine, tmp_path):
+        """A Work of an App that lives is left to it: there is one version, and the App's."""
+        daemon = machine.serve()
+        done = machine.command("run", str(tmp_path / "app.py"), "die")
+        assert done.returncode == 1
+        (version,) = self.versions(machine)
+        assert (version["uri"], version["state"]) == ("lit://@train/out", "unclean")
+        daemon.terminate()
+        said = daemon.communicate(timeout=30)[1]
+        assert b"published what a Work left" not in said
+
+    def test_for_an_app_that_was_killed_the_custodian_does(self, machine, tmp_path):
+        """With its App a Work ends, and nobody else is left to publish for it."""
+        daemon = machine.serve()
+        app = machine.start(PROGRAM, "run", str(tmp_path / "app.py"), "wait")
+        assert app.stdout.readline() == b"written\n"
+        app.kill()
+        published = read_until(daemon, "published what a Work left")
+        assert published["work"] == "train"
+        assert machine.command("cat", "train:out/model").stdout == "weights"
+        assert len(self.versions(machine)) == 1
