@@ -22,8 +22,9 @@ from lit_storage_proto.registry import Lease, LiveRecord, Registry
 from lit_storage_server.logs import log
 from lit_storage_server.stop_signal import StopSignal
 
-_LOOK_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 5.0
+_LOOK_SECONDS = 2.0
+_END_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
 _FOREVER = float("inf")
 
 
@@ -107,7 +108,7 @@ class Registration:
         except StorageError as error:
             log(logging.WARNING, "the name could not be given back", error=str(error))
         if self._thread.is_alive():
-            self._thread.join(_LOOK_SECONDS)
+            self._thread.join(_END_SECONDS)
 
     def look(self) -> None:
         """See that the record stands, and write it anew where it does not.

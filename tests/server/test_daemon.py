@@ -17,6 +17,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from typer.testing import CliRunner
 
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
@@ -326,11 +327,22 @@ def _soon(condition, seconds=10):
 
 
 class TestRefused:
-    def refused(self, running, match, code):
-        ended, text = running.end()
-        last = text.strip().splitlines()[-1]
-        assert (ended, bool(re.search(match, last))) == (code, True), text
-        assert TOKEN not in text
+    @pytest.fixture
+    def refused(self, root, monkeypatch):
+        """Start one in this process, which ends before it serves: its last line, and its exit code."""
+        from lit_storage.cli import main
+        from lit_storage_server import logs
+
+        monkeypatch.setattr(logs, "set_up", lambda log_format: None)
+        monkeypatch.setenv("LIT_STORAGE_TOKEN", TOKEN)
+
+        def refused(match, code, *arguments):
+            done = CliRunner().invoke(main, ["serve", "--name", "store", "--root", str(root), *arguments])
+            last = done.output.strip().splitlines()[-1]
+            assert (done.exit_code, bool(re.search(match, last))) == (code, True), done.output
+            assert TOKEN not in done.output
+
+        return refused
 
     @pytest.mark.parametrize(
         ("arguments", "match", "code"),
@@ -350,46 +362,41 @@ class TestRefused:
             (["--metrics", "nowhere"], "metrics: 'nowhere' is no address", 2),
         ],
     )
-    def test_what_cannot_be_done(self, start, arguments, match, code):
+    def test_what_cannot_be_done(self, refused, arguments, match, code):
         """It ends before it is registered, with one sentence and its exit code."""
-        self.refused(start(*arguments, shares=False), match, code)
+        refused(match, code, *arguments)
 
-    def test_a_share_that_holds_the_root(self, start, tmp_path):
+    def test_a_share_that_holds_the_root(self, refused, tmp_path):
         """The root has the token in it."""
-        running = start("--share", f"all={tmp_path}", shares=False)
-        self.refused(running, "which others must not read", 2)
+        refused("which others must not read", 2, "--share", f"all={tmp_path}")
 
-    def test_a_name_that_is_taken(self, start, serving):
+    def test_a_name_that_is_taken(self, refused, serving, data):
         """Another live process has it, and is named."""
         serving()
-        self.refused(start("--no-custodian"), "the name 'store' is taken by process", 1)
+        refused("the name 'store' is taken by process", 1, "--no-custodian", "--share", f"data={data}")
 
-    def test_a_second_custodian_of_a_root(self, start, serving):
+    def test_a_second_custodian_of_a_root(self, refused, serving):
         """It is told which process is, and how to do without."""
         first = serving()
-        self.refused(
-            start("--name", "other"),
-            rf"another daemon \(process {first.process.pid}\) is the custodian of .*--no-custodian",
-            2,
-        )
+        match = rf"another daemon \(process {first.process.pid}\) is the custodian of .*--no-custodian"
+        refused(match, 2, "--name", "other")
 
-    def test_a_port_that_is_taken(self, start, serving):
+    def test_a_port_that_is_taken(self, refused, data):
         """The address is named."""
-        first = serving()
-        taken = first.said["endpoint"]
-        self.refused(
-            start("--name", "other", "--no-custodian", "--bind", taken), f"'{taken}' is taken by another", 1
-        )
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            taken = f"127.0.0.1:{other.getsockname()[1]}"
+            refused(f"'{taken}' is taken by another", 1, "--share", f"data={data}", "--bind", taken)
 
-    def test_a_registry_that_does_not_answer(self, start, root, tmp_path):
+    def test_a_registry_that_does_not_answer(self, refused, root, tmp_path, caplog):
         """It is tried again, which is said, for as long as a start may take, and then it ends."""
         root.mkdir()
         (root / "registry.db").write_bytes(b"no database at all" * 500)
         settings = tmp_path / "daemon.toml"
-        settings.write_text("[limits]\nstart_seconds = 1\n")
-        running = start("--config", str(settings))
-        running.read_until("not registered yet; it is tried again")
-        self.refused(running, "is damaged or no registry", 1)
+        settings.write_text("[limits]\nstart_seconds = 0.5\n")
+        refused("is damaged or no registry", 1, "--config", str(settings))
+        assert [record.message for record in caplog.records].count(
+            "not registered yet; it is tried again"
+        ) == 1
 
     def test_told_to_stop_while_it_waits_for_the_registry(self, start, root):
         """It stops at once, as told."""
