@@ -17,6 +17,7 @@ from lit_storage_client.security import Security
 from lit_storage_proto.errors import (
     AccessDenied,
     AddressInUse,
+    ExecutorUnavailable,
     IntegrityError,
     InvalidApp,
     InvalidConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "AccessDenied",
     "AddressInUse",
     "App",
+    "ExecutorUnavailable",
     "Flow",
     "IntegrityError",
     "InvalidApp",

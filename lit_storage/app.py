@@ -15,6 +15,7 @@ from typing import Literal
 from lit_storage import app_file, environment, home, work
 from lit_storage.executors import Executor, Start
 from lit_storage.executors.process import ProcessExecutor
+from lit_storage.executors.ray_refusals import refuse_open_door, refuse_what_stays_here
 from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.home import Home
 from lit_storage.persistence import tell
@@ -32,7 +33,8 @@ class App:
 
     Args:
         flow: the root of the tree of Works.
-        executor: where the Works' processes come from.
+        executor: where the Works' processes come from: "process", this machine, or "ray", the nodes of a
+            Ray cluster. None: what LIT_STORAGE_EXECUTOR says, else "process".
         on_flow_end: what happens to Works that still run when the Flow's `run` has returned.
         root: as of `lit_storage.join`, as are `registry`, `artifacts`, `security` and `limits`.
 
@@ -46,7 +48,7 @@ class App:
         self,
         flow: Flow,
         *,
-        executor: Literal["process"] = "process",
+        executor: Literal["process", "ray"] | None = None,
         on_flow_end: Literal["wait", "stop"] = "wait",
         root: str | os.PathLike[str] | None = None,
         registry: str | None = None,
@@ -58,15 +60,19 @@ class App:
             raise InvalidApp(
                 f"App() takes a Flow, not a {type(flow).__name__}; give it an instance of your Flow"
             )
-        if executor != "process":
-            raise ValueError(f"executor={executor!r} is not known; use 'process'")
+        executor_name = environment.executor_name(executor)
+        if executor_name not in ("process", "ray"):
+            raise ValueError(f"executor={executor_name!r} is not known; use 'process' or 'ray'")
         if on_flow_end not in ("wait", "stop"):
             raise ValueError(f"on_flow_end={on_flow_end!r} is neither 'wait' nor 'stop'")
         self.flow = flow
         self._on_flow_end = on_flow_end
+        self._executor_name = executor_name
+        self._given_root = root
         self._root = environment.find_root(root)
         self._registry = registry
         self._artifacts = environment.artifacts_url(artifacts)
+        self._bind = os.environ.get("LIT_STORAGE_BIND")  # on another machine it is not in the environment
         self._security = security
         self._limits = limits or Limits()
         self._supervisors: list[Supervisor] = []
@@ -83,6 +89,10 @@ class App:
         """Run the Flow once; return when it and all its Works have ended.
 
         Raises:
+            InvalidApp: with the executor "ray": Ray is not installed, or a root, registry or address of this
+                machine would mean nothing on another one.
+            AccessDenied: there Works would listen for other machines without protection.
+            ExecutorUnavailable: there is no Ray cluster.
             BaseException: what the Flow raised; else what a parallel Work raised that nobody waited
                 for. A Work's exception has the Work's traceback as its cause.
         """
@@ -90,12 +100,21 @@ class App:
             raise app_file.LoadedFarEnough
         if self._executor is not None:
             raise RuntimeError("this App is running already")
+        if self._executor_name == "ray":
+            refuse_what_stays_here(self._given_root, self._registry)
+            refuse_open_door(environment.security_of(self._security, environment.make_root(self._root)))
         if environment.registry_url(self._registry, self._root).startswith("memory:"):
             raise InvalidApp(
                 "a memory: registry is known to one process only; give the App another one, or none"
             )
         self._session = connect_flow(self._root, self._registry, self._security, self._limits)
-        self._executor = ProcessExecutor(self._limits.stop_grace_seconds + self._limits.publish_seconds)
+        try:
+            self._run_executor()
+        finally:
+            self._session.is_flow, self._session.gives_way = False, True
+
+    def _run_executor(self) -> None:
+        self._executor = self._new_executor()
         take_back = exit_at_sigterm()
         try:
             with work.adopting(self._adopt):
@@ -105,7 +124,13 @@ class App:
             self._executor.close()
             self._executor = None
             self._supervisors.clear()
-            self._session.is_flow, self._session.gives_way = False, True
+
+    def _new_executor(self) -> Executor:
+        if self._executor_name == "ray":
+            from lit_storage.executors.ray import RayExecutor
+
+            return RayExecutor()
+        return ProcessExecutor(self._limits.stop_grace_seconds + self._limits.publish_seconds)
 
     def _run_flow(self) -> None:
         try:
@@ -162,6 +187,8 @@ class App:
 
     def _publish_left(self, name: str) -> None:
         """Publish what a Work declared that was killed, did not stop in time, or did not rest."""
+        if self._executor_name == "ray":
+            return  # it was done on the node that has the files, or there is no such node any more
         from lit_storage_server.custody import publish_left
 
         assert self._session is not None
@@ -176,11 +203,13 @@ class App:
             name,
             self._session.root,
             self._session.registry.url,
-            self._session.security,
+            self._session.security.with_absolute_paths(),
             self._limits,
             app_file.locate(type(member)),
             _pickled(name, member),
             self._artifacts,
+            bind=self._bind,
+            resources=internals(member).resources,
         )
 
     def _wait_for_works(self) -> None:

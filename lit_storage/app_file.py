@@ -11,9 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import socket
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lit_storage_proto.errors import InvalidApp
 
@@ -68,10 +69,37 @@ def is_loading() -> bool:
     return _loading > 0
 
 
+def place_of(path: str, directory: str) -> str:
+    """Return where a file or directory of the App's machine is on this one.
+
+    Args:
+        path: absolute, as it is called there. If it is here too, it is taken.
+        directory: the App's working directory, which Ray may have copied to where this process works.
+    """
+    own = os.path.abspath(os.path.relpath(path, directory))
+    lies_within = os.path.join(path, "").startswith(os.path.join(directory, ""))
+    return own if lies_within and not os.path.exists(path) and os.path.exists(own) else path
+
+
+def moved(file: AppFile, directory: str) -> AppFile:
+    """Return where this machine has the files; see `place_of`."""
+    main, module = file.main, file.module_file
+    return replace(
+        file,
+        main=main and place_of(main, directory),
+        module_file=module and place_of(os.path.abspath(module), directory),
+    )
+
+
 def load(file: AppFile) -> None:
-    """Load what the Work's class needs, in the Work's process."""
+    """Load what the Work's class needs, in the Work's process.
+
+    Raises:
+        InvalidApp: the file is not on this machine.
+    """
     if file.module in ("__main__", MAIN):
         assert file.main is not None
+        _refuse_missing(file.main)
         load_main(file.main, file.package)
         return
     try:
@@ -79,7 +107,17 @@ def load(file: AppFile) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not (file.module + ".").startswith(error.name + ".") or not file.module_file:
             raise
+        _refuse_missing(file.module_file)
         _load_as(file.module, file.module_file, None)  # loaded by its path there too, as test runners do
+
+
+def _refuse_missing(path: str) -> None:
+    if not os.path.isfile(path):
+        raise InvalidApp(
+            f"{path!r} is not on {socket.gethostname()!r}, where its Work is to run; have the app's files "
+            "there too, under the same path (a shared file system, the nodes' image), or as Ray's "
+            'ray.init(runtime_env={"working_dir": "."})'
+        )
 
 
 def load_main(path: str, package: str | None = None) -> types.ModuleType:

@@ -11,6 +11,8 @@
     LIT_STORAGE_TOKEN              a random one kept in <root>/token
     LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
     LIT_STORAGE_LOCAL_COPY         1; 0 copies over the wire also from an origin on this machine
+    LIT_STORAGE_INSECURE           0; 1 lets the token travel in clear beyond this machine
+    LIT_STORAGE_EXECUTOR           process; of an App
     LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
 
 An argument beats its variable. Those of etcd are read by `lit_storage_client.registries.etcd.access`.
@@ -99,9 +101,14 @@ def security_of(security: Security | None, root: str) -> Security:
     """Return what proves who we are: as given, else of the environment, else the root's own token."""
     if security is not None:
         return security
-    files = [os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")]
+    cert, key, ca = (os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA"))
     token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
-    return Security(token, *files)
+    return Security(token, cert, key, ca, insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+
+
+def executor_name(executor: str | None) -> str:
+    """Return the name of what starts the Works of an App."""
+    return executor or os.environ.get("LIT_STORAGE_EXECUTOR") or "process"
 
 
 def direct_ways() -> Ways:
@@ -110,12 +117,14 @@ def direct_ways() -> Ways:
     Raises:
         AccessDenied: LIT_STORAGE_LOCAL_COPY is neither 0 nor 1.
     """
-    given = os.environ.get("LIT_STORAGE_LOCAL_COPY") or "1"
+    return Ways.ALL if _switch("LIT_STORAGE_LOCAL_COPY", default="1") else Ways.TCP
+
+
+def _switch(variable: str, *, default: str) -> bool:
+    given = os.environ.get(variable) or default
     if given not in ("0", "1"):
-        raise AccessDenied(
-            f"LIT_STORAGE_LOCAL_COPY is {given!r}; set it to 1, or to 0 to rule local copies out"
-        )
-    return Ways.ALL if given == "1" else Ways.TCP
+        raise AccessDenied(f"{variable} is {given!r}; set it to 1 or 0")
+    return given == "1"
 
 
 def refuse_other_systems() -> None:

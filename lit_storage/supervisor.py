@@ -320,8 +320,11 @@ class Supervisor:
                 return
             self._retire()
             if self._status is Status.RUNNING:
+                advice = f"; {worker.advice}" if worker.advice else ""
                 self._fail(
-                    TransferTimeout(f"the process of {self.name!r} did not start within {seconds:g} s")
+                    TransferTimeout(
+                        f"the process of {self.name!r} did not start within {seconds:g} s{advice}"
+                    )
                 )
         worker.kill()
 

@@ -11,11 +11,12 @@ import abc
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lit_storage import home, session
+from lit_storage.executors import Resources
 from lit_storage.handover import plain_paths, replace_paths
 from lit_storage.origin import Origin
 from lit_storage.path import Path, attach, with_consumer, with_origin
@@ -30,6 +31,7 @@ class Internals:
     origin: Origin = field(default_factory=Origin)
     parallel: bool = False
     persist: str = "stop"
+    resources: Resources = field(default_factory=Resources)
     supervisor: Supervisor | None = None
     on_assign: Callable[[Work, str], None] | None = None
 
@@ -55,9 +57,13 @@ class Work(metaclass=_WorkType):
         persist: when its own Paths among its attributes are published, so that others can read them
             when it does not run any more: "stop", when it stops, however that comes about, or "run",
             also each time that `run` returns.
+        num_cpus: what the executor "ray" reserves on a node for this Work, from its start until it is
+            stopped; as of `ray.remote`. The executor "process" passes over it, and over the next two.
+        num_gpus: the same; `run` finds its own GPUs in CUDA_VISIBLE_DEVICES.
+        resources: the same, of what the nodes' operator named, such as ``{"big_disk": 1}``.
 
     Raises:
-        ValueError: `persist` is neither.
+        ValueError: `persist` is neither, or an amount is negative or not for `resources`.
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
@@ -66,11 +72,20 @@ class Work(metaclass=_WorkType):
         object.__setattr__(work, "_lit", Internals())
         return work
 
-    def __init__(self, *, parallel: bool = False, persist: Literal["stop", "run"] = "stop") -> None:
+    def __init__(
+        self,
+        *,
+        parallel: bool = False,
+        persist: Literal["stop", "run"] = "stop",
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         if persist not in ("stop", "run"):
             raise ValueError(f"persist={persist!r} is neither 'stop' nor 'run'")
         internals(self).parallel = parallel
         internals(self).persist = persist
+        internals(self).resources = _checked(Resources(num_cpus, num_gpus, dict(resources or {})))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -141,7 +156,7 @@ class Work(metaclass=_WorkType):
     def __reduce__(self) -> tuple[Any, ...]:
         own = internals(self)
         attributes = {name: value for name, value in vars(self).items() if name != "_lit"}
-        return _rebuild, (type(self), own.parallel, own.persist, attributes)
+        return _rebuild, (type(self), own.parallel, own.persist, own.resources, attributes)
 
     def _tell(self, name: str) -> None:
         own = internals(self)
@@ -185,10 +200,28 @@ def own_paths(work: Work, name: str | None = None) -> None:
                 attributes[each] = owned
 
 
-def _rebuild(cls: type[Work], parallel: bool, persist: str, attributes: dict[str, Any]) -> Work:
+def _checked(resources: Resources) -> Resources:
+    """Return `resources`.
+
+    Raises:
+        ValueError: an amount is negative, or named where it does not belong.
+    """
+    amounts = {"num_cpus": resources.num_cpus, "num_gpus": resources.num_gpus, **resources.custom}
+    for name, amount in amounts.items():
+        if name in ("CPU", "GPU"):
+            raise ValueError(f"resources={{{name!r}: …}} has a name of its own: use num_{name.lower()}s=")
+        if amount is not None and not 0 <= amount < float("inf"):
+            raise ValueError(f"{name}={amount!r} is no amount; use a number that is not negative")
+    return resources
+
+
+def _rebuild(
+    cls: type[Work], parallel: bool, persist: str, resources: Resources, attributes: dict[str, Any]
+) -> Work:
     work = cls.__new__(cls)
     internals(work).parallel = parallel
     internals(work).persist = persist
+    internals(work).resources = resources
     vars(work).update(attributes)
     return work
 

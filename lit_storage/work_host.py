@@ -94,6 +94,7 @@ class WorkHost:
                 self._start.name,
                 root=self._start.root,
                 registry=self._start.registry,
+                bind=self._start.bind,
                 artifacts=self._start.artifacts,
                 security=self._start.security,
                 limits=self._start.limits,

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.etcd_server import EtcdServers
+from tests.ray_cluster import RayCluster
+from tests.ray_driver import RayDriver
 
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]
@@ -146,6 +148,23 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServers]:
     """One etcd server on loopback, for as long as the tests run; `new_url()` is a registry in it."""
     with EtcdServers(tmp_path_factory.mktemp("etcd")) as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    """Two nodes of Ray in a network namespace, for as long as the tests run."""
+    pytest.importorskip("ray", reason="Ray is not installed here: it is tried on one Python")
+    if os.geteuid() != 0 or shutil.which("ip") is None:
+        pytest.skip("a network namespace needs uid 0 and iproute2")
+    with contextlib.closing(RayCluster()) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def ray_driver(ray_cluster: RayCluster) -> Iterator[RayDriver]:
+    """The executor "ray" of one program on that cluster."""
+    with contextlib.closing(RayDriver(ray_cluster)) as driver:
+        yield driver
 
 
 @pytest.fixture

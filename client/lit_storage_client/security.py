@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lit_storage_client.write_once import write_once
@@ -38,6 +38,8 @@ class Security:
     """The private key of `certificate`."""
     ca: str | None = None
     """The authority whose certificates are trusted; with it, a server asks its clients for one."""
+    insecure: bool = False
+    """Whether the token may travel in clear beyond this machine, where everybody on the way reads it."""
 
     def __post_init__(self) -> None:
         token = self.token
@@ -50,6 +52,13 @@ class Security:
     def tls(self) -> bool:
         """Whether connections are encrypted."""
         return self.certificate is not None or self.ca is not None
+
+    def with_absolute_paths(self) -> Security:
+        """Return the same files by names that mean them in whatever directory they are read again."""
+        paths = {name: getattr(self, name) for name in ("certificate", "key", "ca")}
+        return replace(
+            self, **{name: os.path.abspath(path) for name, path in paths.items() if path is not None}
+        )
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Return the credentials of a client's channel, or None without TLS.

@@ -8,14 +8,24 @@ to one App and one user, and no message ever comes from the network of peers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from lit_storage.app_file import AppFile
 from lit_storage.state import Changes
 from lit_storage_client.security import Security
 from lit_storage_proto.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a Work asks of the node that it runs on. An executor of one machine passes over it."""
+
+    num_cpus: float | None = None
+    num_gpus: float | None = None
+    custom: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Amounts by name, of what the operator of the nodes named so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,9 @@ class Start:
     """The Work, pickled. Unpickled only after it has joined, so that its Paths find their place."""
     artifacts: str | None = None
     """URL of the store in which what the Work declares stays readable; None is what `join` takes."""
+    bind: str | None = None
+    """Address to listen on; None is what `join` takes."""
+    resources: Resources = Resources()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,11 @@ Message = Report | Publishing
 
 class Worker(Protocol):
     """One started Work."""
+
+    @property
+    def advice(self) -> str:
+        """What to do where it does not start in time; "" where there is nothing to say."""
+        ...
 
     def send(self, command: Command) -> None:
         """Hand `command` over; silently dropped if the Work has ended, of which `ended` tells."""

@@ -108,6 +108,11 @@ class ProcessWorker:
         self._outbox.put(start)
         threading.Thread(target=self._attend, name=f"lit-work-{start.name}", daemon=True).start()
 
+    @property
+    def advice(self) -> str:
+        """See `Worker.advice`."""
+        return ""
+
     def send(self, command: Command) -> None:
         """See `Worker.send`."""
         self._outbox.put(command)

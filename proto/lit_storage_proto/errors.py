@@ -14,6 +14,7 @@
     ├── InvalidURI           ValueError          a name, path or URL outside the grammar
     ├── NameTaken            RuntimeError        a live Work already has the name
     ├── AddressInUse         OSError             the port to listen on is taken
+    ├── ExecutorUnavailable  ConnectionError     there is no cluster for the Works to run on
     ├── InvalidApp           ValueError          an app that cannot be built from its file
     ├── InvalidConfig        ValueError          a setting of a daemon that cannot be used
     └── WorkError            RuntimeError        a Work ended without an exception to pass on
@@ -115,6 +116,12 @@ class AddressInUse(_SystemError):
     """The address to listen on is taken by another process."""
 
     _errno = errno.EADDRINUSE
+
+
+class ExecutorUnavailable(_SystemError, ConnectionError):
+    """The cluster on which the Works are to run does not answer."""
+
+    _errno = errno.EHOSTUNREACH
 
 
 class InvalidApp(StorageError, ValueError):

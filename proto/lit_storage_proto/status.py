@@ -25,6 +25,7 @@ CODE_OF: Final[dict[type[errors.StorageError], grpc.StatusCode]] = {
     errors.InvalidURI: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NameTaken: grpc.StatusCode.FAILED_PRECONDITION,
     errors.AddressInUse: grpc.StatusCode.UNAVAILABLE,
+    errors.ExecutorUnavailable: grpc.StatusCode.UNAVAILABLE,
     errors.InvalidApp: grpc.StatusCode.FAILED_PRECONDITION,
     errors.InvalidConfig: grpc.StatusCode.FAILED_PRECONDITION,
     errors.WorkError: grpc.StatusCode.INTERNAL,

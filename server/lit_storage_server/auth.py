@@ -115,7 +115,7 @@ def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tupl
     has_certificate = security.certificate is not None and security.key is not None
     if has_certificate and (security.ca is not None or security.token is not None):
         return host, port
-    if security.token is not None and insecure:
+    if security.token is not None and (insecure or security.insecure):
         return host, port
     raise AccessDenied(
         f"{bind!r} can be reached from other machines: give a certificate, a key and a CA, or a certificate, "

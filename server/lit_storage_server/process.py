@@ -91,7 +91,7 @@ class ServerProcess:
         """Whether a lease has been asked for that nobody renews yet."""
         self._is_unclaimed = False
         """Whether the present instance is not registered yet, in place of one whose lease was lost."""
-        self._security = _with_absolute_paths(security)
+        self._security = security.with_absolute_paths()
         self._declared: dict[str, None] = {}
         self._owner = os.getpid()
         self._modules = [entry for entry in sys.path if entry]  # never the working directory
@@ -425,11 +425,3 @@ def _interpreter() -> str:
     if getattr(sys, "frozen", False) or not ("python" in name or "pypy" in name):
         raise OSError(errno.ENOEXEC, f"{sys.executable!r} is not Python alone")
     return sys.executable
-
-
-def _with_absolute_paths(security: Security) -> Security:
-    """Return the same files by names that mean them in whatever directory they are read again."""
-    paths = {name: getattr(security, name) for name in ("certificate", "key", "ca")}
-    return dataclasses.replace(
-        security, **{name: os.path.abspath(path) for name, path in paths.items() if path is not None}
-    )

@@ -1,13 +1,17 @@
 """What every executor does: start a Work, carry commands and reports in order, and tell how it ended."""
 
+import os
 import pickle
 import queue
+import select
+import signal
+import subprocess
 import time
 
 import pytest
 
 from lit_storage import Limits, Security, Work, app_file
-from lit_storage.executors import Changed, Joined, Raised, Returned, Run, Start, Stop, Stopped
+from lit_storage.executors import Changed, Joined, Raised, Resources, Returned, Run, Start, Stop, Stopped
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.state import Changes
 from lit_storage_client.security import root_token
@@ -19,6 +23,20 @@ class Doing(Work):
             self.done = True
         if what == "raise":
             raise ValueError("boom")
+        if what == "exit":
+            os._exit(3)
+        if what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "count":
+            for self.count in range(1000):
+                pass
+        if what == "refuse":
+            self.child = subprocess.Popen(["sleep", "600"]).pid
+            while True:
+                try:
+                    time.sleep(600)
+                except BaseException:
+                    pass
         if what == "hang":
             self.done = False
             while True:
@@ -26,8 +44,11 @@ class Doing(Work):
         return what
 
 
-@pytest.fixture(params=["process"])
+@pytest.fixture(params=["process", "ray"])
 def executor(request):
+    if request.param == "ray":
+        yield request.getfixturevalue("ray_driver")
+        return
     executor = ProcessExecutor(2.0)
     yield executor
     executor.close()
@@ -40,10 +61,11 @@ def started(executor, tmp_path):
         "doing",
         str(tmp_path),
         f"sqlite://{tmp_path}/registry.db",
-        Security(root_token(str(tmp_path))),
+        Security(root_token(str(tmp_path)), insecure=True),
         Limits(stop_grace_seconds=4.0),
         app_file.locate(Doing),
         pickle.dumps(Doing()),
+        resources=Resources(custom={"head": 1}),
     )
     reports, ends = queue.Queue(), queue.Queue()
     worker = executor.start(start, reports.put, ends.put)
@@ -110,6 +132,50 @@ def test_kill_ends_it_at_once(started):
     report()
     worker.kill()
     assert end() == "was killed by SIGKILL"
+
+
+@pytest.mark.parametrize(("what", "how"), [("exit", "exited with code 3"), ("die", "was killed by SIGKILL")])
+def test_a_crash_is_told_as_what_it_was(started, what, how):
+    """A process that ends by itself, without a report, is told with its exit code or signal."""
+    worker, report, end = started
+    report()
+    worker.send(call(what))
+    assert end() == how
+
+
+def test_reports_come_in_order(started):
+    """Of an attribute that is assigned many times no older value comes after a newer one."""
+    worker, report, _ = started
+    report()
+    worker.send(call("count"))
+    told = []
+    while isinstance(each := report(), Changed):
+        told.append(pickle.loads(each.changes.assigned["count"]))
+    assert isinstance(each, Returned)
+    told += [pickle.loads(value) for value in each.changes.assigned.values()]
+    assert told == sorted(set(told))
+    assert told[-1] == 999
+
+
+def test_commands_come_in_order(started):
+    """Each call of many is answered in its turn."""
+    worker, report, _ = started
+    report()
+    for number in range(30):
+        worker.send(call(number))
+    assert [pickle.loads(report().value) for _ in range(30)] == list(range(30))
+
+
+def test_a_work_that_does_not_stop_is_killed(started):
+    """Half of the grace passes, then it ends with all that it started."""
+    worker, report, end = started
+    report()
+    worker.send(call("refuse"))
+    child = os.pidfd_open(pickle.loads(report().changes.assigned["child"]))
+    worker.stop(2.0)
+    assert end() == "was killed by SIGKILL"
+    assert select.select([child], [], [], 20)[0], "what it started goes on"
+    os.close(child)
 
 
 def test_a_command_to_an_ended_work_is_dropped(started):

@@ -13,7 +13,8 @@ PUBLIC = {
     *("Session", "join", "connect", "current", "Status", "Transfer", "Limits", "Security"),
     *("StorageError", "PathNotFound", "PathExists", "AccessDenied", "NotAttached", "OriginUnavailable"),
     *("RegistryUnavailable", "TransferTimeout", "SourceChanged", "IntegrityError", "ProtocolViolation"),
-    *("InvalidURI", "NameTaken", "AddressInUse", "InvalidApp", "InvalidConfig", "WorkError"),
+    *("InvalidURI", "NameTaken", "AddressInUse", "ExecutorUnavailable"),
+    *("InvalidApp", "InvalidConfig", "WorkError"),
 }
 
 

@@ -27,6 +27,7 @@ BUILTINS = {
     "InvalidURI": ValueError,
     "NameTaken": RuntimeError,
     "AddressInUse": OSError,
+    "ExecutorUnavailable": ConnectionError,
     "InvalidApp": ValueError,
     "InvalidConfig": ValueError,
     "WorkError": RuntimeError,
