@@ -14,12 +14,16 @@ import contextlib
 import dataclasses
 import importlib
 import logging
+import os
 import pickle
 import queue
 import re
 import signal
+import socket
+import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -55,10 +59,13 @@ class RayExecutor:
         self._workers: list[RayWorker] = []
         self._closed = False
         try:
-            _refuse_loopback_nodes(self._ray.nodes())
+            nodes = self._ray.nodes()
+            _refuse_loopback_nodes(nodes)
         except BaseException:
             self.close()
             raise
+        self._raylets = {str(node["RayletSocketName"]) for node in nodes}
+        _executors.add(self)
 
     def start(
         self, start: Start, receive: Callable[[Report], None], ended: Callable[[str], None]
@@ -77,6 +84,24 @@ class RayExecutor:
             worker.close()
         if self._joined:
             self._ray.shutdown()
+
+    def abandon(self) -> None:
+        """Let go, in a forked child, of the connection by whose end Ray knows that the App has ended."""
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.fstat(fd).st_mode) and _peer(fd) in self._raylets:
+                    os.close(fd)
+
+
+_executors: weakref.WeakSet[RayExecutor] = weakref.WeakSet()
+
+
+def _abandon_all() -> None:
+    for executor in _executors:
+        executor.abandon()
+
+
+os.register_at_fork(after_in_child=_abandon_all)
 
 
 class RayWorker:
@@ -264,6 +289,12 @@ class RayWorker:
             return f"was lost: its node {self._node} could not be reached for {seconds:g} s"
         self._later(_AGAIN_SECONDS, again)
         return None
+
+
+def _peer(fd: int) -> Any:
+    """Return the address of whom a socket is connected to."""
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        return connection.getpeername()
 
 
 def _import_ray() -> Any:
