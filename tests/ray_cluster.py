@@ -102,7 +102,13 @@ def _main() -> None:
 
     memory = {"object_store_memory": 80 << 20, "include_dashboard": False}
     head = {"num_cpus": 4, "resources": {"head": 100}, "node_ip_address": HEAD, **memory}
-    other = {"num_cpus": 4, "num_gpus": 2, "resources": {"other": 100, "big_disk": 1}, "node_ip_address": OTHER, **memory}
+    other = {
+        "num_cpus": 4,
+        "num_gpus": 2,
+        "resources": {"other": 100, "big_disk": 1},
+        "node_ip_address": OTHER,
+        **memory,
+    }
     cluster = Cluster(initialize_head=True, head_node_args={**head, "_system_config": SYSTEM})
     node = cluster.add_node(**other, env_vars={"LIT_STORAGE_MACHINE_ID": "other"})
     answers = os.fdopen(os.dup(1), "w", buffering=1)

@@ -32,9 +32,10 @@ from typing import Any
 from lit_storage.executors import Command, Publishing, Report, Resources, Start
 from lit_storage.executors.node_host import Ended, Kill, Order, StopWithin
 from lit_storage.executors.ray_actor import Program, WorkActor
-from lit_storage_proto.endpoint import is_loopback
-from lit_storage_proto.errors import ExecutorUnavailable, InvalidApp
+from lit_storage_proto.endpoint import is_loopback, split_address
+from lit_storage_proto.errors import ExecutorUnavailable, InvalidApp, InvalidURI
 
+_DIAL_SECONDS = 5.0
 _AGAIN_SECONDS = 1.0  # from a call that was lost on the way until it is made again
 _KILL_SECONDS = 5.0  # from asking a node to kill until its actor is given up
 _LEAVE_SECONDS = 5.0  # for what a Work does beside what it has a grace for
@@ -314,8 +315,9 @@ def _join_cluster(ray: Any) -> bool:
         return False
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        _dial(os.environ.get("RAY_ADDRESS", ""))
         ray.init(address="auto")
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, socket.gaierror) as error:
         raise ExecutorUnavailable(
             "executor='ray' finds no Ray cluster to run on; start one (`ray start --head`), name one in "
             f"RAY_ADDRESS, or call ray.init() before the App runs ({_line(str(error))})"
@@ -324,6 +326,12 @@ def _join_cluster(ray: Any) -> bool:
         if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray sets one of its own; the App has its own way
     return True
+
+
+def _dial(address: str) -> None:
+    """Raise OSError where nobody listens, which Ray tries for more than a minute."""
+    with contextlib.suppress(InvalidURI):  # it is no address, as "auto"
+        socket.create_connection(split_address(address.rpartition("/")[2]), _DIAL_SECONDS).close()
 
 
 def _refuse_loopback_nodes(nodes: list[dict[str, Any]]) -> None:
@@ -339,7 +347,7 @@ def _refuse_loopback_nodes(nodes: list[dict[str, Any]]) -> None:
 def _reason(error: BaseException) -> str:
     """Return in one line what Ray says of an actor that has died, or of a call that failed."""
     text = str(error)
-    if found := re.search(r"The actor is dead because (.*?)(?:\.\s|\.?$)", text, re.DOTALL):
+    if found := re.search(r"The actor (?:is dead|died) because (.*?)(?:\.\s|\.?$)", text, re.DOTALL):
         return _line(found[1])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any("No module named 'lit_storage" in line for line in lines):
