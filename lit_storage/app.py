@@ -18,7 +18,7 @@ from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.ray_refusals import refuse_open_door, refuse_what_stays_here
 from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.home import Home
-from lit_storage.persistence import tell
+from lit_storage.persistence import see_to_end
 from lit_storage.session import Session, connect_flow
 from lit_storage.supervisor import Supervisor
 from lit_storage.termination import exit_at_sigterm
@@ -182,20 +182,14 @@ class App:
             parallel=internals(member).parallel,
             stop_grace_seconds=self._limits.stop_grace_seconds,
             publish_seconds=self._limits.publish_seconds,
-            ended=lambda: self._publish_left(name),
+            ended=lambda instance_id: self._see_to_end(name, instance_id),
         )
 
-    def _publish_left(self, name: str) -> None:
-        """Publish what a Work declared that was killed, did not stop in time, or did not rest."""
-        if self._executor_name == "ray":
-            return  # it was done on the node that has the files, or there is no such node any more
-        from lit_storage_server.custody import publish_left
-
+    def _see_to_end(self, name: str, instance_id: str | None) -> None:
+        """Do what a Work did not do that was killed, did not stop in time, or did not rest."""
         assert self._session is not None
-        try:
-            tell(publish_left(self._session.root, self._session.registry, name, limits=self._limits))
-        except Exception as error:  # noqa: BLE001  whatever it is, the Flow is to hear of the Work's end
-            tell([f"what {name!r} declared could not be published in its place: {error}"])
+        if self._executor_name == "process":  # else it is done on the node that has the files
+            see_to_end(self._session.root, self._session.registry, name, instance_id, self._limits)
 
     def _start_of(self, name: str, member: Work) -> Start:
         assert self._session is not None

@@ -22,6 +22,7 @@ from lit_storage_client.artifacts.urls import check_store, is_in_place, is_on_di
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import Registry
 
 if TYPE_CHECKING:
     from lit_storage_server.custody import Declaration, Outcome
@@ -231,6 +232,28 @@ class Persistence:
             keeper=self.keeper.to_text() if self.keeper is not None else "",
             paths=paths,
         )
+
+
+def see_to_end(root: str, registry: Registry, name: str, instance_id: str | None, limits: Limits) -> None:
+    """Do for a Work whose process has ended what it did not do itself; never raise.
+
+    Its name is given back, which a lease would hold for some time, and what it left is published.
+
+    Args:
+        root: the root that the Works of this machine share.
+        registry: that it joined.
+        name: of the Work.
+        instance_id: that it joined with; None if it did not.
+        limits: deadlines and sizes.
+    """
+    from lit_storage_server.custody import publish_left
+
+    try:
+        if instance_id is not None:
+            registry.unregister(name, instance_id)
+        tell(publish_left(root, registry, name, limits=limits))
+    except Exception as error:  # noqa: BLE001  whatever it is, the Flow is to hear of the Work's end
+        tell([f"what {name!r} declared could not be published in its place: {error}"])
 
 
 def tell(sentences: Iterable[str]) -> None:

@@ -70,7 +70,8 @@ class Supervisor:
         parallel: whether `run` returns at once.
         stop_grace_seconds: from asking the Work to stop until it is given up.
         publish_seconds: what publishing may take in addition.
-        ended: called when its process has ended, before anybody is told of that.
+        ended: called with its instance id, None if it never joined, when its process has ended, before
+            anybody is told of that.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Supervisor:
         parallel: bool,
         stop_grace_seconds: float,
         publish_seconds: float,
-        ended: Callable[[], None],
+        ended: Callable[[str | None], None],
     ) -> None:
         self.name = name
         self.withheld: dict[str, str] = {}
@@ -105,6 +106,7 @@ class Supervisor:
         self._leaving: list[Worker] = []  # said that they are done; their processes may still exist
         self._processes = 0  # those whose end was not dealt with yet
         self._generation = 0
+        self._instance_ids: dict[int, str] = {}  # by generation
         self._stopping = False
         self._start_deadline: threading.Timer | None = None
 
@@ -261,6 +263,7 @@ class Supervisor:
             if generation != self._generation:
                 return
             if isinstance(report, Joined):
+                self._instance_ids[generation] = report.instance_id
                 self._cancel_start_deadline()
                 return
             self._apply(report.changes)
@@ -279,7 +282,7 @@ class Supervisor:
     def _ended(self, generation: int, how: str) -> None:
         # It may take a while: what the Work declared and did not publish itself is published now.
         try:
-            self._process_ended()
+            self._process_ended(self._instance_ids.pop(generation, None))
         finally:
             self._note_end(generation, how)
 

@@ -103,7 +103,7 @@ class WorkHost:
                 self._session.leave_rest_to_app(self._app)
             self._load()
             work = self._unpickle_work()
-            self._send(Joined())
+            self._send(Joined(self._session.instance_id))
             while not isinstance(command := self._commands.get(), Stop):
                 if isinstance(command, Run):
                     self._run(work, command)

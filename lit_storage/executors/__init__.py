@@ -69,6 +69,8 @@ Command = Start | Run | Stop
 class Joined:
     """From the Work: it is registered and serves."""
 
+    instance_id: str
+
 
 @dataclass(frozen=True, slots=True)
 class Changed:

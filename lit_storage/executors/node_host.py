@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 
 from lit_storage.executors import Command, Joined, Message, Start
 from lit_storage.executors.process import ProcessExecutor, ProcessWorker
-from lit_storage.persistence import tell
+from lit_storage.persistence import see_to_end, tell
 
 _LEAVE_SECONDS = 5.0  # for what a Work does beside publishing, and for telling of its end
 
@@ -81,7 +81,7 @@ class NodeHost:
     def __init__(self, connection: Connection, start: Start) -> None:
         self._connection = connection
         self._start = start
-        self._joined = False
+        self._instance_id: str | None = None
         self._gone = threading.Event()
 
     def run(self) -> None:
@@ -110,28 +110,29 @@ class NodeHost:
                 worker.send(order)
 
     def _say(self, message: Said) -> None:
-        self._joined |= isinstance(message, Joined)
+        if isinstance(message, Joined):
+            self._instance_id = message.instance_id
         with contextlib.suppress(OSError):  # nobody listens; what the Work says is still to be taken from it
             self._connection.send(message)
 
     def _ended(self, how: str) -> None:
         try:
-            if self._joined:
-                self._publish_left()
+            if self._instance_id is not None:
+                self._see_to_end(self._instance_id)
             self._say(Ended(how))
         finally:
             self._gone.set()
 
-    def _publish_left(self) -> None:
-        """Publish what the Work declared and did not publish itself: here are its files."""
+    def _see_to_end(self, instance_id: str) -> None:
+        """Give the Work's name back and publish what it left: here are its files."""
         from lit_storage_client.machine import machine_id
         from lit_storage_client.registries import open_registry
-        from lit_storage_server.custody import publish_left
 
         start = self._start
         try:
             registry = open_registry(start.registry, machine_id=machine_id(start.root), limits=start.limits)
-            with closing(registry):
-                tell(publish_left(start.root, registry, start.name, limits=start.limits))
         except Exception as error:  # noqa: BLE001  whatever it is, the Flow is to hear of the Work's end
             tell([f"what {start.name!r} declared could not be published in its place: {error}"])
+            return
+        with closing(registry):
+            see_to_end(start.root, registry, start.name, instance_id, start.limits)

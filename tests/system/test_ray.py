@@ -233,6 +233,8 @@ class Busy(Work):
         print("running", os.getpid(), flush=True)
         if how == "raise":
             raise ValueError("boom")
+        if how == "end":
+            return
         if how == "die":
             os.kill(os.getpid(), 9)
         if how == "c":
@@ -247,6 +249,7 @@ class Pipeline(Flow):
         self.busy = Busy()
     def run(self):
         if HOW == "fork" and os.fork() == 0:
+            os.closerange(0, 3)
             time.sleep(60)
             os._exit(0)
         self.busy.run(HOW)
@@ -317,6 +320,24 @@ def test_what_a_killed_work_left_is_published_on_its_node(busy, tmp_path):
     assert code == 1
     assert "the process of 'busy' was killed by SIGKILL before run() had ended" in err
     assert started.command("cat", "busy:out") == "die"
+
+
+def test_a_call_after_a_crash_starts_a_new_instance(app):
+    """At once: the name of one that was killed is not held until its lease runs out."""
+    started = app(
+        BUSY.replace("NODE", "'other'").replace(
+            "self.busy.run(HOW)",
+            """
+        try:
+            self.busy.run("die")
+        except WorkError:
+            self.busy.run("end")
+            print("done")""",
+        ).replace("HOW", "None")
+    )
+    code, out, err = started.end()
+    assert code == 0, err
+    assert "done" in out
 
 
 def test_a_killed_actor_ends_its_work(busy, left, eventually):
