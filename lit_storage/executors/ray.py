@@ -154,7 +154,7 @@ class RayWorker:
         else:
             self._order(StopWithin(grace_seconds))
         # The host kills it in time; all of this passes only if nothing is heard from there.
-        seconds = grace_seconds + self._start.limits.publish_seconds + _LEAVE_SECONDS
+        seconds = grace_seconds + 2 * (self._start.limits.publish_seconds + _LEAVE_SECONDS)
         if not self._gone.wait(seconds):
             _LOG.warning("%r did not stop within %g s and is given up", self._name, seconds)
             self._give_up(f"did not answer on {self._node}")
@@ -166,7 +166,8 @@ class RayWorker:
             self._give_up("was killed before it had started")
             return
         self._order(Kill())
-        self._later(_KILL_SECONDS, lambda: f"was killed, and its node {self._node} did not answer")
+        seconds = _KILL_SECONDS + self._start.limits.publish_seconds  # what it left is published first
+        self._later(seconds, lambda: f"was killed, and its node {self._node} did not answer")
 
     def close(self) -> None:
         """Return when its thread has ended; the Work has."""
@@ -279,6 +280,8 @@ class RayWorker:
         if isinstance(error, (errors.ActorUnavailableError, errors.ObjectLostError)):
             return self._unreachable(again)
         where = f" on {self._node}" if self._node else ""
+        if isinstance(error, errors.OutOfMemoryError):
+            return f"was lost{where}: the node ran out of memory, so Ray killed it"
         return f"was lost{where}: {_reason(error)}"
 
     def _unreachable(self, again: Event) -> str | None:

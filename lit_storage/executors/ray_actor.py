@@ -15,6 +15,7 @@ import pickle
 import socket
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -39,7 +40,7 @@ class Program:
     @classmethod
     def of_this_process(cls) -> Program:
         """Return what this process is."""
-        own = tuple(os.path.join(prefix, "") for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix})
+        own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
         path = [os.path.abspath(entry) for entry in sys.path if not entry.startswith(own)]
         return cls(path, sys.argv, os.getcwd())
 

@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.etcd_server import EtcdServers
 from tests.ray_cluster import HEAD, OTHER
@@ -137,16 +138,19 @@ class Train(Work):
 class Read(Work):
     def __init__(self):
         super().__init__(num_gpus=1)
-    def run(self, out):
+    def run(self, out, large):
         data = (out / "weights").read_bytes()
-        return [current().endpoint, data == bytes(range(256)) * 4096, os.environ.get("CUDA_VISIBLE_DEVICES")]
+        same = data == bytes(range(256)) * 4096
+        return [current().endpoint, same, os.environ.get("CUDA_VISIBLE_DEVICES"), large]
 
 class Pipeline(Flow):
     def __init__(self):
         super().__init__()
         self.train, self.read = Train(), Read()
     def run(self):
-        facts = {"train": self.train.run(), "read": self.read.run(self.train.out)}
+        large = "x" * 1_000_000
+        facts = {"train": self.train.run(), "read": self.read.run(self.train.out, large)}
+        facts["large"] = facts["read"].pop() == large
         facts["actors"] = repr(ray._private.state.actors()) + repr(ray._private.state.jobs())
         facts["runtime_env"] = repr(ray.get_runtime_context().runtime_env)
         print("facts", json.dumps(facts), flush=True)
@@ -198,6 +202,11 @@ def test_a_work_sees_the_gpu_that_ray_gave_it(facts):
     assert facts["read"][2] in ("0", "1")
 
 
+def test_large_arguments_and_results_travel(facts):
+    """Ray does not carry them in its messages, but in its store of objects."""
+    assert facts["large"] is True
+
+
 def test_what_a_work_prints_is_shown_by_the_app(facts):
     """The name of the Work stands before it."""
     assert "(train " in facts["log"]
@@ -235,6 +244,11 @@ class Busy(Work):
             raise ValueError("boom")
         if how == "end":
             return
+        if how == "count":
+            for self.count in range(40):
+                print("counted", self.count, flush=True)
+                time.sleep(0.1)
+            return self.count
         if how == "die":
             os.kill(os.getpid(), 9)
         if how == "c":
@@ -252,7 +266,9 @@ class Pipeline(Flow):
             os.closerange(0, 3)
             time.sleep(60)
             os._exit(0)
-        self.busy.run(HOW)
+        value = self.busy.run(HOW)
+        if HOW == "count":
+            print("the last of 40 is", value, self.busy.count)
 
 if __name__ == "__main__":
     App(Pipeline(), limits=Limits(stop_grace_seconds=4.0)).run()
@@ -325,7 +341,8 @@ def test_what_a_killed_work_left_is_published_on_its_node(busy, tmp_path):
 def test_a_call_after_a_crash_starts_a_new_instance(app):
     """At once: the name of one that was killed is not held until its lease runs out."""
     started = app(
-        BUSY.replace("NODE", "'other'").replace(
+        BUSY.replace("NODE", "'other'")
+        .replace(
             "self.busy.run(HOW)",
             """
         try:
@@ -333,11 +350,31 @@ def test_a_call_after_a_crash_starts_a_new_instance(app):
         except WorkError:
             self.busy.run("end")
             print("done")""",
-        ).replace("HOW", "None")
+        )
+        .replace("HOW", "None")
     )
     code, out, err = started.end()
     assert code == 0, err
     assert "done" in out
+
+
+def test_a_broken_connection_loses_nothing(busy, left, ray_cluster):
+    """What an actor says, and what it is told, arrives once and in order over a connection that was cut."""
+    started = busy("count", "other")
+    (actor,) = [pid for pid, line in left().items() if "WorkActor" in line]
+
+    def sockets(*arguments):
+        command = [*ray_cluster.command, "ss", "-tnHp", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    (listening,) = [line for line in sockets("-l") if f"pid={actor}," in line]
+    port = listening.split()[3].rpartition(":")[2]
+    started.read_until("counted")
+    if not sockets("--kill", "state", "established", "sport", "=", f":{port}"):
+        pytest.skip("this kernel cuts no connections (CONFIG_INET_DIAG_DESTROY)")
+    code, out, err = started.end()
+    assert code == 0, err
+    assert "the last of 40 is 39 39\n" in out, out + err
 
 
 def test_a_killed_actor_ends_its_work(busy, left, eventually):
@@ -450,7 +487,13 @@ def test_without_a_cluster(app):
 
 
 def test_the_example_runs_on_the_cluster(ray_cluster, etcd, tmp_path):
-    """As its first lines say, with TLS left out."""
+    """As its first lines say, with a certificate of both Works' names."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("train", "evaluate")
+    files = {kind: str(tmp_path / kind) for kind in ("CERT", "KEY", "CA")}
+    certificate.cert_chain_pems[0].write_to_path(files["CERT"])
+    certificate.private_key_pem.write_to_path(files["KEY"])
+    authority.cert_pem.write_to_path(files["CA"])
     started = Started(
         ray_cluster,
         [sys.executable, str(EXAMPLE)],
@@ -458,10 +501,19 @@ def test_the_example_runs_on_the_cluster(ray_cluster, etcd, tmp_path):
             "LIT_STORAGE_ROOT": str(tmp_path / "root"),
             "LIT_STORAGE_REGISTRY": etcd.new_url(),
             "LIT_STORAGE_EXECUTOR": "ray",
-            "LIT_STORAGE_INSECURE": "1",
+            **{f"LIT_STORAGE_TLS_{kind}": file for kind, file in files.items()},
         },
         tmp_path,
     )
     code, out, err = started.end()
     assert code == 0, err
     assert "epoch-1: loss 1.00\nepoch-2: loss 0.50\nepoch-3: loss 0.33\n" in out
+
+
+def test_a_tls_file_that_a_node_does_not_have(app):
+    """It is named in the error that the first call raises."""
+    files = {f"LIT_STORAGE_TLS_{kind}": f"/nowhere/{kind}" for kind in ("CERT", "KEY", "CA")}
+    code, _, err = app(QUIET.replace("MAIN", "pass"), **files).end()
+    assert code == 1
+    assert "AccessDenied" in err
+    assert "/nowhere/" in err
