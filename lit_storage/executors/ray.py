@@ -279,10 +279,12 @@ class RayWorker:
             return done(call.result())
         if isinstance(error, (errors.ActorUnavailableError, errors.ObjectLostError)):
             return self._unreachable(again)
-        where = f" on {self._node}" if self._node else ""
         if isinstance(error, errors.OutOfMemoryError):
-            return f"was lost{where}: the node ran out of memory, so Ray killed it"
-        return f"was lost{where}: {_reason(error)}"
+            return self._lost("the node ran out of memory, so Ray killed it")
+        return self._lost(_reason(error))
+
+    def _lost(self, why: str) -> str:
+        return f"was lost on {self._node}: {why}" if self._node else f"was lost: {why}"
 
     def _unreachable(self, again: Event) -> str | None:
         """Try again until Ray knows whether the actor has died."""
@@ -290,7 +292,7 @@ class RayWorker:
         self._unreachable_since = self._unreachable_since or now
         seconds = self._start.limits.resume_seconds
         if now - self._unreachable_since > seconds:
-            return f"was lost: its node {self._node} could not be reached for {seconds:g} s"
+            return self._lost(f"the node could not be reached for {seconds:g} s")
         self._later(_AGAIN_SECONDS, again)
         return None
 

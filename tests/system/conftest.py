@@ -1,12 +1,18 @@
 """Fixtures for tests that start apps and Works as a user does: as programs."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
+
+from tests.etcd_server import EtcdServers
+from tests.ray_apps import apps
+from tests.ray_cluster import HEAD
 
 
 class Program:
@@ -87,3 +93,45 @@ def eventually():
             time.sleep(0.05)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def ray_etcd(ray_cluster, tmp_path_factory):
+    """A registry that both nodes reach."""
+    addresses, prefixes = [(f"{HEAD}:23790", f"{HEAD}:23800")], [ray_cluster.command]
+    with EtcdServers(tmp_path_factory.mktemp("etcd"), addresses=addresses, prefixes=prefixes) as servers:
+        yield servers
+
+
+@pytest.fixture
+def app(ray_cluster, ray_etcd, tmp_path):
+    """Start an App's file beside a cluster of Ray."""
+    with apps(ray_cluster, ray_etcd, tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def left(ray_cluster):
+    """Return the command lines in the namespace that are there for a Work."""
+    marks = (
+        "lit-storage Work",
+        "lit-storage host",
+        "lit-storage server",
+        "WorkActor",
+        "guard.py",
+        "sleep\0600",
+    )
+
+    def find():
+        pids = subprocess.run(
+            ["ip", "netns", "pids", ray_cluster.namespace], capture_output=True, text=True, check=True
+        ).stdout.split()
+        lines = {}
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_text()
+                if any(mark in line for mark in marks):
+                    lines[int(pid)] = line
+        return lines
+
+    return find
