@@ -210,10 +210,11 @@ def health(
     from lit_storage_proto.endpoint import split_address
 
     split_address(address)
-    files = [os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")]
-    status = check_health(
-        address, Security(None, *files), service=service, tls_name=tls_name, seconds=timeout
+    certificate, key, ca = (
+        os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")
     )
+    security = Security(None, certificate, key, ca)
+    status = check_health(address, security, service=service, tls_name=tls_name, seconds=timeout)
     if status != "SERVING":
         raise OriginUnavailable(
             f"{address} answers and says {status}: it is stopping, or has no such service"

@@ -16,7 +16,8 @@ KINDS = [
 # What a server refuses as malformed was malformed by a peer, so it comes back as ProtocolViolation.
 ONE_WAY = {
     errors.NotAttached, errors.RegistryUnavailable, errors.InvalidURI, errors.NameTaken, errors.AddressInUse,
-    errors.ExecutorUnavailable, errors.InvalidApp, errors.InvalidConfig, errors.WorkError, errors.StorageError,
+    errors.ExecutorUnavailable, errors.InvalidApp, errors.InvalidConfig, errors.WorkError,
+    errors.StorageError,
 }  # fmt: skip
 
 
