@@ -92,7 +92,7 @@ def _decode(message: Bytes, data: Bytes | None) -> Frame:
                 summary = _summary(pb.Summary.FromString(bytes(value)))
             elif field == _DIRECT:
                 offer = pb.Direct.FromString(bytes(value))
-                direct = Direct(offer.unix_name, offer.tcp_port, offer.ticket)
+                direct = Direct(offer.unix_name, offer.tcp_port, offer.ticket, offer.stripes)
     except ProtocolViolation:
         raise
     except (IndexError, DecodeError) as error:  # by hand, and in the generated classes
@@ -117,7 +117,12 @@ def _parts(frame: Frame, *, data: bool) -> list[Bytes]:
         _put_bulk(parts, _PACKS, _pack_head(pack), _PACK_DATA, pack.data if data else b"")
     if frame.direct is not None:
         offer = frame.direct
-        message = pb.Direct(unix_name=offer.unix_name, tcp_port=offer.tcp_port, ticket=offer.ticket)
+        message = pb.Direct(
+            unix_name=offer.unix_name,
+            tcp_port=offer.tcp_port,
+            ticket=offer.ticket,
+            stripes=offer.stripes,
+        )
         _put_bytes(parts, _DIRECT, message.SerializeToString())
     if frame.moved:
         parts.append(bytes((_MOVED << 3 | _VARINT, 1)))

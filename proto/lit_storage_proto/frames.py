@@ -62,6 +62,8 @@ class Direct:
     tcp_port: int = 0
     """0 means none."""
     ticket: bytes = b""
+    stripes: int = 0
+    """How many connections of TCP may be made; 0 means one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The direct ways of a server: plain sockets on which a stream goes faster than over gRPC.
 
 Invariant: a connection becomes the way of a call only by the ticket of that call, which was given in
-the call's own authenticated answer, is random, and is good once. Nothing else is read from a
-connection but acknowledgements, and nobody waits for one without a limit. What is sent is described at
-``Direct`` in ``v1/path_storage.proto``.
+the call's own authenticated answer, is random, and is good once, or for the stripes of one way.
+Nothing else is read from a connection but acknowledgements, and nobody waits for one without a limit.
+What is sent is described at ``Direct`` in ``v1/path_storage.proto``.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES, Connection
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES
+from lit_storage_client.stripes import MAX_STRIPES, STRIPED_HELLO, Stripe
 from lit_storage_client.tls_socket import TlsSocket
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
 from lit_storage_proto.limits import KIB, MIB, Limits
+from lit_storage_server.stripes import StripedSender
 
 _HELLO_SECONDS = 5.0
 _MOST_HANDSHAKES = 32
@@ -36,12 +38,13 @@ _SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 class Way:
     """One connection that has shown its ticket."""
 
-    def __init__(self, connected: Connection, seconds: float) -> None:
+    def __init__(self, connected: Stripe | StripedSender, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
         self.passes_descriptors = connected.family == socket.AF_UNIX
         """Whether files can be passed as descriptors."""
-        connected.settimeout(seconds)
+        if not isinstance(connected, StripedSender):
+            connected.settimeout(seconds)
 
     def send(self, frame: Frame, descriptor: int) -> Iterator[None]:
         """Send a frame, and wait until what was passed as a descriptor is copied; yield as it goes on.
@@ -60,6 +63,8 @@ class Way:
                 yield
                 if passed:
                     yield from self._wait_until_copied(sum(chunk.descriptor_bytes for chunk in part.chunks))
+            if frame.summary is not None and isinstance(self._socket, StripedSender):
+                self._socket.finish()
         except TimeoutError:
             raise OriginUnavailable(
                 f"the consumer took nothing on its direct connection for {self._seconds:g} s"
@@ -81,6 +86,9 @@ class Way:
     def _send(self, frame: Frame, descriptor: int) -> None:
         message, data = encode_detached(frame)
         head = HEADER.pack(len(message), len(data)) + message
+        if isinstance(self._socket, StripedSender):
+            self._socket.sendall(head, data)
+            return
         if isinstance(self._socket, TlsSocket):
             self._socket.sendall(head)
             self._socket.sendall(data)
@@ -100,6 +108,7 @@ class Way:
         while True:
             if time.monotonic() > deadline:
                 raise TimeoutError
+            assert isinstance(self._socket, socket.socket)  # only a Unix socket passes descriptors
             said = self._socket.recv(1024)
             if not said:
                 raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
@@ -116,23 +125,35 @@ class Offer:
 
     direct: Direct
     way: Way | None = None
-    claimed: bool = False
+    claimed: int = 0
     ended: bool = False
+    stripes: StripedSender | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def claim(self) -> bool:
-        """Say whether nobody showed the ticket before."""
-        with self.lock:
-            first, self.claimed = not self.claimed, True
-            return first
+    def claim(self, *, striped: bool, seconds: float) -> bool:
+        """Say whether the ticket is good for another connection, and count it.
 
-    def attach(self, way: Way) -> None:
+        Args:
+            striped: whether it is to be one of several.
+            seconds: how long none of those may take anything.
+        """
+        with self.lock:
+            if striped and not self.claimed:
+                self.stripes = StripedSender(seconds)
+            most = self.direct.stripes if striped and self.stripes is not None else 1
+            self.claimed += 1
+            return self.claimed <= most
+
+    def attach(self, connected: Stripe, seconds: float) -> None:
         """Take a connection that showed the ticket."""
         with self.lock:
             if self.ended:
-                way.close()
+                connected.close()
+            elif self.stripes is None:
+                self.way = Way(connected, seconds)
             else:
-                self.way = way
+                self.stripes.add(connected)
+                self.way = self.way or Way(self.stripes, seconds)
 
     def shut_down(self) -> None:
         """End whatever the connection waits for."""
@@ -172,7 +193,7 @@ class DirectWays:
     def offered(self) -> Iterator[Offer]:
         """Offer the ways to one call for the length of a ``with`` block."""
         ticket = secrets.token_bytes(TICKET_BYTES)
-        offer = Offer(Direct(self._unix_name, self._tcp_port, ticket))
+        offer = Offer(Direct(self._unix_name, self._tcp_port, ticket, MAX_STRIPES if self._tcp_port else 0))
         self._offers[ticket] = offer
         try:
             yield offer
@@ -233,7 +254,7 @@ class DirectWays:
                 self._handshakes.release()
 
     def _welcome(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
-        connected: Connection = accepted
+        connected: Stripe = accepted
         offer = None
         try:
             accepted.settimeout(_HELLO_SECONDS)
@@ -253,9 +274,9 @@ class DirectWays:
         if offer is None:
             connected.close()
         else:
-            offer.attach(Way(connected, self._seconds))
+            offer.attach(connected, self._seconds)
 
-    def _offer_of(self, connected: Connection) -> Offer | None:
+    def _offer_of(self, connected: Stripe) -> Offer | None:
         """Return the offer whose ticket a connection shows, if any."""
         deadline = time.monotonic() + _HELLO_SECONDS
         hello = b""
@@ -268,10 +289,11 @@ class DirectWays:
             if not data:
                 return None
             hello += data
-        if not hello.startswith(HELLO):
-            return None
         offer = self._offers.get(hello[len(HELLO) :])
-        return offer if offer is not None and offer.claim() else None
+        striped = hello.startswith(STRIPED_HELLO) and connected.family != socket.AF_UNIX
+        if offer is None or not (striped or hello.startswith(HELLO)):
+            return None
+        return offer if offer.claim(striped=striped, seconds=self._seconds) else None
 
 
 def frames_on(

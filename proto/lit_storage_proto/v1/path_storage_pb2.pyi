@@ -607,6 +607,12 @@ class Direct(message.Message):
     descriptor of the file, open for reading, as ancillary data of its first byte. While the client
     copies it writes one byte 0x01 at least every 256 MiB and every 10 s, and 0x00 when it has all
     of them: only then does the origin go on, so that its last look comes after the last read.
+
+    Over a long line several connections of TCP are faster than one. Where `stripes` is more than one, a client
+    may make up to so many, each beginning with "LITSTRP1" instead of "LITDIRC1". The bytes that a
+    single one would carry are cut into segments, numbered from 0, and each segment goes on any one
+    of them, ascending on each: a little-endian uint64, its number; a little-endian uint32, its
+    length, at most 128 KiB; and its bytes. One of no bytes comes after the last.
     """
 
     DESCRIPTOR: descriptor.Descriptor
@@ -614,6 +620,7 @@ class Direct(message.Message):
     UNIX_NAME_FIELD_NUMBER: builtins.int
     TCP_PORT_FIELD_NUMBER: builtins.int
     TICKET_FIELD_NUMBER: builtins.int
+    STRIPES_FIELD_NUMBER: builtins.int
     unix_name: builtins.str
     """Name of a Unix socket in the abstract namespace, without the leading NUL: "lit-storage-" and 32
     hexadecimal digits. A client MUST refuse any other name.
@@ -621,17 +628,20 @@ class Direct(message.Message):
     tcp_port: builtins.int
     """A port at the host that the call was made to; 0 means none."""
     ticket: builtins.bytes
-    """32 random bytes, good for one connection."""
+    """32 random bytes, good for one connection, or for the stripes of one client."""
+    stripes: builtins.int
+    """How many connections of TCP may be made for this call; 0 means one."""
     def __init__(
         self,
         *,
         unix_name: builtins.str = ...,
         tcp_port: builtins.int = ...,
         ticket: builtins.bytes = ...,
+        stripes: builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["tcp_port", b"tcp_port", "ticket", b"ticket", "unix_name", b"unix_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["stripes", b"stripes", "tcp_port", b"tcp_port", "ticket", b"ticket", "unix_name", b"unix_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,217 @@
+"""A direct way made of several TCP connections, as its consumer reads it.
+
+One connection over a long and lossy line is as fast as its congestion window lets it be: with the
+loss-based control of most systems, about 1.2 segments / (round trip * sqrt(loss)) (Mathis et al., 1997),
+which at 40 ms and 0.5 % is 5 Mbit/s, however wide the line. Several side by side are as much faster.
+
+Invariant: what comes out is what the origin put in, in its order, whichever connection carried
+which part: a segment is given out by its number alone, and none is passed over. More is held here
+than can be given out only as far as two segments a connection; the rest waits in the kernel, and
+so with the origin. What is carried is described at ``Direct`` in ``v1/path_storage.proto``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable
+
+from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.limits import KIB
+
+STRIPED_HELLO = b"LITSTRP1"
+MAX_STRIPES = 16
+SEGMENT = struct.Struct("<QI")
+MAX_SEGMENT_BYTES = 128 * KIB
+
+Stripe = socket.socket | TlsSocket
+
+# What loss costs a connection grows with the round trip, and so does what makes up for it. Where the round
+# trip is short, one connection takes as much as the processors can move, and others would only cost some.
+_RTT_SECONDS_A_STRIPE = 0.0025
+_SHORT_RTT_SECONDS = 0.005
+
+_RTT_OF_TCP_INFO = struct.Struct("=68xI")  # tcpi_rtt in µs, of struct tcp_info: linux/tcp.h
+_SEGMENTS_HELD = 2  # of each connection: one that is taken, one that arrives meanwhile
+
+
+def worthwhile_stripes(connected: socket.socket, most: int) -> int:
+    """Return how many connections the way to a peer is worth, from the round trip of the first one."""
+    info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_OF_TCP_INFO.size)
+    if len(info) < _RTT_OF_TCP_INFO.size:
+        return 1
+    return stripes_for(_RTT_OF_TCP_INFO.unpack(info)[0] / 1e6, most)
+
+
+def stripes_for(rtt_seconds: float, most: int) -> int:
+    """Return how many connections a round trip is worth."""
+    if rtt_seconds < _SHORT_RTT_SECONDS:
+        return 1
+    return max(1, min(int(rtt_seconds / _RTT_SECONDS_A_STRIPE), most, MAX_STRIPES))
+
+
+class _Segments:
+    """The segments that one connection brought and nobody took yet."""
+
+    def __init__(self) -> None:
+        self._buffers = [memoryview(bytearray(MAX_SEGMENT_BYTES)) for _ in range(_SEGMENTS_HELD)]
+        self._free = threading.Semaphore(_SEGMENTS_HELD)
+
+    def acquire(self) -> memoryview:
+        """Wait for a buffer; they come in turn, for so they are given back."""
+        self._free.acquire()
+        self._buffers.append(self._buffers.pop(0))
+        return self._buffers[-1]
+
+    def release(self) -> None:
+        self._free.release()
+
+
+class StripedReceiver:
+    """As much of a socket as `direct` needs; one thread reads it, any may shut it down.
+
+    Args:
+        first: a connection that has shown its ticket.
+        dial: makes another one; OSError where it cannot.
+        count: how many connections there are to be.
+    """
+
+    family = socket.AF_INET
+
+    def __init__(self, first: Stripe, dial: Callable[[], Stripe], count: int) -> None:
+        self._dial = dial
+        self._arrived = threading.Condition()
+        self._segments: dict[int, tuple[memoryview, _Segments]] = {}
+        self._next = 0
+        self._taken = memoryview(b"")
+        self._taken_from: _Segments | None = None
+        self._ended = self._shut = False
+        self._error: ProtocolViolation | None = None
+        self._open: set[Stripe] = set()
+        self._threads = [
+            threading.Thread(
+                target=self._run,
+                args=(first if number == 0 else None,),
+                name=f"lit-storage-stripe-{number}",
+                daemon=True,
+            )
+            for number in range(count)
+        ]
+        self._running = count
+        for thread in self._threads:
+            thread.start()
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Do nothing: whoever waits here is woken by `shutdown`."""
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Fill some of `buffer`; return how much, 0 at the end.
+
+        Raises:
+            ProtocolViolation: what came is no segment, or none that was due.
+        """
+        if not self._taken:
+            self._take()
+        count = min(len(self._taken), len(buffer))
+        buffer[:count] = self._taken[:count]
+        self._taken = self._taken[count:]
+        return count
+
+    def shutdown(self, how: int) -> None:
+        """End all connections, whoever waits for them."""
+        with self._arrived:
+            self._shut = True
+            for stripe in self._open:
+                with contextlib.suppress(OSError):
+                    stripe.shutdown(how)
+            self._arrived.notify_all()
+
+    def close(self) -> None:
+        """Close all connections; one that is still being made is closed then. A second call does nothing."""
+        self.shutdown(socket.SHUT_RDWR)
+        if self._taken_from is not None:
+            self._taken_from.release()
+            self._taken_from = None
+        with self._arrived:
+            for _, source in self._segments.values():
+                source.release()
+            self._segments.clear()
+
+    def _take(self) -> None:
+        """Wait for the next segment, and hold it; hold an empty one at the end."""
+        if self._taken_from is not None:
+            self._taken_from.release()
+            self._taken_from = None
+        with self._arrived:
+            self._arrived.wait_for(
+                lambda: (
+                    self._ended
+                    or self._next in self._segments
+                    or self._error
+                    or self._shut
+                    or not self._running
+                )
+            )
+            if self._error is not None:
+                raise self._error
+            if self._ended or self._shut or self._next not in self._segments:
+                return
+            self._taken, self._taken_from = self._segments.pop(self._next)
+            self._next += 1
+            if not self._taken:
+                self._ended = True
+
+    def _run(self, stripe: Stripe | None) -> None:
+        try:
+            if stripe is None:
+                stripe = self._dial()
+            with contextlib.closing(stripe):
+                with self._arrived:
+                    if self._shut:
+                        return
+                    self._open.add(stripe)
+                try:
+                    self._carry(stripe)
+                finally:
+                    with self._arrived:
+                        self._open.discard(stripe)
+        except ProtocolViolation as error:
+            self._error = error
+        except OSError:
+            pass  # if it was needed, the origin notices too, and the status of the call says so
+        finally:
+            with self._arrived:
+                self._running -= 1
+                self._arrived.notify_all()
+
+    def _carry(self, stripe: Stripe) -> None:
+        segments = _Segments()
+        header = memoryview(bytearray(SEGMENT.size))
+        while fill(stripe, header):
+            number, size = SEGMENT.unpack(header)
+            if size > MAX_SEGMENT_BYTES:
+                raise ProtocolViolation(f"the peer sent a segment of {size} bytes")
+            buffer = segments.acquire()
+            if self._shut or not fill(stripe, buffer[:size]):
+                return
+            with self._arrived:
+                if self._shut:
+                    return
+                if number < self._next or number in self._segments:
+                    raise ProtocolViolation(f"the peer sent segment {number} twice")
+                self._segments[number] = buffer[:size], segments
+                self._arrived.notify_all()
+
+
+def fill(connected: Stripe | StripedReceiver, buffer: memoryview) -> bool:
+    """Fill `buffer`; say whether the connection lasted that long."""
+    filled, size = 0, len(buffer)
+    while filled < size:
+        count = connected.recv_into(buffer[filled:])
+        if not count:
+            return False
+        filled += count
+    return True
