@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lit_storage import environment, home
 from lit_storage.advertise import advertised_endpoint
 from lit_storage.home import Home
+from lit_storage.launcher import launched_name
 from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
 from lit_storage.persistence import Persistence, tell
@@ -317,7 +318,7 @@ class Session:
 
 
 def join(
-    name: str,
+    name: str | None = None,
     *,
     root: str | os.PathLike[str] | None = None,
     registry: str | None = None,
@@ -330,7 +331,9 @@ def join(
     """Make this process a Work: serve its files under `name` until the session is closed.
 
     Args:
-        name: parts joined by dots, such as ``trainer-0`` or ``workers.0``.
+        name: parts joined by dots, such as ``trainer-0`` or ``workers.0``; None takes it from the
+            environment: LIT_STORAGE_NAME, else from what torchrun, Slurm or Kubernetes set, as
+            `lit_storage.launcher` says.
         root: directory that all Works on this machine share; their storage roots lie in it.
         registry: URL of the registry.
         bind: ``host:port`` to listen on; port 0 takes a free one.
@@ -343,14 +346,14 @@ def join(
             What is None comes from the environment; see `lit_storage.environment`.
 
     Raises:
-        InvalidURI: `name` is outside the grammar, or `artifacts` is no URL of a store.
+        InvalidURI: `name` is outside the grammar, or none can be found, or `artifacts` is no URL of a store.
         NameTaken: another live process has the name.
         AddressInUse: the port is taken.
         AccessDenied: the root cannot be written, or `bind` would serve others without protection.
         RegistryUnavailable: the registry cannot be reached or written.
         RuntimeError: this process has a session already.
     """
-    check_name(name)
+    name = check_name(name) if name is not None else launched_name(os.environ)
     with _opening:
         session = _open(name, f"works/{name}", root, registry, security, limits)
         try:
