@@ -13,12 +13,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
 PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
 STUBS := proto/lit_storage_proto
+NOT_OF_ONE_HOST := --ignore tests/cluster
+SOAK_SECONDS ?= 300
 # These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.
 NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-pythons check bench bench-handover proto proto-check clean
+.PHONY: help setup demo test test-cluster test-pythons check bench bench-handover proto proto-check clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +31,13 @@ demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpo
 	@echo "== Running examples/share_checkpoint.py"
 	@$(BIN)/python examples/share_checkpoint.py
 
-test: $(VENV)/.dev ## Run all tests (PYTEST_ARGS="-k name" for some)
-	@$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
+test: $(VENV)/.dev ## Run all tests but those of several hosts (PYTEST_ARGS="-k name" for some)
+	@$(BIN)/pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
+
+# What is skipped elsewhere for want of root, iproute2 or /dev/net/tun fails here.
+test-cluster: $(VENV)/.dev ## Run the tests of several hosts, for minutes (SOAK_SECONDS=300 of them the soak)
+	@LIT_STORAGE_TESTS_NEED_HOSTS=1 LIT_STORAGE_SOAK_SECONDS=$(SOAK_SECONDS) \
+		$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
 test-pythons: ## Run all tests on each supported Python that is installed
 	@for python in $(PYTHONS); do \
@@ -43,7 +50,7 @@ test-pythons: ## Run all tests on each supported Python that is installed
 
 .PHONY: test-python
 test-python: $(VENV)-$(VERSION)/.test
-	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PARALLEL) $(NOT_OF_A_PYTHON) $(PYTEST_ARGS)
+	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PARALLEL) $(NOT_OF_A_PYTHON) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
 
 check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs and the wheel
 	$(BIN)/ruff check .
