@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 AGENT = str(HERE / "agent.py")
 SECONDS = 120.0  # for what no test bounds more closely
 PORT = 7700
-HOSTS = 3
+HOSTS = 4
 
 
 def pytest_collection_modifyitems(items):
