@@ -11,6 +11,7 @@ a Python function for each: what is added to it slows down every tree.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -85,18 +86,17 @@ class TreeStream:
             SourceChanged: files changed while they were read, and went on changing.
             OSError: the file system failed; its file name is the path.
         """
-        with self._shares.open(self._path) as opened:
+        with contextlib.ExitStack() as stack:
+            opened = stack.enter_context(self._shares.open(self._path))
             look = self._look_at_tree if opened.is_directory else self._look_at_file
             yield from look(opened, send=True)
             if self._options.settle:
-                yield from self._settle(opened)
+                yield from self._settle(opened, stack)
             if opened.is_directory and not os.fstat(opened.fd).st_nlink:
-                raise SourceChanged(
-                    f"{self._path!r} was removed while it was sent; see whether it is still there"
-                )
+                raise _removed(self._path)
         yield from self._assembly.finish(_first(self._changed), len(self._changed))
 
-    def _settle(self, opened: Opened) -> Iterator[Frame]:
+    def _settle(self, opened: Opened, stack: contextlib.ExitStack) -> Iterator[Frame]:
         look = self._look_at_tree if opened.is_directory else self._look_at_file
         if not self._seen:
             return  # it is neither, and has no bytes
@@ -104,8 +104,9 @@ class TreeStream:
             yield from self._assembly.flush()
             self._assembly.round = min(number, MAX_ROUNDS)
             self._changed.clear()
+            opened = self._at_path(opened, stack)
             yield from look(opened, send=number <= MAX_ROUNDS)
-            if not self._changed:
+            if not self._changed and self._at_path(opened, stack) is opened:
                 return
         if not self._options.accept_changes:
             names = ", ".join(repr(join(self._path, name)) for name in list(self._changed)[:_MAX_NAMED])
@@ -113,6 +114,24 @@ class TreeStream:
                 f"{names} went on changing while {self._path!r} was sent; get it again when it rests, or "
                 "accept changes"
             )
+
+    def _at_path(self, opened: Opened, stack: contextlib.ExitStack) -> Opened:
+        """Return the directory that is at the path by now; it may have taken the place of the one at hand.
+
+        One that was renamed away may rest half removed, so that two looks at it alone would agree.
+        """
+        if not opened.is_directory:
+            return opened
+        try:
+            now = stack.enter_context(self._shares.open(self._path))
+        except PathNotFound:
+            now = None
+        if now is None or not now.is_directory:
+            raise _removed(self._path)
+        if os.path.samestat(now.status, opened.status):
+            return opened
+        self._changed[""] = None
+        return now
 
     def _look_at_file(self, opened: Opened, *, send: bool) -> Iterator[Frame]:
         """Send what is no directory, or what of it changed."""
@@ -406,6 +425,10 @@ def _first(paths: Iterable[str]) -> tuple[str, ...]:
             break
         names.append(path)
     return tuple(names)
+
+
+def _removed(shown: str) -> SourceChanged:
+    return SourceChanged(f"{shown!r} was removed while it was sent; see whether it is still there")
 
 
 def _changed(shown: str) -> SourceChanged:

@@ -261,6 +261,47 @@ def test_a_directory_that_goes_while_it_is_let_go(copy, root, tmp_path, monkeypa
     assert set(os.listdir(copied.tree)) == {"a", "b"} - set(gone)
 
 
+def put_aside(directory):
+    """Rename a directory, and remove a part of it, as a producer does that removes its last checkpoint."""
+    aside = directory.rename(directory.parent / "aside")
+    (aside / "f").unlink()
+
+
+def put_in_place(directory):
+    put_aside(directory)
+    directory.mkdir()
+    (directory / "new").write_bytes(b"new")
+
+
+@pytest.mark.parametrize("packs", [False, True], ids=["chunks", "packs"])
+def test_another_directory_in_its_place(copy, tree, packs):
+    """Where another one takes the place of the directory that is sent, the copy is that one, whole."""
+    (tree / "d/g").write_bytes(b"g")
+    copied = copy("d", settle=True, packs=packs, after=in_round(r0=lambda: put_in_place(tree / "d")))
+    assert paths_of(copied.tree) == paths_of(tree / "d") == {"new": b"new"}
+
+
+def test_another_directory_in_its_place_each_time(copy, tree):
+    """One that gives place to another in every round never rests."""
+
+    def after(frame):
+        if frame.summary is None:
+            aside = tree / f"aside-{frame.round}-{len(os.listdir(tree))}"
+            (tree / "d").rename(aside)
+            (tree / "d").mkdir()
+            (tree / "d" / aside.name).write_bytes(b"x")
+
+    with pytest.raises(SourceChanged, match="rests"):
+        copy("d", settle=True, after=after)
+
+
+def test_put_aside_and_half_removed(copy, tree):
+    """A directory that was renamed away is not sent as what is left of it, though it rests."""
+    (tree / "d/g").write_bytes(b"g")
+    with pytest.raises(SourceChanged, match="'d' was removed"):
+        copy("d", settle=True, after=in_round(r0=lambda: put_aside(tree / "d")))
+
+
 def test_reserved_names_in_a_round(copy, tree):
     """What appears under a reserved name of the storage root is no change of what is shared."""
 
