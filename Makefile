@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## Run all tests but those of several hosts (PYTEST_ARGS="-k 
 
 # What is skipped elsewhere for want of root, iproute2 or /dev/net/tun fails here.
 test-cluster: $(VENV)/.dev ## Run the tests of several hosts, for minutes (SOAK_SECONDS=300 of them the soak)
-	@LIT_STORAGE_TESTS_NEED_HOSTS=1 LIT_STORAGE_SOAK_SECONDS=$(SOAK_SECONDS) \
+	@TESTS_NEED_HOSTS=1 SOAK_SECONDS=$(SOAK_SECONDS) \
 		$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
 test-pythons: ## Run all tests on each supported Python that is installed

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
     reason = lab.why_not() if ours else None
     if reason is None:
         return
-    if os.environ.get("LIT_STORAGE_TESTS_NEED_HOSTS") == "1":
+    if os.environ.get("TESTS_NEED_HOSTS") == "1":
         raise pytest.UsageError(f"the tests of several hosts cannot run here: {reason}")
     for item in ours:
         item.add_marker(pytest.mark.skip(reason=reason))

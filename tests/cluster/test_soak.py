@@ -4,7 +4,7 @@ Nothing is torn: whatever is in place, at any time and after any kill, is one ch
 never an older one than before. Nothing is lost: when all is calm again, everybody gets the last
 checkpoint of everybody. Nothing is left: no process, and no staged file.
 
-It lasts for LIT_STORAGE_SOAK_SECONDS; LIT_STORAGE_SOAK_SEED repeats the choices of an earlier one.
+It lasts for SOAK_SECONDS; SOAK_SEED repeats the choices of an earlier one.
 """
 
 import collections
@@ -23,7 +23,7 @@ import pytest
 
 from tests.etcd_server import EtcdServers
 
-SECONDS = float(os.environ.get("LIT_STORAGE_SOAK_SECONDS") or 20)
+SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 CALM_SECONDS = 90.0
 WORKS = [f"work-{index}" for index in range(8)]
 PROGRAM = os.path.join(os.path.dirname(__file__), "soak_work.py")
@@ -200,8 +200,8 @@ class Soak:
 @pytest.mark.timeout(SECONDS + 6 * CALM_SECONDS)
 def test_works_exchange_checkpoints_while_all_breaks(network, record_property):
     """Whatever is killed or cut when, no checkpoint is torn or lost, and nothing is left of it all."""
-    seed = os.environ.get("LIT_STORAGE_SOAK_SEED") or str(random.SystemRandom().randrange(10**9))
-    print(f"LIT_STORAGE_SOAK_SEED={seed}")
+    seed = os.environ.get("SOAK_SEED") or str(random.SystemRandom().randrange(10**9))
+    print(f"SOAK_SEED={seed}")
     made = network(4, **LINE)
     registry = made.machines[3]
     etcd = EtcdServers(
