@@ -17,6 +17,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from dataclasses import dataclass
 
 from lit_storage_client.security import Security
@@ -251,8 +252,9 @@ class DirectWay:
         def dial() -> Stripe:
             return self._begin_tcp(self._connect_tcp(offer, record), STRIPED_HELLO, offer, record)
 
+        started = time.monotonic()
         connected = self._connect_tcp(offer, record)
-        count = worthwhile_stripes(connected, offer.stripes)
+        count = worthwhile_stripes(connected, time.monotonic() - started, offer.stripes)
         if count == 1:
             return self._begin_tcp(connected, HELLO, offer, record)
         return StripedReceiver(self._begin_tcp(connected, STRIPED_HELLO, offer, record), dial, count)

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable
 
 from lit_storage_client.tls_socket import TlsSocket
-from lit_storage_proto.errors import ProtocolViolation
+from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.limits import KIB
 
 STRIPED_HELLO = b"LITSTRP1"
@@ -38,12 +38,18 @@ _RTT_OF_TCP_INFO = struct.Struct("=68xI")  # tcpi_rtt in µs, of struct tcp_info
 _SEGMENTS_HELD = 2  # of each connection: one that is taken, one that arrives meanwhile
 
 
-def worthwhile_stripes(connected: socket.socket, most: int) -> int:
-    """Return how many connections the way to a peer is worth, from the round trip of the first one."""
+def worthwhile_stripes(connected: socket.socket, connect_seconds: float, most: int) -> int:
+    """Return how many connections the way to a peer is worth.
+
+    Args:
+        connected: the first one, just made.
+        connect_seconds: what that took. It tells less than the kernel's measure, since this process may not
+            have run at once; but there may be no measure where a packet of the handshake was lost.
+        most: how many the peer takes.
+    """
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_OF_TCP_INFO.size)
-    if len(info) < _RTT_OF_TCP_INFO.size:
-        return 1
-    return stripes_for(_RTT_OF_TCP_INFO.unpack(info)[0] / 1e6, most)
+    (rtt_us,) = _RTT_OF_TCP_INFO.unpack(info) if len(info) == _RTT_OF_TCP_INFO.size else (0,)
+    return stripes_for(rtt_us / 1e6 or connect_seconds, most)
 
 
 def stripes_for(rtt_seconds: float, most: int) -> int:
@@ -180,7 +186,7 @@ class StripedReceiver:
                         self._open.discard(stripe)
         except ProtocolViolation as error:
             self._error = error
-        except OSError:
+        except (OSError, StorageError, ValueError):
             pass  # if it was needed, the origin notices too, and the status of the call says so
         finally:
             with self._arrived:

@@ -30,7 +30,7 @@ from lit_storage_proto.limits import KIB, MIB, Limits
 from lit_storage_server.stripes import StripedSender
 
 _HELLO_SECONDS = 5.0
-_MOST_HANDSHAKES = 32
+_MOST_HANDSHAKES = 128  # those of some consumers, each with all its stripes
 _SLOWEST_BYTES_A_SECOND = 256 * KIB  # a consumer that says that it copies holds a place; slower is no copy
 _SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 

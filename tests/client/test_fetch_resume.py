@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import xxhash
@@ -280,7 +281,23 @@ def test_taken_over_by_mistake(get, content):
     assert os.path.getsize(large_of(get.staging)) == SIZE
 
 
-def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path):
+@pytest.fixture(params=[1, 5], ids=["one connection", "stripes"])
+def stripes(request, monkeypatch):
+    """Take so many connections for a direct way, as for a long line."""
+    monkeypatch.setattr("lit_storage_client.direct.worthwhile_stripes", lambda *_: request.param)
+
+
+def test_no_thread_is_left(get, content, stripes):
+    """After a get nothing of its ways goes on, whatever they were made of."""
+    get()
+    check(get, content)
+    deadline = time.monotonic() + 20
+    while any(thread.name.startswith("lit-storage-str") for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path, stripes):
     """A get goes on by itself when its origin comes back in time."""
     get = Get(remote_of(work.record, ways=Ways.TCP, resume_seconds=20), tmp_path / "R")
     seen = []

@@ -48,7 +48,7 @@ def test_loopback_is_short():
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as connected,
     ):
-        assert worthwhile_stripes(connected, MAX_STRIPES) == 1
+        assert worthwhile_stripes(connected, 5.0, MAX_STRIPES) == 1
 
 
 @pytest.fixture

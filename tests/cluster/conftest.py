@@ -6,6 +6,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,16 @@ AGENT = str(HERE / "agent.py")
 SECONDS = 120.0  # for what no test bounds more closely
 PORT = 7700
 HOSTS = 4
+PROGRAMS = ["ip", "sysctl", "rsync", "etcd"]
 
 
 def pytest_collection_modifyitems(items):
     """Skip these tests where there can be no hosts; or fail, where they are to run."""
     ours = [item for item in items if item.path.parent == HERE]
-    reason = lab.why_not() if ours else None
+    reason = None
+    if ours:
+        lacking = [program for program in PROGRAMS if shutil.which(program) is None]
+        reason = f"{' and '.join(lacking)} must be installed" if lacking else lab.why_not()
     if reason is None:
         return
     if os.environ.get("TESTS_NEED_HOSTS") == "1":
