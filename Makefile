@@ -13,6 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
 PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
 STUBS := proto/lit_storage_proto
+# These take minutes and root; `make test-cluster` runs them.
 NOT_OF_ONE_HOST := --ignore tests/cluster
 SOAK_SECONDS ?= 300
 # These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.

@@ -60,20 +60,32 @@ def stripes_for(rtt_seconds: float, most: int) -> int:
 
 
 class _Segments:
-    """The segments that one connection brought and nobody took yet."""
+    """The segments that one connection brought and nobody took yet; all under the lock of its receiver."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.Lock) -> None:
         self._buffers = [memoryview(bytearray(MAX_SEGMENT_BYTES)) for _ in range(_SEGMENTS_HELD)]
-        self._free = threading.Semaphore(_SEGMENTS_HELD)
+        self._free = _SEGMENTS_HELD
+        self._released = threading.Condition(lock)
+        self._waits = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the connection is not read on before a segment is given back."""
+        return self._waits and not self._free
 
     def acquire(self) -> memoryview:
         """Wait for a buffer; they come in turn, for so they are given back."""
-        self._free.acquire()
+        self._waits = True
+        self._released.wait_for(lambda: self._free)
+        self._waits = False
+        self._free -= 1
         self._buffers.append(self._buffers.pop(0))
         return self._buffers[-1]
 
     def release(self) -> None:
-        self._free.release()
+        """Give one back."""
+        self._free += 1
+        self._released.notify()
 
 
 class StripedReceiver:
@@ -89,7 +101,9 @@ class StripedReceiver:
 
     def __init__(self, first: Stripe, dial: Callable[[], Stripe], count: int) -> None:
         self._dial = dial
-        self._arrived = threading.Condition()
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._carrying: list[_Segments] = []
         self._segments: dict[int, tuple[memoryview, _Segments]] = {}
         self._next = 0
         self._taken = memoryview(b"")
@@ -138,27 +152,23 @@ class StripedReceiver:
     def close(self) -> None:
         """Close all connections; one that is still being made is closed then. A second call does nothing."""
         self.shutdown(socket.SHUT_RDWR)
-        if self._taken_from is not None:
-            self._taken_from.release()
-            self._taken_from = None
         with self._arrived:
+            self._release_taken()
             for _, source in self._segments.values():
                 source.release()
             self._segments.clear()
 
     def _take(self) -> None:
         """Wait for the next segment, and hold it; hold an empty one at the end."""
-        if self._taken_from is not None:
-            self._taken_from.release()
-            self._taken_from = None
         with self._arrived:
+            self._release_taken()
             self._arrived.wait_for(
                 lambda: (
                     self._ended
                     or self._next in self._segments
                     or self._error
                     or self._shut
-                    or not self._running
+                    or self._is_lost()
                 )
             )
             if self._error is not None:
@@ -169,6 +179,15 @@ class StripedReceiver:
             self._next += 1
             if not self._taken:
                 self._ended = True
+
+    def _release_taken(self) -> None:
+        if self._taken_from is not None:
+            self._taken_from.release()
+            self._taken_from = None
+
+    def _is_lost(self) -> bool:
+        """Say whether nobody can bring the next segment: those that go on have brought later ones."""
+        return sum(segments.is_full for segments in self._carrying) >= self._running
 
     def _run(self, stripe: Stripe | None) -> None:
         try:
@@ -194,13 +213,24 @@ class StripedReceiver:
                 self._arrived.notify_all()
 
     def _carry(self, stripe: Stripe) -> None:
-        segments = _Segments()
+        segments = _Segments(self._lock)
+        with self._arrived:
+            self._carrying.append(segments)
+        try:
+            self._carry_into(segments, stripe)
+        finally:
+            with self._arrived:
+                self._carrying.remove(segments)
+
+    def _carry_into(self, segments: _Segments, stripe: Stripe) -> None:
         header = memoryview(bytearray(SEGMENT.size))
         while fill(stripe, header):
             number, size = SEGMENT.unpack(header)
             if size > MAX_SEGMENT_BYTES:
                 raise ProtocolViolation(f"the peer sent a segment of {size} bytes")
-            buffer = segments.acquire()
+            with self._arrived:
+                self._arrived.notify_all()  # it may be the last one that could bring the next segment
+                buffer = segments.acquire()
             if self._shut or not fill(stripe, buffer[:size]):
                 return
             with self._arrived:

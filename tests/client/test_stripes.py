@@ -80,6 +80,11 @@ def segment(number, data):
     return SEGMENT.pack(number, len(data)) + data
 
 
+def send(connected, data):
+    with contextlib.suppress(OSError):  # nobody may take all of it
+        connected.sendall(data)
+
+
 def read(receiver, size):
     """Take `size` bytes, or less where it ends before."""
     buffer, filled = memoryview(bytearray(size)), 0
@@ -116,6 +121,20 @@ def test_nothing_is_passed_over(striped):
     for connected in far:
         connected.close()
     assert read(receiver, 100) == b"first"
+
+
+def test_a_segment_that_nobody_can_bring(striped):
+    """Where a segment is lost with its connection, and the others are ahead, the end comes at once."""
+    receiver, far = striped(3)
+    for number, connected in enumerate(far[1:], 1):
+        ahead = [segment(2 * index + number, bytes(MAX_SEGMENT_BYTES)) for index in range(4)]
+        threading.Thread(target=send, args=(connected, b"".join(ahead)), daemon=True).start()
+    far[0].close()
+    ended = []
+    reading = threading.Thread(target=lambda: ended.append(read(receiver, 1)), daemon=True)
+    reading.start()
+    reading.join(SECONDS)
+    assert ended == [b""]
 
 
 def test_more_is_not_held(striped):

@@ -113,7 +113,7 @@ def ceiling(line):
     [
         pytest.param("reno", 1, 6 << 20, id="reno-large"),
         pytest.param("reno", 1500, 4 << 10, id="reno-small"),
-        pytest.param("bbr", 1, 64 << 20, id="bbr-large"),
+        pytest.param("bbr", 1, 192 << 20, id="bbr-large"),
         pytest.param("bbr", 12_000, 4 << 10, id="bbr-small"),
     ],
     indirect=["line"],

@@ -127,6 +127,22 @@ def test_the_registry_goes_during_a_copy(triple, tmp_path, digest, how):
     assert digest(tmp_path / "copy") == triple.whole
 
 
+def test_origin_and_registry_are_gone_at_once(triple, tmp_path, digest):
+    """A copy waits for both, and goes on when the registry knows of the next instance."""
+    origin, consumer, _ = triple.machines
+    limits = {"lease_seconds": 60.0, "resume_seconds": 60.0}  # the name does not lapse meanwhile
+    first = origin.origin(limits=limits)
+    agent = begin(consumer, tmp_path / "copy", at=SIZE // 2, **limits)
+    for member in triple.etcd.members:
+        member.kill()
+    first.kill()
+    time.sleep(8)  # the registry is asked in vain, for longer than one question may take
+    triple.etcd.start()
+    origin.origin(port=7701, limits=limits)
+    assert agent.hear().get("bytes") == SIZE
+    assert digest(tmp_path / "copy") == triple.whole
+
+
 def test_an_origin_that_was_cut_off_for_longer_than_its_lease(triple, tmp_path, digest):
     """It stops serving, is absent meanwhile, and is there as a new instance when the line is mended."""
     origin, consumer, _ = triple.machines

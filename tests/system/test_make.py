@@ -10,7 +10,18 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.mark.parametrize(
     "command",
-    ["setup", "demo", "test", "test-pythons", "check", "bench", "bench-handover", "proto", "proto-check"],
+    [
+        "setup",
+        "demo",
+        "test",
+        "test-cluster",
+        "test-pythons",
+        "check",
+        "bench",
+        "bench-handover",
+        "proto",
+        "proto-check",
+    ],
 )
 def test_help(command: str) -> None:
     """`make` alone lists each command with what it does, and does nothing else."""

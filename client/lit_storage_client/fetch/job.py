@@ -29,6 +29,7 @@ from lit_storage_proto.errors import (
     NotAttached,
     OriginUnavailable,
     PathNotFound,
+    RegistryUnavailable,
     StorageError,
     TransferTimeout,
 )
@@ -126,7 +127,7 @@ class Job:
                             journal=staging.journal,
                         )
                     break
-                except (OriginUnavailable, PathNotFound) as error:
+                except (OriginUnavailable, PathNotFound, RegistryUnavailable) as error:
                     patience.wait(error)
                     assert staging is not None  # there was contact before
                     staging.salvage()
