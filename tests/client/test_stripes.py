@@ -214,4 +214,4 @@ def test_close_ends_every_thread(striped):
             thread.join(SECONDS)
         other.settimeout(SECONDS)
         assert other.recv(1) == b""
-    assert threading.active_count() == before
+    assert threading.active_count() <= before  # those of other tests may end meanwhile
