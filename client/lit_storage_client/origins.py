@@ -53,6 +53,11 @@ class Origins:
         self._stores: dict[tuple[str, str], ArtifactStore] = {}
         self._opening = threading.Lock()
 
+    @property
+    def return_seconds(self) -> float:
+        """See `Remote.return_seconds`."""
+        return self._remote.return_seconds
+
     def exists(self, location: Location) -> bool:
         """Say whether the Work has this path, or left it.
 

@@ -54,6 +54,7 @@ _LAST_SEEN = {
     WorkState.FAILED: "failed or was killed",
 }
 _MAX_DETAILS = 1024  # characters of a peer's sentence that are passed on
+_RETURN_SECONDS = 5.0  # a Work tries once a second to register anew, and starts a process before
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 
@@ -65,6 +66,14 @@ class Remote:
         self._channels = channels
         self._dialer = Dialer(channels.security, limits.connect_seconds, ways)
         self.limits = limits
+
+    @property
+    def return_seconds(self) -> float:
+        """For how long a name that was served may be free before its Work has registered anew.
+
+        Where names have leases, a Work whose registry was out of reach for too long does so.
+        """
+        return _RETURN_SECONDS if self._registry.spans_machines else 0.0
 
     def exists(self, location: Location) -> bool:
         """Say whether the Work is live and has this path.

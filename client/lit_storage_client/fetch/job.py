@@ -199,6 +199,7 @@ class _Patience:
         self._most = -1
         self._lost: StorageError | None = None
         self._until = 0.0
+        self._absent_until: float | None = None
         self._pause = _FIRST_PAUSE_SECONDS
 
     def advance(self, done: int, total: int | None) -> None:
@@ -215,11 +216,20 @@ class _Patience:
         if self._lost is None:
             if self._most < 0 or isinstance(error, PathNotFound):
                 raise error
-            self._lost, self._pause = error, _FIRST_PAUSE_SECONDS
+            self._lost, self._pause, self._absent_until = error, _FIRST_PAUSE_SECONDS, None
             self._until = now + self._job.remote.limits.resume_seconds
             if self._job.deadline is not None:
                 self._until = min(self._until, self._job.deadline)
-        elif isinstance(error, PathNotFound) or now + self._pause > self._until:
+        elif self._is_gone(error, now) or now + self._pause > self._until:
             raise self._lost
         time.sleep(min(self._pause, max(0.0, self._until - now)))
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _is_gone(self, error: StorageError, now: float) -> bool:
+        """Say whether the origin is absent for longer than it takes to come back."""
+        if not isinstance(error, PathNotFound):
+            self._absent_until = None
+            return False
+        if self._absent_until is None:
+            self._absent_until = now + self._job.remote.return_seconds
+        return now >= self._absent_until

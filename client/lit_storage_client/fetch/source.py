@@ -47,6 +47,11 @@ class Source(Protocol):
 
     limits: Limits
 
+    @property
+    def return_seconds(self) -> float:
+        """For how long a name that was served may be free before its Work has registered anew."""
+        ...
+
     def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
         """Return the entries of a tree."""
         ...
