@@ -57,11 +57,16 @@ class LeaseKeeper:
         self._on_lost = on_lost
         self._on_renewed = on_renewed
         self._released = threading.Event()
+        self._is_renewing = True
         self._thread = threading.Thread(target=self._run, name="lit-storage-lease", daemon=True)
 
     def start(self) -> None:
         """Begin; to be called once."""
         self._thread.start()
+
+    def let_end(self) -> None:
+        """Renew no more, and tell when the lease has ended all the same."""
+        self._is_renewing = False
 
     def release(self) -> None:
         """Renew no more, and tell nothing more. A second call does nothing."""
@@ -75,10 +80,11 @@ class LeaseKeeper:
         while not self._released.is_set():
             now, end = boot_seconds(), safe_end(self.lease)
             if now >= end:
-                self._lost("the registry did not answer in time")
+                self._lost("the registry did not answer in time" if self._is_renewing else "its time is over")
                 return
-            if now < due:
-                self._released.wait(min(due - now, end - now, _LONGEST_WAIT_SECONDS))
+            if now < due or not self._is_renewing:
+                until = min(due, end) if self._is_renewing else end
+                self._released.wait(min(until - now, _LONGEST_WAIT_SECONDS))
                 continue
             try:
                 renewed = self._renew(self.lease, end - now)

@@ -116,16 +116,21 @@ class Served:
             case ["declare", str(path)]:
                 self._shares.declare(path)
             case ["hold", dict(hold)]:
-                self._release()
-                self._keep(self._open(hold), _lease(hold))
+                lease = _lease(hold)
+                self._put_off(lease)  # before anything else, which may fail or take its time
+                self._end_keeping()
+                self._keep(self._open(hold), lease)
             case ["expect", float(since)]:
                 self._put_off(Lease(0, self._limits.lease_seconds, since))
             case ["release"]:
-                self._release()
+                if self._keeper is not None:
+                    self._keeper.let_end()
             case ["stop", float(seconds)]:
-                self._release()
                 self._server.stop(seconds)
                 self._shares.close()
+                self._end_keeping()
+                if self._fence is not None:
+                    self._fence.lift()
             case _:
                 raise ProtocolViolation("the server process does not know what it is asked to do")
 
@@ -152,14 +157,13 @@ class Served:
             self._fence = self._fence or Fence()
             self._fence.set((safe_end(lease) + lease.end) / 2)  # the keeper's thread comes first, if it can
 
-    def _release(self) -> None:
+    def _end_keeping(self) -> None:
+        """Keep no lease any more; the fence stays where it is."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.release()
         if self._registry is not None:
             self._registry.close()
-        if self._fence is not None:
-            self._fence.lift()
 
 
 def _lease(hold: Mapping[str, Any]) -> Lease:

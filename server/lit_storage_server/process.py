@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable, StorageError
+from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease
 from lit_storage_server.control import LEASE_LOST, encode, error_of, receive
@@ -184,7 +184,10 @@ class ServerProcess:
             self._tell_hold(lease)
 
     def release(self) -> None:
-        """Renew the lease no more, and register no more; to be called before the name is given back."""
+        """Renew the lease no more, and register no more; to be called before the name is given back.
+
+        What is served goes on until `stop`, and at the most until the lease ends.
+        """
         if os.getpid() != self._owner or self._claim is None:
             return
         self._stopping.set()  # no other process is started from now on
@@ -358,7 +361,7 @@ class ServerProcess:
                         if self._inside is not None:
                             self._inside.cut()
                     return False
-                except StorageError as error:
+                except Exception as error:  # noqa: BLE001  whatever it is, this thread is to go on
                     if not is_told:
                         _LOG.warning(
                             "%r cannot be registered anew, and goes on trying: %s", self._name, error

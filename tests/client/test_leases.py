@@ -119,3 +119,12 @@ def test_a_lease_that_is_released_is_not_lost(keep):
     count = len(kept.renewed)
     assert not kept.lost.wait(1.2)
     assert len(kept.renewed) == count
+
+
+def test_a_lease_that_is_let_end_is_lost_at_its_end(keep):
+    """It is renewed no more, and its holder is still told before it ends."""
+    kept = keep(renewing)
+    kept.keeper.let_end()
+    assert kept.lost.wait(2)
+    assert kept.renewed == []
+    assert kept.lost_at < kept.keeper.lease.end

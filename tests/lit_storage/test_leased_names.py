@@ -15,6 +15,8 @@ from lit_storage_proto.registry import WorkState
 from tests.etcd_server import EtcdServers
 from tests.leased_work import WORK, Process, wait_until
 
+THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.executable = ''\n", 1)
+
 
 def is_another(registry, work):
     """Say whether a Work lives as another instance than the first one it was, and serves as that one."""
@@ -174,15 +176,24 @@ class TestWithoutRegistry:
         work.process.communicate(timeout=40)
         assert time.monotonic() - began < 15
 
+    @pytest.mark.parametrize("program", [WORK, THREADS], ids=["process", "threads"])
+    def test_a_work_that_leaves_serves_no_longer_than_its_lease(self, own_etcd, start, program):
+        """Also while it waits for an etcd that is silent, to give its name back."""
+        work = start(own_etcd.new_url(), program=program)
+        own_etcd.members[0].signal(signal.SIGSTOP)
+        silent = time.monotonic()
+        work.process.stdin.write("session.close()\n")  # which has 1.5 s for each word with etcd
+        work.process.stdin.flush()
+        wait_until(lambda: not work.serves(), seconds=8)
+        assert time.monotonic() - silent < 2.1  # two seconds are the lease
+        own_etcd.members[0].signal(signal.SIGCONT)
+
     def test_joining_is_refused(self, own_etcd, tmp_path):
         """Without etcd nobody joins, and the error says where it was looked for."""
         url = own_etcd.new_url()
         own_etcd.members[0].kill()
         with pytest.raises(RegistryUnavailable, match=own_etcd.endpoints):
             lit_storage.join("trainer", root=tmp_path, registry=url, limits=Limits(resolve_seconds=0.5))
-
-
-THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.executable = ''\n", 1)
 
 
 def test_threads_that_serve_give_up_their_name_too(own_etcd, start):
