@@ -13,6 +13,8 @@ so with the origin. What is carried is described at ``Direct`` in ``v1/path_stor
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import socket
 import struct
 import threading
@@ -94,7 +96,10 @@ class StripedReceiver:
     Args:
         first: a connection that has shown its ticket.
         dial: makes another one; OSError where it cannot.
-        count: how many connections there are to be.
+        count: how many connections there are to be; fewer where the system starts no more threads.
+
+    Raises:
+        OSError: it starts none, and `first` is closed.
     """
 
     family = socket.AF_INET
@@ -121,8 +126,21 @@ class StripedReceiver:
             for number in range(count)
         ]
         self._running = count
-        for thread in self._threads:
-            thread.start()
+        for number, thread in enumerate(self._threads):
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads can be had; those that there are do
+                self._do_without(self._threads[number:])
+                break
+        if not self._threads:
+            first.close()
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def _do_without(self, threads: list[threading.Thread]) -> None:
+        with self._arrived:
+            self._threads = [thread for thread in self._threads if thread not in threads]
+            self._running -= len(threads)
+            self._arrived.notify_all()
 
     def settimeout(self, seconds: float | None) -> None:
         """Do nothing: whoever waits here is woken by `shutdown`."""

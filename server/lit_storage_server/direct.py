@@ -126,23 +126,28 @@ class Offer:
     direct: Direct
     way: Way | None = None
     claimed: int = 0
+    peer: str | None = None
+    """The host that showed the ticket first."""
     ended: bool = False
     stripes: StripedSender | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def claim(self, *, striped: bool, seconds: float) -> bool:
+    def claim(self, peer: str, *, striped: bool, seconds: float) -> bool:
         """Say whether the ticket is good for another connection, and count it.
 
         Args:
+            peer: the host that shows it.
             striped: whether it is to be one of several.
             seconds: how long none of those may take anything.
         """
         with self.lock:
             if striped and not self.claimed:
                 self.stripes = StripedSender(seconds)
+            if self.peer is None:
+                self.peer = peer
             most = self.direct.stripes if striped and self.stripes is not None else 1
             self.claimed += 1
-            return self.claimed <= most
+            return self.claimed <= most and peer == self.peer
 
     def attach(self, connected: Stripe, seconds: float) -> None:
         """Take a connection that showed the ticket."""
@@ -257,6 +262,7 @@ class DirectWays:
         connected: Stripe = accepted
         offer = None
         try:
+            host = _host_of(accepted)
             accepted.settimeout(_HELLO_SECONDS)
             if accepted.family == socket.AF_UNIX:
                 # Its buffers do not grow by themselves, and one of the size that is given by default
@@ -266,7 +272,7 @@ class DirectWays:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if context is not None:
                 connected = TlsSocket(accepted, context, _HELLO_SECONDS)
-            offer = self._offer_of(connected)
+            offer = self._offer_of(connected, host)
         except OSError:
             pass  # whoever it was does not speak as a consumer does
         finally:
@@ -276,7 +282,7 @@ class DirectWays:
         else:
             offer.attach(connected, self._seconds)
 
-    def _offer_of(self, connected: Stripe) -> Offer | None:
+    def _offer_of(self, connected: Stripe, host: str) -> Offer | None:
         """Return the offer whose ticket a connection shows, if any."""
         deadline = time.monotonic() + _HELLO_SECONDS
         hello = b""
@@ -293,7 +299,15 @@ class DirectWays:
         striped = hello.startswith(STRIPED_HELLO) and connected.family != socket.AF_UNIX
         if offer is None or not (striped or hello.startswith(HELLO)):
             return None
-        return offer if offer.claim(striped=striped, seconds=self._seconds) else None
+        return offer if offer.claim(host, striped=striped, seconds=self._seconds) else None
+
+
+def _host_of(accepted: socket.socket) -> str:
+    """Return the address of the host at the other end; "" on a Unix socket."""
+    if accepted.family == socket.AF_UNIX:
+        return ""
+    name = accepted.getpeername()
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def frames_on(

@@ -46,8 +46,17 @@ class StripedSender:
             if self._closed:
                 stripe.close()
                 return
+            sender = threading.Thread(
+                target=self._run, args=(stripe,), name="lit-storage-stripe", daemon=True
+            )
+            try:
+                sender.start()
+            except RuntimeError:  # no more threads can be had; the connections that there are do
+                stripe.close()
+                if not self._stripes:
+                    self._error = OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                return
             self._stripes.append(stripe)
-            threading.Thread(target=self._run, args=(stripe,), name="lit-storage-stripe", daemon=True).start()
 
     def sendall(self, *parts: bytes | memoryview) -> None:
         """Take over what is to be sent, as one after the other; it may be overwritten afterwards.

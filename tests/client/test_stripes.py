@@ -215,3 +215,26 @@ def test_close_ends_every_thread(striped):
         other.settimeout(SECONDS)
         assert other.recv(1) == b""
     assert threading.active_count() <= before  # those of other tests may end meanwhile
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_fewer_threads_than_connections(striped, monkeypatch, threads):
+    """Where the system starts no more threads, those that there are carry all; without any, it is no way."""
+    start, left = threading.Thread.start, [threads]
+
+    def limited(thread):
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    if not threads:
+        with pytest.raises(BlockingIOError):
+            striped(4)
+        return
+    receiver, far = striped(4)
+    for number in range(threads):
+        far[number].sendall(segment(number, b"part"))
+    far[0].sendall(segment(threads, b""))
+    assert read(receiver, 100) == b"part" * threads

@@ -181,8 +181,10 @@ def connect():
     """Connect to what is offered, and say the hello or something else; all is closed after the test."""
     with contextlib.ExitStack() as stack:
 
-        def connect(direct, family=socket.AF_UNIX, say=None):
+        def connect(direct, family=socket.AF_UNIX, say=None, *, host=None):
             connected = stack.enter_context(contextlib.closing(socket.socket(family)))
+            if host is not None:
+                connected.bind((host, 0))
             connected.settimeout(20)
             unix, tcp = f"\0{direct.unix_name}", ("127.0.0.1", direct.tcp_port)
             connected.connect(unix if family == socket.AF_UNIX else tcp)

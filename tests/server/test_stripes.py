@@ -165,6 +165,17 @@ def test_a_plain_ticket_takes_no_stripes(listen, connect, wait_until):
         assert offer.stripes is None
 
 
+def test_stripes_are_of_one_host(listen, connect, wait_until):
+    """A host that saw the ticket of another one gets none of its bytes."""
+    with listen().offered() as offer:
+        hello = STRIPED_HELLO + offer.direct.ticket
+        connect(offer.direct, socket.AF_INET, hello)
+        wait_until(lambda: offer.way)
+        assert connect(offer.direct, socket.AF_INET, hello, host="127.0.0.2").recv(1) == b""
+        connect(offer.direct, socket.AF_INET, hello)
+        wait_until(lambda: len(offer.stripes._stripes) == 2)
+
+
 def test_stripes_end_with_their_call(listen, connect, wait_until):
     """After the call every connection is closed, also where nothing was finished."""
     ways = listen()

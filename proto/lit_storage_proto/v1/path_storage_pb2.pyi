@@ -628,7 +628,7 @@ class Direct(message.Message):
     tcp_port: builtins.int
     """A port at the host that the call was made to; 0 means none."""
     ticket: builtins.bytes
-    """32 random bytes, good for one connection, or for the stripes of one client."""
+    """32 random bytes, good for one connection, or for the stripes of one host."""
     stripes: builtins.int
     """How many connections of TCP may be made for this call; 0 means one."""
     def __init__(

@@ -76,7 +76,7 @@ _AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest
 class Refused(RegistryUnavailable):
     """etcd refused a request, with a code that its callers look at."""
 
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+    def __init__(self, text: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
         super().__init__(text)
         self.code = code
 
@@ -279,7 +279,7 @@ class Connection:
                 f"etcd at {self._address.url} does not let {who} in ({details}); check "
                 f"LIT_STORAGE_ETCD_USER, its password, and that its role may use {self._address.prefix!r}"
             )
-        return Refused(code, f"etcd at {self._address.url} refuses this ({details or code.name})")
+        return Refused(f"etcd at {self._address.url} refuses this ({details or code.name})", code)
 
     def _unavailable(self, failed: dict[str, str]) -> RegistryUnavailable:
         url = self._address.url
