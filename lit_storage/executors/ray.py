@@ -82,7 +82,10 @@ class RayExecutor:
         """See `Executor.close`."""
         self._closed = True
         for worker in self._workers:
-            worker.close()
+            worker.give_up()
+        until = time.monotonic() + _LEAVE_SECONDS
+        for worker in self._workers:
+            worker.join(max(0.0, until - time.monotonic()))
         if self._joined:
             self._ray.shutdown()
 
@@ -119,6 +122,7 @@ class RayWorker:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._actor: Any = None
         self._node = ""  # once the Work's host is started
+        self._may_have_begun = False  # also where the answer to that was lost
         self._orders: list[bytes] = []  # those that the actor may not have
         self._saying = 0  # of these, in a call that goes on
         self._said = 0  # before these
@@ -149,7 +153,7 @@ class RayWorker:
 
     def stop(self, grace_seconds: float) -> None:
         """See `Worker.stop`."""
-        if not self._node:
+        if not self._may_have_begun:
             self._give_up("was stopped before it had started")
         else:
             self._order(StopWithin(grace_seconds))
@@ -162,17 +166,20 @@ class RayWorker:
 
     def kill(self) -> None:
         """See `Worker.kill`."""
-        if not self._node:
+        if not self._may_have_begun:
             self._give_up("was killed before it had started")
             return
         self._order(Kill())
         seconds = _KILL_SECONDS + self._start.limits.publish_seconds  # what it left is published first
         self._later(seconds, lambda: f"was killed, and its node {self._node} did not answer")
 
-    def close(self) -> None:
-        """Return when its thread has ended; the Work has."""
+    def give_up(self) -> None:
+        """Attend to it no more; the Work has ended."""
         self._give_up("was given up")
-        self._thread.join(_LEAVE_SECONDS)
+
+    def join(self, seconds: float) -> None:
+        """Wait until nobody attends to it any more."""
+        self._thread.join(seconds)
 
     def _order(self, order: Order) -> None:
         pickled = pickle.dumps(order)
@@ -224,11 +231,12 @@ class RayWorker:
         self._when_done(begun, self._begun, partial(self._begin_again, actor))
 
     def _begin_again(self, actor: Any) -> str | None:
+        self._may_have_begun = True
         self._begin(actor)
         return None
 
     def _begun(self, node: str) -> str | None:
-        self._node = node
+        self._node, self._may_have_begun = node, True
         self._say_more()
         return self._take()
 
@@ -267,18 +275,21 @@ class RayWorker:
         return self._take()
 
     def _when_done(self, call: Any, done: Callable[[Any], str | None], again: Event) -> None:
+        made = time.monotonic()
         call.future().add_done_callback(
-            lambda future: self._events.put(lambda: self._dealt(future, done, again))
+            lambda future: self._events.put(lambda: self._dealt(future, made, done, again))
         )
 
-    def _dealt(self, call: Future[Any], done: Callable[[Any], str | None], again: Event) -> str | None:
+    def _dealt(
+        self, call: Future[Any], made: float, done: Callable[[Any], str | None], again: Event
+    ) -> str | None:
         errors = self._ray.exceptions
         error = call.exception()
         if error is None:
             self._unreachable_since = None
             return done(call.result())
         if isinstance(error, (errors.ActorUnavailableError, errors.ObjectLostError)):
-            return self._unreachable(again)
+            return self._unreachable(made, again)
         if isinstance(error, errors.OutOfMemoryError):
             return self._lost("the node ran out of memory, so Ray killed it")
         return self._lost(_reason(error))
@@ -286,10 +297,11 @@ class RayWorker:
     def _lost(self, why: str) -> str:
         return f"was lost on {self._node}: {why}" if self._node else f"was lost: {why}"
 
-    def _unreachable(self, again: Event) -> str | None:
+    def _unreachable(self, made: float, again: Event) -> str | None:
         """Try again until Ray knows whether the actor has died."""
         now = time.monotonic()
-        self._unreachable_since = self._unreachable_since or now
+        if self._unreachable_since is None or now - made > 2 * _AGAIN_SECONDS:
+            self._unreachable_since = now  # a call that went on for a while had contact until now
         seconds = self._start.limits.resume_seconds
         if now - self._unreachable_since > seconds:
             return self._lost(f"the node could not be reached for {seconds:g} s")
