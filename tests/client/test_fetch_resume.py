@@ -324,6 +324,30 @@ def test_contact_lost_for_good(work, remote_of, content, tmp_path):
     assert get.staging.endswith(".filling")
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_name_that_is_free_for_a_moment(work, remote_of, start_work, content, tmp_path, comes_back):
+    """Where names have leases, an origin may have to register anew; a get waits for it, and not for ever."""
+    remote = remote_of(work.record, *[None] * 3, work.record if comes_back else None, resume_seconds=60)
+    remote._registry.spans_machines = True
+    get = Get(remote, tmp_path / "R")
+    killed_at = []
+
+    def kill(done):
+        if done > HALF and not killed_at:
+            work.kill()
+            killed_at.append(time.monotonic())
+            if comes_back:
+                start_work(bind=work.endpoint)
+
+    if comes_back:
+        get(kill)
+        check(get, content)
+    else:
+        with pytest.raises(OriginUnavailable):
+            get(kill)
+        assert 5 <= time.monotonic() - killed_at[0] < 15
+
+
 def test_an_error_of_the_caller(get, content):
     """What a callback raises ends the get as it is, and nothing stays."""
     with pytest.raises(ZeroDivisionError):
