@@ -25,7 +25,8 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 
 if TYPE_CHECKING:
-    from lit_storage_server.custody import Declaration, Outcome
+    from lit_storage_server.custody import Outcome
+    from lit_storage_server.notes import Declaration
 
 _LOG = logging.getLogger("lit_storage.work")
 _PROGRAM = (
@@ -78,7 +79,7 @@ class Persistence:
             path: relative to the storage root, or absolute.
             seen: whether it is there now.
         """
-        from lit_storage_server.custody import Note
+        from lit_storage_server.notes import Note
 
         with self._lock:
             if path in self._seen and self._seen[path] >= seen:
@@ -98,7 +99,7 @@ class Persistence:
 
         There is a note of either instance meanwhile: the registry names one of the two.
         """
-        from lit_storage_server.custody import Note
+        from lit_storage_server.notes import Note
 
         former = self._instance_id
         with self._lock:
@@ -130,7 +131,8 @@ class Persistence:
                 systems of fsspec need (https://github.com/fsspec/s3fs/issues/543), so that another
                 process publishes.
         """
-        from lit_storage_server.custody import Note, sentences
+        from lit_storage_server.custody import sentences
+        from lit_storage_server.notes import Note
 
         if not self._seen:
             return
@@ -160,7 +162,7 @@ class Persistence:
 
     def finish(self) -> None:
         """Know that nobody needs to publish for this instance any more, but for what `publish_last` left."""
-        from lit_storage_server.custody import Note
+        from lit_storage_server.notes import Note
 
         if self._seen and not self._is_left:
             Note(self._root, self._instance_id).remove()
@@ -218,7 +220,7 @@ class Persistence:
         tell(told)
 
     def _declaration(self, paths: Mapping[str, bool]) -> Declaration:
-        from lit_storage_server.custody import Declaration
+        from lit_storage_server.notes import Declaration
 
         home = self._home
         assert home.name is not None

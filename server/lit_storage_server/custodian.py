@@ -20,8 +20,9 @@ from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
-from lit_storage_server.custody import Declaration, find_left, noted, publish_found
+from lit_storage_server.custody import find_left, publish_found
 from lit_storage_server.logs import log
+from lit_storage_server.notes import Declaration, noted
 from lit_storage_server.publication_lock import lives
 from lit_storage_server.stop_signal import StopSignal
 

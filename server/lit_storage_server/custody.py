@@ -19,9 +19,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.urls import open_store
@@ -29,12 +28,10 @@ from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
+from lit_storage_server.notes import Declaration, Note
 from lit_storage_server.publication_lock import alone, lives
 from lit_storage_server.publish import publish, publish_removed
 from lit_storage_server.shares import Shares
-
-_NOTES = "declared"
-_NOTE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
@@ -62,114 +59,6 @@ class Outcome:
             [path for path in self.missing if path not in paths],
             {path: error for path, error in self.failed.items() if path not in paths},
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """What one instance of a Work declared, and where it is published."""
-
-    name: str
-    instance_id: str
-    machine_id: str
-    storage_root: str
-    artifacts_url: str
-    has_left: bool = False
-    """Whether it ended as it should, and this is what is left to look at."""
-    holder: str = ""
-    """The process of the Work, as `ProcessIdentity.to_text` writes it; empty if that is not known."""
-    keeper: str = ""
-    """That of the App which publishes in its place, as long as the App lives; empty if there is none."""
-    paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
-    """Whether each was there once, as far as is known."""
-
-
-class Note:
-    """The file in which one instance of a Work notes what it declares.
-
-    It holds lines of JSON: the first one of the Declaration, the others of a path each. One that was cut
-    short by a kill is passed over.
-
-    Args:
-        root: the root that the Works of a machine share.
-        instance_id: of the Work.
-    """
-
-    def __init__(self, root: str, instance_id: str) -> None:
-        self._path = os.path.join(root, _NOTES, instance_id)
-
-    def begin(self, declaration: Declaration, *, beside: str = "") -> None:
-        """Make the file, for this instance and none of its former ones.
-
-        Args:
-            declaration: the paths so far.
-            beside: the instance id of a former one whose note stays for now.
-
-        Raises:
-            OSError: the disk is full, and the like.
-        """
-        directory, own = os.path.split(self._path)
-        os.makedirs(directory, exist_ok=True)
-        for other in set(os.listdir(directory)) - {beside}:
-            note = Note(os.path.dirname(directory), other)
-            # The storage root of former instances is this one's by now.
-            if other == own or ((left := note.read()) is not None and left.name == declaration.name):
-                note.remove()
-        about = dataclasses.asdict(declaration)
-        paths = about.pop("paths")
-        self._add(about)
-        for path, seen in paths.items():
-            self.add(path, seen=seen)
-
-    def add(self, path: str, *, seen: bool) -> None:
-        """Note a path, or that it was there once."""
-        self._add({"path": path, "seen": seen})
-
-    def read(self) -> Declaration | None:
-        """Return what is noted, None if nothing is, as of an instance that published for the last time."""
-        paths: dict[str, bool] = {}
-        try:
-            with open(self._path, encoding="ascii") as file:
-                about, *lines = _parsed(file)
-            for line in lines:
-                paths[line["path"]] = paths.get(line["path"], False) or bool(line["seen"])
-            return Declaration(**about, paths=paths)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # what is there is no note of this version
-
-    def remove(self) -> None:
-        """Remove it: there is nothing left to do for this instance."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
-
-    def _add(self, line: dict[str, Any]) -> None:
-        fd = os.open(self._path, _NOTE, 0o600)
-        try:
-            # It begins with the end of a line before it that was cut short.
-            os.write(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
-        finally:
-            os.close(fd)
-
-
-def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a note that are whole."""
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            if isinstance(parsed := json.loads(line), dict):
-                yield parsed
-
-
-def noted(root: str) -> list[Declaration]:
-    """Return what is noted below a root, of all instances of all Works."""
-    try:
-        instances = os.listdir(os.path.join(root, _NOTES))
-    except FileNotFoundError:
-        return []
-    found: list[Declaration] = []
-    for instance in instances:
-        with contextlib.suppress(OSError):  # what cannot be read as a file is no note
-            if (left := Note(root, instance).read()) is not None:
-                found.append(left)
-    return found
 
 
 def publish_all(declaration: Declaration, *, limits: Limits, unclean: bool = False) -> Outcome:

@@ -16,7 +16,8 @@ from lit_storage_proto.errors import InvalidConfig, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.custodian import Custodian, CustodianLock
-from lit_storage_server.custody import Declaration, Note, noted, publish_all, publish_left
+from lit_storage_server.custody import publish_all, publish_left
+from lit_storage_server.notes import Declaration, Note, noted
 from lit_storage_server.publication_lock import alone
 
 LIMITS = Limits(custody_seconds=30)  # longer than any test: what comes sooner was noticed
