@@ -26,6 +26,7 @@ from lit_storage_server.notes import Declaration, noted
 from lit_storage_server.publication_lock import lives
 from lit_storage_server.stop_signal import StopSignal
 
+_LOG = logging.getLogger("lit_storage.daemon")
 _LOCK = "custodian.lock"
 _MOST_WATCHED = 256  # processes whose end is learnt at once; that of others at the next look
 
@@ -117,25 +118,32 @@ class Custodian:
             self._thread.join(seconds)
 
     def look(self) -> None:
-        """Publish what is to be published now, and watch the others."""
+        """Publish what is to be published now, and watch the others.
+
+        Whatever goes wrong for one Work is its own, unless the registry does not answer.
+        """
         wanted: set[str] = set()
         for declaration in noted(self._root):
-            if declaration.machine_id != self._machine_id or self._stopped.is_set():
-                continue
-            holding = [each for each in (declaration.holder, declaration.keeper) if lives(each)]
-            wanted.update(holding)
-            if not holding:
-                self._attempt(declaration)
+            if self._stopped.is_set():
+                break
+            try:
+                wanted.update(self._look_after(declaration))
+            except RegistryUnavailable:
+                raise
+            except (StorageError, OSError) as error:
+                log(logging.WARNING, "not published yet", work=declaration.name, error=str(error))
+            except Exception:  # noqa: BLE001  whatever it is, the next Work is looked after
+                _LOG.exception("what %r left is not published yet", declaration.name)
         self._watch(wanted)
 
-    def _attempt(self, noticed: Declaration) -> None:
-        """Publish for one Work; whatever goes wrong is its own, unless the registry does not answer."""
-        try:
+    def _look_after(self, noticed: Declaration) -> list[str]:
+        """Publish for one Work if that is to be done; return the processes whose ends are waited for."""
+        if noticed.machine_id != self._machine_id:
+            return []
+        holding = [each for each in (noticed.holder, noticed.keeper) if lives(each)]
+        if not holding:
             self._publish(noticed)
-        except RegistryUnavailable:
-            raise
-        except (StorageError, OSError) as error:
-            log(logging.WARNING, "not published yet", work=noticed.name, error=str(error))
+        return holding
 
     def _publish(self, noticed: Declaration) -> None:
         left = find_left(self._root, self._registry, noticed.name)
@@ -170,8 +178,8 @@ class Custodian:
             if not self._silent:
                 log(logging.WARNING, "the custodian cannot look after Works now", error=str(error))
             self._silent = True
-        except Exception:  # whatever it is, the next Work is looked after
-            logging.getLogger("lit_storage.daemon").exception("the custodian failed for an unforeseen reason")
+        except Exception:  # noqa: BLE001  whatever it is, the next Work is looked after
+            _LOG.exception("the custodian failed for an unforeseen reason")
 
     def _watch(self, processes: set[str]) -> None:
         """Hold a descriptor of each of these processes, and of no other."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NOTES = "declared"
+_TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")
 _NOTE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -80,15 +81,16 @@ class Note:
 
     def read(self) -> Declaration | None:
         """Return what is noted, None if nothing is, as of an instance that published for the last time."""
-        paths: dict[str, bool] = {}
         try:
             with open(self._path, encoding="ascii") as file:
                 about, *lines = _parsed(file)
-            for line in lines:
-                paths[line["path"]] = paths.get(line["path"], False) or bool(line["seen"])
-            return Declaration(**about, paths=paths)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None  # what is there is no note of this version
+            declaration = Declaration(**about, paths=_paths_in(lines))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        is_whole = isinstance(declaration.has_left, bool) and all(
+            isinstance(getattr(declaration, name), str) for name in _TEXTS
+        )
+        return declaration if is_whole else None
 
     def remove(self) -> None:
         """Remove it: there is nothing left to do for this instance."""
@@ -107,9 +109,21 @@ class Note:
 def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Yield the lines of a note that are whole."""
     for line in lines:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             if isinstance(parsed := json.loads(line), dict):
                 yield parsed
+
+
+def _paths_in(lines: Iterable[dict[str, Any]]) -> dict[str, bool]:
+    """Return the paths that lines of a note name; raise ValueError if one is of another version."""
+    paths: dict[str, bool] = {}
+    for line in lines:
+        match line:
+            case {"path": str(path), "seen": bool(seen)}:
+                paths[path] = paths.get(path, False) or seen
+            case _:
+                raise ValueError("a line of a note that is not of this version")
+    return paths
 
 
 def noted(root: str) -> list[Declaration]:

@@ -143,6 +143,44 @@ class TestLook:
         custodian.look()
         assert counted.outcomes == [True]
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            {"holder": 5},
+            {"has_left": "no"},
+            {"storage_root": None},
+            {"paths": {"out": 1}},
+            {"paths": {"out": []}},
+        ],
+    )
+    def test_a_note_of_another_form(self, tmp_path, registry, custodian, note, counted, odd):
+        """One field that is not what it should be is no note, and keeps nobody from being looked after."""
+        for name in ("a", "b"):  # the order of a directory's files is not known
+            note(name=name, instance_id=name, **odd)
+        note()
+        custodian.look()
+        assert counted.outcomes == [True]
+        assert [left.name for left in noted(str(tmp_path))] == []
+
+    def test_an_error_that_nobody_thought_of(self, tmp_path, registry, custodian, note, counted, caplog):
+        """It is told, and the other Works are looked after."""
+        for name in ("odd1", "odd2"):
+            registry.register(LiveRecord(name, name, "127.0.0.1:1", "machine"))
+            registry.unregister(name, name)
+            note(name=name, instance_id=name)
+        note()
+        work = registry.work
+
+        def fail(name):
+            if name != "train":
+                raise TypeError("unforeseen")
+            return work(name)
+
+        registry.work = fail
+        custodian.look()
+        assert counted.outcomes == [True]
+        assert sum("unforeseen" in str(record.exc_info) for record in caplog.records) == 2
+
     def test_what_a_former_instance_noted(self, tmp_path, custodian, note, registry, counted):
         """The registry names the last one, whose files they may be by now."""
         note()
