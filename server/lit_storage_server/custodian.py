@@ -1,8 +1,9 @@
 """Looks after what Works of one root leave: publishes for those that were killed, wherever no App does.
 
 Invariant: it publishes for a Work only once that has ended, and leaves it to the Work's App as long as
-there is one. A root has one custodian, which holds a lock in it; only the owner of the root can be it, for
-whoever writes into the root says what is read and published.
+there is one. What fails is tried again, for `Limits.staging_seconds`. A root has one custodian, which holds
+a lock in it; only the owner of the root can be it, for whoever writes into the root says what is read and
+published.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 import select
 import stat
 import threading
+import time
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from lit_storage_client.process import ProcessIdentity
@@ -22,12 +25,13 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 from lit_storage_server.custody import find_left, publish_found
 from lit_storage_server.logs import log
-from lit_storage_server.notes import Declaration, noted
+from lit_storage_server.notes import Declaration, Note, noted
 from lit_storage_server.publication_lock import lives
 from lit_storage_server.stop_signal import StopSignal
 
 _LOG = logging.getLogger("lit_storage.daemon")
 _LOCK = "custodian.lock"
+_LONGEST_PAUSE = 600.0
 _MOST_WATCHED = 256  # processes whose end is learnt at once; that of others at the next look
 
 
@@ -83,6 +87,34 @@ class CustodianLock:
             os.close(fd)
 
 
+class _Retries:
+    """When to try again what failed, after pauses that grow.
+
+    Args:
+        seconds: the first pause.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._first = seconds
+        self._pauses: dict[str, tuple[float, float]] = {}
+
+    def is_due(self, instance_id: str) -> bool:
+        """Say whether it is time to try again, or has not failed yet."""
+        return self._pauses.get(instance_id, (0.0, 0.0))[1] <= time.monotonic()
+
+    def failed(self, instance_id: str) -> float:
+        """Take that it failed; return the seconds until it is due."""
+        former = self._pauses.get(instance_id)
+        pause = self._first if former is None else min(2 * former[0], max(self._first, _LONGEST_PAUSE))
+        self._pauses[instance_id] = (pause, time.monotonic() + pause)
+        return pause
+
+    def forget_others(self, instance_ids: AbstractSet[str]) -> None:
+        """Keep nothing of instances that are not noted any more."""
+        for gone in self._pauses.keys() - instance_ids:
+            del self._pauses[gone]
+
+
 class Custodian:
     """A thread that publishes what killed Works left.
 
@@ -103,6 +135,7 @@ class Custodian:
         self._limits = limits
         self._told = told
         self._silent = False
+        self._retries = _Retries(limits.custody_seconds)
         self._watched: dict[str, int] = {}
         self._stopped = StopSignal()
         self._thread = threading.Thread(target=self._run, name="lit-storage-custodian", daemon=True)
@@ -123,7 +156,9 @@ class Custodian:
         Whatever goes wrong for one Work is its own, unless the registry does not answer.
         """
         wanted: set[str] = set()
-        for declaration in noted(self._root):
+        found = noted(self._root)
+        self._retries.forget_others({declaration.instance_id for declaration in found})
+        for declaration in found:
             if self._stopped.is_set():
                 break
             try:
@@ -140,8 +175,10 @@ class Custodian:
         """Publish for one Work if that is to be done; return the processes whose ends are waited for."""
         if noticed.machine_id != self._machine_id:
             return []
-        holding = [each for each in (noticed.holder, noticed.keeper) if lives(each)]
-        if not holding:
+        # An App that tried in vain does not do so again.
+        waited_for = [noticed.holder] if noticed.tried_at else [noticed.holder, noticed.keeper]
+        holding = [each for each in waited_for if lives(each)]
+        if not holding and self._retries.is_due(noticed.instance_id):
             self._publish(noticed)
         return holding
 
@@ -152,15 +189,18 @@ class Custodian:
         told = publish_found(self._root, self._registry, left, limits=self._limits)
         if told is None:
             return  # another process was first
-        log(
-            logging.WARNING if told else logging.INFO,
-            "published what a Work left",
-            work=left.name,
-            instance=left.instance_id,
-            store=left.artifacts_url,
-            **({"problems": told} if told else {}),
-        )
-        if self._told is not None:
+        problems = {"problems": told} if told else {}
+        what = {"work": left.name, "instance": left.instance_id, "store": left.artifacts_url, **problems}
+        note = Note(self._root, left.instance_id)
+        if note.read() is None:
+            log(logging.WARNING if told else logging.INFO, "published what a Work left", **what)
+        elif 0 < left.tried_at < time.time() - self._limits.staging_seconds:
+            note.remove()
+            log(logging.ERROR, "gave up publishing what a Work left", **what)
+        else:
+            pause = self._retries.failed(left.instance_id)
+            log(logging.WARNING, "not all that a Work left is published yet", retry_seconds=pause, **what)
+        if self._told is not None and not (told and left.tried_at):
             self._told.published(whole=not told)
 
     def _run(self) -> None:

@@ -5,7 +5,8 @@ killed: the App that started it, else the custodian of its machine. They publish
 marked as unclean, for nobody knows whether the Work had finished writing. Where there is neither, it waits
 for the next process of its name, which goes on with it.
 
-Invariant: what the note of an instance that ended names has not been published for the last time. Of all
+Invariant: what the note of an instance that ended names has not been published for the last time; so it
+stays until that is done, whatever goes wrong, or until somebody gives up what failed for long. Of all
 that publish from one storage root one does so at a time, and for a Work only once it has ended: whether its
 name is free is looked up while nobody else may publish, and its process must be gone as well, for a lease
 may be lost by a Work that goes on.
@@ -191,15 +192,17 @@ def find_left(root: str, registry: Registry, name: str) -> Declaration | None:
 def publish_found(root: str, registry: Registry, left: Declaration, *, limits: Limits) -> list[str] | None:
     """Publish what `find_left` returned; return sentences, or None where there was nothing to do any more.
 
+    What could not be published stays noted: a store may be out of reach for now, or a disk not mounted yet.
+
     Raises:
         RegistryUnavailable, TransferTimeout: as of `publish_left`.
     """
     deadline = time.monotonic() + limits.publish_seconds
     if not os.path.isdir(left.storage_root):
-        Note(root, left.instance_id).remove()
+        _keep(root, left, left.paths)
         return [
-            f"what {left.name!r} left is not published: its storage root {left.storage_root!r} is gone; what "
-            "was published before, if anything, is what can be read"
+            f"what {left.name!r} left is not published: its storage root {left.storage_root!r} is not there "
+            "(is its disk mounted?); what was published before, if anything, is what can be read"
         ]
     with alone(left.storage_root, left.name, deadline):
         declaration = find_left(root, registry, left.name)
@@ -210,11 +213,21 @@ def publish_found(root: str, registry: Registry, left: Declaration, *, limits: L
         outcome = _publish(declaration, limits, not declaration.has_left, deadline)
         if outcome.changed_store:
             registry.update_work(dataclasses.replace(work, artifacts_url=declaration.artifacts_url))
-        Note(root, declaration.instance_id).remove()
+        _keep(root, declaration, outcome.failed)
         if declaration.holder:
             # It is gone, which other machines would learn from the end of its lease alone.
             registry.unregister(declaration.name, declaration.instance_id)
     return sentences(declaration, outcome)
+
+
+def _keep(root: str, declaration: Declaration, failed: Container[str]) -> None:
+    """Leave a note of the paths that are still to be published, and none if there is nothing more to do."""
+    note = Note(root, declaration.instance_id)
+    if not any(path in failed for path in declaration.paths):
+        note.remove()
+        return
+    with contextlib.suppress(OSError):  # then what is noted is tried once more than it need be
+        note.keep(declaration, failed)
 
 
 def sentences(declaration: Declaration, outcome: Outcome, *, missing: bool = True) -> list[str]:

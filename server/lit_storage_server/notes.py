@@ -10,7 +10,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,8 @@ class Declaration:
     """The process of the Work, as `ProcessIdentity.to_text` writes it; empty if that is not known."""
     keeper: str = ""
     """That of the App which publishes in its place, as long as the App lives; empty if there is none."""
+    tried_at: float = 0.0
+    """When somebody else first failed to publish for it, in seconds since 1970; 0 if nobody did."""
     paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Whether each was there once, as far as is known."""
 
@@ -79,12 +82,29 @@ class Note:
         """Note a path, or that it was there once."""
         self._add({"path": path, "seen": seen})
 
+    def keep(self, declaration: Declaration, failed: Container[str]) -> None:
+        """Let only the paths stay that could not be published, for the next one who tries.
+
+        Args:
+            declaration: what was tried.
+            failed: those of its paths that are still to be published.
+
+        Raises:
+            OSError: the disk is full, and the like; then all paths stay.
+        """
+        if not declaration.tried_at:
+            self._add({"tried_at": time.time()})
+        for path in declaration.paths:
+            if path not in failed:
+                self._add({"path": path, "done": True})
+
     def read(self) -> Declaration | None:
         """Return what is noted, None if nothing is, as of an instance that published for the last time."""
         try:
             with open(self._path, encoding="ascii") as file:
                 about, *lines = _parsed(file)
-            declaration = Declaration(**about, paths=_paths_in(lines))
+            tried = [line["tried_at"] for line in lines if "tried_at" in line]
+            declaration = Declaration(**{**about, "tried_at": (*tried, 0.0)[0]}, paths=_paths_in(lines))
         except (FileNotFoundError, ValueError, TypeError):
             return None
         is_whole = isinstance(declaration.has_left, bool) and all(
@@ -121,6 +141,10 @@ def _paths_in(lines: Iterable[dict[str, Any]]) -> dict[str, bool]:
         match line:
             case {"path": str(path), "seen": bool(seen)}:
                 paths[path] = paths.get(path, False) or seen
+            case {"path": str(path), "done": True}:
+                paths.pop(path, None)
+            case {"tried_at": float()}:
+                pass
             case _:
                 raise ValueError("a line of a note that is not of this version")
     return paths

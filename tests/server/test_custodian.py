@@ -12,6 +12,7 @@ import pytest
 from lit_storage_client.artifacts.urls import in_place_url, open_store
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_proto.artifact import unit_of
 from lit_storage_proto.errors import InvalidConfig, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
@@ -190,7 +191,7 @@ class TestLook:
         assert (versions(tmp_path), counted.outcomes) == ([], [])
 
     def test_a_storage_root_that_is_gone(self, tmp_path, custodian, note, registry, counted, caplog):
-        """It is told once, and keeps nobody else from being looked after."""
+        """It is told once for now, stays noted, and keeps nobody else from being looked after."""
         note()
         for number in range(4):
             name = f"gone{number}"
@@ -200,7 +201,7 @@ class TestLook:
         custodian.look()
         custodian.look()
         assert sorted(counted.outcomes) == [False] * 4 + [True]
-        assert [left.name for left in noted(str(tmp_path))] == []
+        assert sorted(left.name for left in noted(str(tmp_path))) == [f"gone{number}" for number in range(4)]
 
     def test_one_that_goes_on_being_published(self, tmp_path, registry, custodian, note, counted):
         """It is tried again at the next look, after the others."""
@@ -213,12 +214,102 @@ class TestLook:
         assert counted.outcomes == [True]
 
     def test_what_could_not_be_published(self, custodian, note, tmp_path, counted, caplog):
-        """It is told in the log, once, and counted."""
+        """It is told in the log, and counted, and not tried again at once."""
         note(artifacts_url="file:///proc/none")
         custodian.look()
         custodian.look()
         assert counted.outcomes == [False]
-        assert [record.message for record in caplog.records].count("published what a Work left") == 1
+        assert [record.message for record in caplog.records] == ["not all that a Work left is published yet"]
+
+
+class TestRetries:
+    """What could not be published stays noted, and is tried again."""
+
+    @pytest.fixture
+    def eager(self, tmp_path, registry, counted):
+        """A custodian without pauses."""
+        return Custodian(str(tmp_path), "machine", registry, Limits(custody_seconds=0), counted)
+
+    @pytest.fixture
+    def blocked(self, tmp_path):
+        """A store that is out of reach until the file in its place is gone."""
+        (tmp_path / "disk").write_text("")
+        return tmp_path / "disk"
+
+    def test_a_store_that_was_out_of_reach(self, note, eager, blocked, registry, counted, tmp_path):
+        """Once it is back, what the Work left is in it, and nothing is noted any more."""
+        declared = note(artifacts_url=f"file://{blocked}/store")
+        eager.look()
+        assert (counted.outcomes, len(noted(str(tmp_path)))) == ([False], 1)
+        assert registry.work("train").artifacts_url == ""
+        blocked.unlink()
+        blocked.mkdir()
+        eager.look()
+        assert (counted.outcomes, noted(str(tmp_path))) == ([False, True], [])
+        assert len(open_store(declared.artifacts_url, "train", limits=LIMITS).versions()) == 1
+        assert registry.work("train").artifacts_url == declared.artifacts_url
+
+    def test_a_disk_that_is_mounted_late(self, note, eager, counted, tmp_path):
+        """A storage root that was not there is published from when it is."""
+        declared = note()
+        os.rename(declared.storage_root, tmp_path / "away")
+        eager.look()
+        os.rename(tmp_path / "away", declared.storage_root)
+        eager.look()
+        assert (counted.outcomes, len(versions(tmp_path))) == ([False, True], 1)
+
+    def test_only_what_failed(self, note, eager, counted, tmp_path, monkeypatch):
+        """Paths that were published, and those of which there is nothing, are not tried again."""
+        from lit_storage_server import custody
+
+        tried, publish = [], custody.publish
+
+        def refuse(store, shares, path, *rest, **options):
+            tried.append(path)
+            if path == "b" and tried.count("b") < 3:
+                raise TransferTimeout("too late")
+            return publish(store, shares, path, *rest, **options)
+
+        monkeypatch.setattr(custody, "publish", refuse)
+        declared = note(paths={"b": True, "none": False, "out": True})
+        (tmp_path / "works" / "train" / "b").write_text("b")
+        for _ in range(4):
+            eager.look()
+        assert tried == ["b", "none", "out", "b", "b"]
+        assert counted.outcomes == [False, True]
+        assert {kept.unit for kept in versions(tmp_path)} == {unit_of(path) for path in ("b", "out")}
+        assert Note(str(tmp_path), declared.instance_id).read() is None
+
+    def test_pauses_grow(self, tmp_path, registry, note, blocked, caplog):
+        """A store that stays away is asked less and less often."""
+        note(artifacts_url=f"file://{blocked}/store")
+        limits = Limits(custody_seconds=0.01)
+        custodian = Custodian(str(tmp_path), "machine", registry, limits)
+
+        def tries():
+            custodian.look()
+            return [record.lit_storage_fields["retry_seconds"] for record in caplog.records]
+
+        assert _soon(lambda: len(tries()) == 4)
+        assert tries()[:4] == [0.01, 0.02, 0.04, 0.08]
+
+    def test_it_is_given_up(self, tmp_path, registry, note, blocked, counted, caplog):
+        """After so long, with an error that names it; the name's next instance is not kept waiting."""
+        note(artifacts_url=f"file://{blocked}/store")
+        limits = Limits(custody_seconds=0, staging_seconds=0.05)
+        custodian = Custodian(str(tmp_path), "machine", registry, limits, counted)
+        assert _soon(lambda: custodian.look() or noted(str(tmp_path)) == [])
+        assert caplog.records[-1].message == "gave up publishing what a Work left"
+        assert counted.outcomes == [False]
+
+    def test_after_its_app_failed(self, tmp_path, registry, note, process, eager, blocked, counted):
+        """An App tries once; the custodian then goes on, also while the App lives."""
+        note(artifacts_url=f"file://{blocked}/store", keeper=identity(process))
+        assert len(publish_left(str(tmp_path), registry, "train", limits=LIMITS)) == 1
+        blocked.unlink()
+        blocked.mkdir()
+        eager.look()
+        assert (counted.outcomes, noted(str(tmp_path))) == ([True], [])
 
 
 class TestThread:
