@@ -88,7 +88,7 @@ class Persistence:
             self._seen[path] = seen
             try:
                 if is_first:
-                    note.begin(self._declaration({}))
+                    note.begin(self._declaration({}), hold=True)
                 note.add(path, seen=seen)
             except OSError as error:  # the disk is full, and the like; it counts only if the Work is killed
                 _LOG.warning("that %r is declared cannot be noted: %s", path, error)
@@ -106,7 +106,7 @@ class Persistence:
             if self._seen:
                 with contextlib.suppress(OSError):  # as in `declare`
                     declaration = dataclasses.replace(self._declaration(self._seen), instance_id=instance_id)
-                    Note(self._root, instance_id).begin(declaration, beside=former)
+                    Note(self._root, instance_id).begin(declaration, beside=former, hold=True)
             try:
                 yield
             except BaseException:
@@ -144,7 +144,7 @@ class Persistence:
                 left = self._left_to_app(outcome)
                 if left:
                     note = Note(self._root, self._instance_id)
-                    note.begin(dataclasses.replace(declaration, paths=left, has_left=True))
+                    note.begin(dataclasses.replace(declaration, paths=left, has_left=True), hold=True)
                     self._is_left = True
                 tell(sentences(declaration, outcome.without(left)))
         except Exception as error:  # noqa: BLE001  a Work that ended well has ended well

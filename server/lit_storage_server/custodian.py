@@ -19,6 +19,8 @@ import time
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
+from lit_storage_client.machine import MACHINE_ID_VARIABLE
+from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
@@ -65,6 +67,12 @@ class CustodianLock:
             raise InvalidConfig(
                 f"{root} can be written by every user of this machine, who could have a custodian hand out "
                 f"any file: chmod o-w it, {way_out}"
+            )
+        if not os.environ.get(MACHINE_ID_VARIABLE, "").strip() and spans_machines(file_system_of(root)):
+            raise InvalidConfig(
+                f"{root} is on a file system of many machines ({file_system_of(root)}), which then have one "
+                f"id, and a custodian would publish for Works of another one: give each machine an id of its "
+                f"own with {MACHINE_ID_VARIABLE}, for its Works as well, {way_out}"
             )
         path = os.path.join(root, _LOCK)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -30,7 +30,7 @@ from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 from lit_storage_server.notes import Declaration, Note
-from lit_storage_server.publication_lock import alone, lives
+from lit_storage_server.publication_lock import alone
 from lit_storage_server.publish import publish, publish_removed
 from lit_storage_server.shares import Shares
 
@@ -183,8 +183,9 @@ def find_left(root: str, registry: Registry, name: str) -> Declaration | None:
     work = registry.work(name)
     if work is None or registry.resolve(name, fresh=True) is not None:
         return None
-    declaration = Note(root, work.instance_id).read()
-    if declaration is None or declaration.name != name or lives(declaration.holder):
+    note = Note(root, work.instance_id)
+    declaration = note.read()
+    if declaration is None or declaration.name != name or not note.has_ended(declaration):
         return None
     return declaration
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from lit_storage_client.mounts import file_system_of, spans_machines
+from lit_storage_client.process import ProcessIdentity
 
 _NOTES = "declared"
 _TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")
@@ -35,6 +39,8 @@ class Declaration:
     """The process of the Work, as `ProcessIdentity.to_text` writes it; empty if that is not known."""
     keeper: str = ""
     """That of the App which publishes in its place, as long as the App lives; empty if there is none."""
+    is_held: bool = False
+    """Whether the Work holds a lock of its note for as long as it lives."""
     tried_at: float = 0.0
     """When somebody else first failed to publish for it, in seconds since 1970; 0 if nobody did."""
     paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
@@ -55,12 +61,13 @@ class Note:
     def __init__(self, root: str, instance_id: str) -> None:
         self._path = os.path.join(root, _NOTES, instance_id)
 
-    def begin(self, declaration: Declaration, *, beside: str = "") -> None:
+    def begin(self, declaration: Declaration, *, beside: str = "", hold: bool = False) -> None:
         """Make the file, for this instance and none of its former ones.
 
         Args:
             declaration: the paths so far.
             beside: the instance id of a former one whose note stays for now.
+            hold: whether this process is the Work, and shows by a lock of the note that it lives.
 
         Raises:
             OSError: the disk is full, and the like.
@@ -72,7 +79,8 @@ class Note:
             # The storage root of former instances is this one's by now.
             if other == own or ((left := note.read()) is not None and left.name == declaration.name):
                 note.remove()
-        about = dataclasses.asdict(declaration)
+        # What is empty is no note yet, so nobody sees one that is about to be held.
+        about = dataclasses.asdict(dataclasses.replace(declaration, is_held=hold and self._hold()))
         paths = about.pop("paths")
         self._add(about)
         for path, seen in paths.items():
@@ -107,15 +115,58 @@ class Note:
             declaration = Declaration(**{**about, "tried_at": (*tried, 0.0)[0]}, paths=_paths_in(lines))
         except (FileNotFoundError, ValueError, TypeError):
             return None
-        is_whole = isinstance(declaration.has_left, bool) and all(
-            isinstance(getattr(declaration, name), str) for name in _TEXTS
-        )
+        is_whole = all(isinstance(getattr(declaration, name), str) for name in _TEXTS)
+        is_whole &= isinstance(declaration.has_left, bool) and isinstance(declaration.is_held, bool)
         return declaration if is_whole else None
 
     def remove(self) -> None:
         """Remove it: there is nothing left to do for this instance."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+        if (fd := _held.pop(self._path, -1)) >= 0:
+            os.close(fd)
+
+    def has_ended(self, declaration: Declaration) -> bool:
+        """Say whether the Work of this note has certainly ended.
+
+        Its process may not be visible from here, in a container or on another machine that has this root
+        too; the lock of its note tells then.
+        """
+        try:
+            holder = ProcessIdentity.from_text(declaration.holder)
+            # A machine that was started anew holds nothing, and neither knows the processes of before.
+            is_local = not declaration.is_held and not spans_machines(
+                file_system_of(os.path.dirname(self._path))
+            )
+            lives = holder.is_alive(same_machine=is_local)
+        except (ValueError, OSError):
+            lives = None if declaration.holder else False
+        return not lives if lives is not None else declaration.is_held and not self._is_locked()
+
+    def _hold(self) -> bool:
+        """Lock the note until this process ends; say whether that can be had here."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            return False
+        _held[self._path] = fd
+        return True
+
+    def _is_locked(self) -> bool:
+        """Say whether the Work may hold the note."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return True  # by now it is another's, or there is none
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared with others that look
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+        return False
 
     def _add(self, line: dict[str, Any]) -> None:
         fd = os.open(self._path, _NOTE, 0o600)
@@ -124,6 +175,18 @@ class Note:
             os.write(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
         finally:
             os.close(fd)
+
+
+_held: dict[str, int] = {}  # of this process: the descriptor through which a note is locked
+
+
+def _let_go_after_fork() -> None:
+    """Close what is the parent's: else its locks would last as long as the child."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

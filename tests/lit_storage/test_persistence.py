@@ -1,6 +1,7 @@
 """Files outlive their Work: what is published, when, and who reads it. Each fact in place and in S3."""
 
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,8 @@ import pytest
 import lit_storage
 from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNotFound, Work, WorkError
 from lit_storage_client.artifacts.urls import open_store
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_server.notes import Note
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -498,6 +501,17 @@ def test_notes_of_what_is_declared_do_not_pile_up(root):
         assert len(os.listdir(root / "declared")) == 1
     run_app(lambda flow: flow.train.run())
     assert os.listdir(root / "declared") == []
+
+
+def test_a_work_that_lives_holds_its_note(root):
+    """Where its process cannot be looked up, as from another container, the lock tells that it lives."""
+    holder = dataclasses.replace(ProcessIdentity.current(), pid_namespace="pid:[1]").to_text()
+    with lit_storage.join("train") as session:
+        session.declare(Path("lit://x"))
+        note = Note(str(root), session.instance_id)
+        declaration = dataclasses.replace(note.read(), holder=holder)
+        assert declaration.is_held
+        assert not note.has_ended(declaration)
 
 
 def test_works_of_a_killed_app_publish(root, script):

@@ -1,7 +1,9 @@
 """What a custodian publishes for whom, and for whom not."""
 
+import contextlib
 import dataclasses
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -222,6 +224,77 @@ class TestLook:
         assert [record.message for record in caplog.records] == ["not all that a Work left is published yet"]
 
 
+WORK = """
+import dataclasses, json, os, signal, sys
+from lit_storage_client.process import ProcessIdentity
+from lit_storage_server.notes import Declaration, Note
+
+root, instance_id, fields, boot_id = sys.argv[1:]
+holder = ProcessIdentity.current()
+holder = dataclasses.replace(holder, boot_id=boot_id or holder.boot_id).to_text()
+Note(root, instance_id).begin(Declaration(**json.loads(fields) | {"holder": holder}), hold=True)
+if not (child := os.fork()):
+    signal.pause()
+print(child, flush=True)
+signal.pause()
+"""
+
+
+class TestOutOfSight:
+    """A Work whose process cannot be looked up: it shows by a lock of its note that it lives."""
+
+    @pytest.fixture
+    def start(self, tmp_path, note):
+        """Start a process that holds the note of "train" and has a child; both are killed after the test."""
+        started = []
+
+        def start(*command, boot_id=""):
+            declared = dataclasses.asdict(note())
+            arguments = [str(tmp_path), "i1", json.dumps(declared), boot_id]
+            command = [*command, sys.executable, "-c", WORK, *arguments]
+            started.append(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+            assert started[-1].stdout.readline()
+            return started[-1]
+
+        yield start
+        for each in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.pid, 9)
+            each.communicate()
+
+    @pytest.mark.root
+    def test_in_another_pid_namespace(self, tmp_path, custodian, start, counted):
+        """As one in a container: it is published for when it has ended, and not before."""
+        work = start("unshare", "--pid", "--fork", "--kill-child")
+        custodian.look()
+        assert (counted.outcomes, len(noted(str(tmp_path)))) == ([], 1)
+        os.killpg(work.pid, 9)
+        assert _soon(lambda: custodian.look() or counted.outcomes == [True])
+
+    def test_on_another_machine(self, tmp_path, custodian, start, counted):
+        """As in a root that both have; also while a child lives that the Work forked."""
+        work = start(boot_id="other")
+        custodian.look()
+        assert (counted.outcomes, len(noted(str(tmp_path)))) == ([], 1)
+        work.kill()
+        work.wait()
+        custodian.look()
+        assert counted.outcomes == [True]
+
+    def test_without_a_lock(self, custodian, note, counted):
+        """Where locks cannot be had, one that is unknown counts as alive."""
+        here = ProcessIdentity.current()
+        note(holder=dataclasses.replace(here, pid_namespace="pid:[1]").to_text())
+        custodian.look()
+        assert counted.outcomes == []
+
+    def test_before_this_machine_was_started_anew(self, custodian, note, counted):
+        """On a disk of this machine, with or without a lock, it has ended."""
+        note(holder=dataclasses.replace(ProcessIdentity.current(), boot_id="former").to_text())
+        custodian.look()
+        assert counted.outcomes == [True]
+
+
 class TestRetries:
     """What could not be published stays noted, and is tried again."""
 
@@ -434,6 +507,15 @@ os.kill(os.getpid(), 9)
         tmp_path.chmod(0o777)
         with pytest.raises(InvalidConfig, match="chmod o-w it, or start the daemon with --no-custodian"):
             CustodianLock(str(tmp_path))
+
+    def test_a_root_that_machines_share(self, tmp_path, monkeypatch):
+        """They would have one id, so whose Work has ended could not be told."""
+        monkeypatch.delenv("LIT_STORAGE_MACHINE_ID", raising=False)
+        monkeypatch.setattr("lit_storage_server.custodian.file_system_of", lambda root: "nfs4")
+        with pytest.raises(InvalidConfig, match=r"\(nfs4\).*LIT_STORAGE_MACHINE_ID.*--no-custodian"):
+            CustodianLock(str(tmp_path))
+        monkeypatch.setenv("LIT_STORAGE_MACHINE_ID", "a")
+        CustodianLock(str(tmp_path)).release()
 
     @pytest.mark.root
     def test_a_root_of_another_user(self, tmp_path):
