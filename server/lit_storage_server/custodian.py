@@ -68,6 +68,11 @@ class CustodianLock:
                 f"{root} can be written by every user of this machine, who could have a custodian hand out "
                 f"any file: chmod o-w it, {way_out}"
             )
+        if os.geteuid() == 0 and status.st_mode & stat.S_IWGRP:
+            raise InvalidConfig(
+                f"{root} can be written by group {status.st_gid}, and a custodian that is root can read any "
+                f"file: chmod g-w it, let its Works and the daemon run as another user, {way_out}"
+            )
         if not os.environ.get(MACHINE_ID_VARIABLE, "").strip() and spans_machines(file_system_of(root)):
             raise InvalidConfig(
                 f"{root} is on a file system of many machines ({file_system_of(root)}), which then have one "

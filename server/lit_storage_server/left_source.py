@@ -6,7 +6,8 @@
 
 Invariant: nothing is sent but what a manifest of the Work names, in the store that the registry records
 for it, and only where that store is this machine's: in place below the root of this custodian, or a
-directory. What lies elsewhere is never fetched for others with this machine's rights.
+directory. In place, where a manifest says which files are read, only those count that this user wrote.
+What lies elsewhere is never fetched for others with this machine's rights.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class LeftSource:
         with self._lock:
             store = self._stores.get((url, name))
             if store is None:
-                store = self._stores[url, name] = open_store(url, name, limits=self._limits)
+                store = self._stores[url, name] = open_store(url, name, limits=self._limits, own=True)
             self._stores.move_to_end((url, name))
             if len(self._stores) > _MOST_STORES:
                 self._stores.popitem(last=False)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -76,9 +78,10 @@ class Note:
         os.makedirs(directory, exist_ok=True)
         for other in set(os.listdir(directory)) - {beside}:
             note = Note(os.path.dirname(directory), other)
-            # The storage root of former instances is this one's by now.
-            if other == own or ((left := note.read()) is not None and left.name == declaration.name):
-                note.remove()
+            with contextlib.suppress(OSError):  # as in `noted`
+                # The storage root of former instances is this one's by now.
+                if other == own or ((left := note.read()) is not None and left.name == declaration.name):
+                    note.remove()
         # What is empty is no note yet, so nobody sees one that is about to be held.
         about = dataclasses.asdict(dataclasses.replace(declaration, is_held=hold and self._hold()))
         paths = about.pop("paths")
@@ -109,11 +112,11 @@ class Note:
     def read(self) -> Declaration | None:
         """Return what is noted, None if nothing is, as of an instance that published for the last time."""
         try:
-            with open(self._path, encoding="ascii") as file:
+            with open(self._path, encoding="ascii", opener=_open_trusted) as file:
                 about, *lines = _parsed(file)
             tried = [line["tried_at"] for line in lines if "tried_at" in line]
             declaration = Declaration(**{**about, "tried_at": (*tried, 0.0)[0]}, paths=_paths_in(lines))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, PermissionError, ValueError, TypeError):
             return None
         is_whole = all(isinstance(getattr(declaration, name), str) for name in _TEXTS)
         is_whole &= isinstance(declaration.has_left, bool) and isinstance(declaration.is_held, bool)
@@ -187,6 +190,22 @@ def _let_go_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def _open_trusted(path: str, flags: int) -> int:
+    """Open a note; raise PermissionError if neither this user nor the owner of the root wrote it.
+
+    Others who may write into the root do not say what is read with this user's rights.
+    """
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status, owner = os.fstat(fd), os.stat(os.path.dirname(os.path.dirname(path))).st_uid
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), owner):
+            raise PermissionError(errno.EACCES, "it is no file of this user or the owner of the root", path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

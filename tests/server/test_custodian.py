@@ -184,6 +184,23 @@ class TestLook:
         assert counted.outcomes == [True]
         assert sum("unforeseen" in str(record.exc_info) for record in caplog.records) == 2
 
+    @pytest.mark.root
+    def test_a_note_of_another_user(self, tmp_path, custodian, note, counted):
+        """Who may only write into the root does not say what is read with the custodian's rights."""
+        note()
+        os.chown(tmp_path / "declared" / "i1", 65534, 65534)
+        custodian.look()
+        assert counted.outcomes == []
+
+    def test_a_note_that_is_no_file(self, tmp_path, custodian, note, counted):
+        """A link is not followed, and a pipe is not waited for."""
+        note()
+        os.rename(tmp_path / "declared" / "i1", tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", tmp_path / "declared" / "i1")
+        os.mkfifo(tmp_path / "declared" / "pipe")
+        custodian.look()
+        assert counted.outcomes == []
+
     def test_what_a_former_instance_noted(self, tmp_path, custodian, note, registry, counted):
         """The registry names the last one, whose files they may be by now."""
         note()
@@ -506,6 +523,13 @@ os.kill(os.getpid(), 9)
         """Any user could have it hand out what only the custodian may read."""
         tmp_path.chmod(0o777)
         with pytest.raises(InvalidConfig, match="chmod o-w it, or start the daemon with --no-custodian"):
+            CustodianLock(str(tmp_path))
+
+    @pytest.mark.root
+    def test_root_and_a_root_that_a_group_can_write(self, tmp_path):
+        """A user of the group could have root hand out any file."""
+        tmp_path.chmod(0o770)
+        with pytest.raises(InvalidConfig, match="chmod g-w it.*--no-custodian"):
             CustodianLock(str(tmp_path))
 
     def test_a_root_that_machines_share(self, tmp_path, monkeypatch):

@@ -199,6 +199,18 @@ class TestFromAnotherMachine:
         with pytest.raises(IntegrityError):
             machine.origins.store("train").manifest(newest)
 
+    @pytest.mark.root
+    def test_a_manifest_of_another_user(self, in_place):
+        """Who may write into the root does not have files handed out that only the custodian may read."""
+        in_place.serve()
+        for kept in in_place.store.versions():
+            os.chown(f"{in_place.store.objects.url.removeprefix('file://')}/{kept.key}", 65534, 65534)
+        with pytest.raises(IntegrityError, match="was written by user 65534"):
+            in_place.origins.stat(in_place.at("out"))
+        with pytest.raises(IntegrityError, match="was written by user 65534"):
+            in_place.get("out")
+        assert in_place.store.covering("out").path == "out"  # who reads by own right is not concerned
+
     def test_what_lives_is_asked_itself(self, machine):
         """A custodian is no way around a live Work."""
         machine.serve()

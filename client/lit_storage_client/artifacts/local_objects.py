@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 
 from lit_storage_client.artifacts.objects import Found
@@ -18,7 +19,7 @@ from lit_storage_proto.errors import AccessDenied, IntegrityError, OriginUnavail
 
 _RACES = 16
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -28,10 +29,12 @@ class LocalObjects:
     Args:
         root: the directory, absolute.
         create: whether it is made where it is missing; else a missing one is a store out of reach.
+        own: whether only what this process's user wrote is read; what others wrote counts as damaged.
     """
 
-    def __init__(self, root: str, *, create: bool = False) -> None:
+    def __init__(self, root: str, *, create: bool = False, own: bool = False) -> None:
         self._root = root
+        self._own = own
         self._create = create
 
     @property
@@ -66,7 +69,13 @@ class LocalObjects:
         try:
             fd = os.open(self._path(key), _OLD_FILE)
             try:
-                wanted = os.fstat(fd).st_size - start if size is None else size
+                status = os.fstat(fd)
+                if self._own and not (stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()):
+                    raise IntegrityError(
+                        f"{shown(key)} in {self.url} was written by user {status.st_uid}, for whom user "
+                        f"{os.geteuid()} reads nothing"
+                    )
+                wanted = status.st_size - start if size is None else size
                 data = os.pread(fd, max(wanted, 0), start)
                 while 0 < len(data) < wanted and (
                     more := os.pread(fd, wanted - len(data), start + len(data))

@@ -90,7 +90,13 @@ def check_store(url: str) -> None:
 
 
 def open_store(
-    url: str, name: str, *, limits: Limits, create: bool = False, deadline: float | None = None
+    url: str,
+    name: str,
+    *,
+    limits: Limits,
+    create: bool = False,
+    deadline: float | None = None,
+    own: bool = False,
 ) -> ArtifactStore:
     """Open what the Work `name` left, or is to leave, at `url`. Nothing is asked for yet.
 
@@ -100,6 +106,8 @@ def open_store(
         limits: how long one request may take, and how many are under way at once.
         create: whether a directory of a store on this machine is made where it is missing.
         deadline: when all requests must have ended, on the clock of time.monotonic().
+        own: whether of what is in place only manifests count that this process's user wrote, for they say
+            which files are read with its rights.
 
     Raises:
         InvalidURI: as of `check_url`, or what is needed for its scheme is not installed.
@@ -107,19 +115,21 @@ def open_store(
     from lit_storage_client.artifacts.store import ArtifactStore
 
     url = check_url(url)
-    objects = _open_objects(url, name, limits, create, deadline)
+    objects = _open_objects(url, name, limits, create, deadline, own)
     in_place = ""
     if is_in_place(url):
         in_place = os.path.realpath(os.path.join(os.path.dirname(_directory(url)), "works", name))
     return ArtifactStore(objects, url=url, name=name, limits=limits, in_place=in_place)
 
 
-def _open_objects(url: str, name: str, limits: Limits, create: bool, deadline: float | None) -> Objects:
+def _open_objects(
+    url: str, name: str, limits: Limits, create: bool, deadline: float | None, own: bool
+) -> Objects:
     if is_on_disk(url):
         from lit_storage_client.artifacts.local_objects import LocalObjects
 
         if is_in_place(url):
-            return LocalObjects(f"{_directory(url)}/{name}", create=create)
+            return LocalObjects(f"{_directory(url)}/{name}", create=create, own=own)
         return LocalObjects(f"{url.removeprefix(_FILE)}/{name}", create=create)
     from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
 
