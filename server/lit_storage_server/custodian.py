@@ -198,6 +198,7 @@ class Custodian:
     def _publish(self, noticed: Declaration) -> None:
         left = find_left(self._root, self._registry, noticed.name)
         if left is None or left.instance_id != noticed.instance_id:
+            self._discard(noticed)
             return
         told = publish_found(self._root, self._registry, left, limits=self._limits)
         if told is None:
@@ -215,6 +216,13 @@ class Custodian:
             log(logging.WARNING, "not all that a Work left is published yet", retry_seconds=pause, **what)
         if self._told is not None and not (told and left.tried_at):
             self._told.published(whole=not told)
+
+    def _discard(self, noticed: Declaration) -> None:
+        """Remove an old note of an instance that ended if a later one has taken its place."""
+        note, work = Note(self._root, noticed.instance_id), self._registry.work(noticed.name)
+        is_superseded = work is not None and work.instance_id != noticed.instance_id
+        if is_superseded and note.age() > self._limits.staging_seconds and note.has_ended(noticed):
+            note.remove()
 
     def _run(self) -> None:
         while not self._stopped.is_set():

@@ -129,6 +129,13 @@ class Note:
         if (fd := _held.pop(self._path, -1)) >= 0:
             os.close(fd)
 
+    def age(self) -> float:
+        """Return for how many seconds nothing has been noted; 0 if there is no note."""
+        try:
+            return time.time() - os.lstat(self._path).st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def has_ended(self, declaration: Declaration) -> bool:
         """Say whether the Work of this note has certainly ended.
 

@@ -209,6 +209,24 @@ class TestLook:
         custodian.look()
         assert (versions(tmp_path), counted.outcomes) == ([], [])
 
+    def test_old_notes_of_former_instances(self, tmp_path, custodian, note, registry, process, counted):
+        """They are removed after a day, but for one whose process may live."""
+        url = in_place_url(str(tmp_path), "machine")
+        about = Declaration(
+            "train", "", "machine", str(tmp_path / "works" / "train"), url, paths={"out": True}
+        )
+        registry.register(LiveRecord("train", "last", "127.0.0.1:1", "machine"))
+        for instance_id, holder in (("old", ""), ("new", ""), ("lives", identity(process))):
+            declared = dataclasses.replace(about, name=instance_id, instance_id=instance_id, holder=holder)
+            Note(str(tmp_path), instance_id).begin(declared)  # under a name of its own, else it is one note
+        for path in (tmp_path / "declared").iterdir():
+            path.write_text(path.read_text().replace(f'"name": "{path.name}"', '"name": "train"'))
+            if path.name != "new":
+                os.utime(path, (0, 0))
+        custodian.look()
+        assert {left.instance_id for left in noted(str(tmp_path))} == {"new", "lives"}
+        assert counted.outcomes == []
+
     def test_a_storage_root_that_is_gone(self, tmp_path, custodian, note, registry, counted, caplog):
         """It is told once for now, stays noted, and keeps nobody else from being looked after."""
         note()
