@@ -45,7 +45,7 @@ from lit_storage_server.sources import Tree
 from lit_storage_server.tree_stream import TreeOptions
 from lit_storage_server.walk import join
 
-_MOST_STORES = 64
+_MOST_STORES = 4  # each keeps decoded manifests, which may be of tens of MiB
 
 
 class LeftSource:
