@@ -12,11 +12,13 @@ from __future__ import annotations
 import errno
 import importlib.metadata
 import platform
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from lit_storage_proto.endpoint import join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidConfig
+from lit_storage_server.metrics_http import MetricsServer
 from lit_storage_server.observation import CANCELLED, DONE, FAILED, Seen
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300, 1800)
@@ -40,7 +42,7 @@ class Metrics:
             ) from None
         self._prometheus = prometheus
         self._registry = prometheus.CollectorRegistry()
-        self._served: tuple[Any, Any] | None = None
+        self._served: tuple[MetricsServer, threading.Thread] | None = None
 
         def made(kind: Any, name: str, text: str, *labels: str, **options: Any) -> Any:
             return kind(f"lit_storage_{name}", text, labels, registry=self._registry, **options)
@@ -85,7 +87,7 @@ class Metrics:
             OSError: the address is none of this machine.
         """
         try:
-            server, thread = self._prometheus.start_http_server(port, host, self._registry)
+            server = MetricsServer(host, port, self._prometheus.make_wsgi_app(self._registry))
         except (OSError, OverflowError) as error:
             code, address = getattr(error, "errno", None) or errno.EINVAL, join_address(host, port)
             if code == errno.EADDRINUSE:
@@ -95,6 +97,8 @@ class Metrics:
             if code == errno.EACCES:
                 raise AccessDenied(f"this process may not listen on {address!r} for metrics") from None
             raise OSError(code, f"metrics cannot be served at {address!r}: {error}") from None
+        thread = threading.Thread(target=server.serve_forever, name="lit-storage-metrics", daemon=True)
+        thread.start()
         self._served = (server, thread)
         return join_address(host, server.server_port)
 

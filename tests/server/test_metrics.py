@@ -1,13 +1,17 @@
 """What Prometheus is told, and what is said where it cannot be."""
 
+import contextlib
 import socket
 import sys
+import threading
+import time
 import urllib.request
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lit_storage_proto.errors import AddressInUse, InvalidConfig
+from lit_storage_server import metrics_http
 from lit_storage_server.metrics import Metrics
 from lit_storage_server.observation import Observers, Seen, observing
 
@@ -90,6 +94,37 @@ def test_it_is_served(metrics):
     metrics.stop()
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://{address}/metrics", timeout=5)
+
+
+def test_silent_connections(metrics):
+    """A few are kept waiting, each further one is ended at once."""
+    host, port = metrics.serve("127.0.0.1", 0).rsplit(":", 1)
+    before = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection((host, int(port)), 5))
+            for _ in range(metrics_http.MOST_CONNECTIONS + 20)
+        ]
+        for ended in silent[metrics_http.MOST_CONNECTIONS :]:
+            assert ended.recv(1) == b""
+        assert threading.active_count() <= before + metrics_http.MOST_CONNECTIONS
+
+
+def test_a_connection_that_is_too_slow(metrics, monkeypatch):
+    """It is ended although it never stands still, and its place is free again."""
+    monkeypatch.setattr(metrics_http, "MOST_CONNECTIONS", 1)
+    monkeypatch.setattr(metrics_http, "CONNECTION_SECONDS", 0.3)
+    host, port = address = metrics.serve("127.0.0.1", 0).rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 0.1) as slow:
+        deadline = time.monotonic() + 5
+        answer = None
+        while answer is None and time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                slow.sendall(b"G")
+                answer = slow.recv(1)
+        assert answer == b""
+    with urllib.request.urlopen(f"http://{':'.join(address)}/metrics", timeout=5) as answered:
+        assert b"lit_storage_build_info" in answered.read()
 
 
 def test_an_address_that_is_taken(metrics):

@@ -1,0 +1,88 @@
+"""The HTTP server that Prometheus asks, bounded in what callers can take from the process.
+
+Invariant: there are never more than `MOST_CONNECTIONS` connections, each of which has a thread and a
+descriptor, and none lasts longer than `CONNECTION_SECONDS`, whatever its caller sends or reads. Whoever
+can reach the address needs no token, and must not be able to use up what transfers need.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+MOST_CONNECTIONS = 8
+CONNECTION_SECONDS = 5.0  # from its beginning to the end of its answer; a scrape takes milliseconds
+
+
+class MetricsServer(ThreadingMixIn, WSGIServer):
+    """Answers with what a WSGI application says.
+
+    Args:
+        host: to listen on; an address or a name.
+        port: to listen on; 0 is any free one.
+        application: says the answers.
+
+    Raises:
+        OSError: it cannot be listened there.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, application: Callable[..., Any]) -> None:
+        self.address_family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        self._began: dict[socket.socket, float] = {}
+        self._changing = threading.Lock()
+        super().__init__((str(address[0]), port), _Handler)
+        self.set_app(application)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own, or end the connection where there are too many."""
+        with self._changing:
+            admitted = len(self._began) < MOST_CONNECTIONS
+            if admitted:
+                self._began[request] = time.monotonic()
+        if admitted:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection; its place is free again."""
+        with self._changing:
+            self._began.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """End what has lasted too long; called all the time, twice a second or more often."""
+        self._end_before(time.monotonic() - CONNECTION_SECONDS)
+
+    def server_close(self) -> None:
+        """Listen no more, and end the connections that are left."""
+        super().server_close()
+        self._end_before(float("inf"))
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: a caller that leaves early is none of the daemon's errors."""
+
+    def _end_before(self, moment: float) -> None:
+        with self._changing:
+            for request, began in self._began.items():
+                if began < moment:
+                    # Not closed: its thread wakes with an error, and closes it.
+                    with contextlib.suppress(OSError):
+                        request.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CONNECTION_SECONDS  # an end also where the thread that ends connections has stopped
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the name of the library
+        """Log nothing."""
