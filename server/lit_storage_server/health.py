@@ -11,6 +11,7 @@ at its beginning, and ends with the server: https://grpc.io/docs/guides/health-c
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import grpc
@@ -18,6 +19,8 @@ from grpc_health.v1 import health_pb2 as pb
 
 from lit_storage_server.auth import HEALTH_SERVICE
 from lit_storage_server.refusal import abort
+
+_MOST_WATCHES = 1000  # of all callers: each costs some 20 KiB for as long as it likes, and needs no token
 
 
 class HealthServicer:
@@ -32,6 +35,8 @@ class HealthServicer:
         self._services = frozenset(("", *services))
         self._holds = holds
         self._stopping = False
+        self._watches = 0
+        self._counting = threading.Lock()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server routes the calls of the service through.
@@ -66,9 +71,31 @@ class HealthServicer:
         context: grpc.ServicerContext,
         send: Callable[[pb.HealthCheckResponse], None],
     ) -> None:
-        """Send the status of a service, and leave the call open until the server or the caller ends it."""
-        del context
+        """Send the status of a service, and leave the call open until the server or the caller ends it.
+
+        RESOURCE_EXHAUSTED if there are too many such calls.
+        """
+        if not self._take():
+            abort(
+                context,
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"this server already has {_MOST_WATCHES} health watches; use Check, or try again later",
+            )
+        if not context.add_callback(self._give_back):  # the caller has left already
+            self._give_back()
+            return
         send(self._status(request.service))
+
+    def _take(self) -> bool:
+        with self._counting:
+            if self._watches >= _MOST_WATCHES:
+                return False
+            self._watches += 1
+            return True
+
+    def _give_back(self) -> None:
+        with self._counting:
+            self._watches -= 1
 
     def _status(self, service: str) -> pb.HealthCheckResponse:
         if service not in self._services:

@@ -51,6 +51,10 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 
+# Calls of one connection at once; gRPC has further ones wait at the caller. It is far above the streams and
+# the health watches that a server has at all, so that what is too much for those is refused, and told.
+_CONNECTION_CALLS = 2048
+
 
 class PeerServer:
     """Serves what a process shares, under one name and instance id.
@@ -140,7 +144,7 @@ class PeerServer:
         )
         # gRPC only ever submits to it, though its types ask for the executor of the library.
         pool = cast("ThreadPoolExecutor", self._pool)
-        server = grpc.server(pool, interceptors=self._interceptors(), options=_OPTIONS)
+        server = grpc.server(pool, interceptors=self._interceptors(), options=self._options())
         server.add_generic_rpc_handlers((servicer.handler(), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         address = self._address(self._port)
@@ -194,6 +198,10 @@ class PeerServer:
         if self._security.token is not None:
             interceptors.append(TokenInterceptor(self._security.token))
         return [*interceptors, admission]
+
+    def _options(self) -> list[tuple[str, int]]:
+        calls = max(_CONNECTION_CALLS, 2 * (self._limits.server_streams + self._limits.server_reserve))
+        return [*_OPTIONS, ("grpc.max_concurrent_streams", calls)]
 
     def _address(self, port: int) -> str:
         return join_address(self._host, port)

@@ -1,6 +1,8 @@
 """Health is told to anyone, and telling it can never silence the server."""
 
+import contextlib
 import threading
+import time
 
 import grpc
 import pytest
@@ -8,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
+from lit_storage_server import health
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -46,6 +49,29 @@ def test_watch_holds_no_thread(serve):
     assert peer.stub.Exists(pb.ExistsRequest(), timeout=1).exists
     for watch in watches:
         watch.cancel()
+
+
+def test_too_many_watches(peer, monkeypatch):
+    """They are refused, with the way out, until others end; Check is answered meanwhile."""
+    monkeypatch.setattr(health, "_MOST_WATCHES", 3)
+    watches = [stub(peer).Watch(asked()) for _ in range(3)]
+    assert [next(watch).status for watch in watches] == [SERVING] * 3
+    with pytest.raises(grpc.RpcError, match="already has 3 health watches; use Check") as caught:
+        next(stub(peer).Watch(asked()))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert stub(peer).Check(asked(), timeout=5).status == SERVING
+    for watch in watches:
+        watch.cancel()
+    assert watches_after(peer, 3) == [SERVING] * 3
+
+
+def watches_after(peer, count):
+    """Begin so many watches, once the server has seen that others ended."""
+    deadline, statuses = time.monotonic() + 5, []
+    while len(statuses) < count and time.monotonic() < deadline:
+        with contextlib.suppress(grpc.RpcError):
+            statuses.append(next(stub(peer).Watch(asked())).status)
+    return statuses
 
 
 def test_watch_ends_with_the_server(peer):
