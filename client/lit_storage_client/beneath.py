@@ -86,6 +86,28 @@ def reach_beneath(
         raise
 
 
+def open_without_links(path: str) -> int:
+    """Return a new ``O_PATH`` descriptor of a directory, on whose way no link is followed.
+
+    Args:
+        path: absolute, and without "..".
+
+    Raises:
+        OSError: as of open(2), with `path` as its file name; ENOTDIR for a link too.
+    """
+    fd = os.open("/", _ROOT)
+    try:
+        for name in _parts(path):
+            below = os.open(name, _STEP | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+    except OSError as error:
+        os.close(fd)
+        error.filename = path
+        raise
+    return fd
+
+
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 

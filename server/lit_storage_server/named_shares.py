@@ -13,7 +13,7 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 
-from lit_storage_client.beneath import reach_beneath
+from lit_storage_client.beneath import open_without_links, reach_beneath
 from lit_storage_client.mounts import below_path, places_of
 from lit_storage_client.names import shown
 from lit_storage_proto.entry import Entry, Kind
@@ -24,8 +24,6 @@ from lit_storage_server.tree_stream import TreeOptions
 from lit_storage_server.walk import join
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
-# The directory is opened as it was checked: a link that takes its place later is none.
-_SHARE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def check_shares(shares: Mapping[str, str], *, secret: Iterable[str] = ()) -> dict[str, str]:
@@ -86,7 +84,9 @@ class NamedShares(Shares):
         directory = self.directories.get(share)
         if directory is None:
             raise AccessDenied(f"{self.name!r} has no share {shown(share)}; {self._known()}")
-        fd = os.open(directory, _SHARE)
+        # It was checked to have no link on its way, and one that is put there later is not followed. It is
+        # opened anew each time, so that a disk that was mounted again is seen.
+        fd = open_without_links(directory)
         try:
             if below:
                 root, fd = fd, reach_beneath(fd, below, root_path=directory)[0]

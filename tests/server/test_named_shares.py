@@ -201,6 +201,19 @@ class TestOpen:
         with pytest.raises(PathNotFound):
             shares.open("data/key")
 
+    def test_a_share_whose_way_became_a_link(self, tmp_path):
+        """A directory above it that is replaced by a link does not lead the daemon elsewhere."""
+        for name in ("real", "other"):
+            (tmp_path / name / "data").mkdir(parents=True)
+            (tmp_path / name / "data" / "file").write_text(name)
+        shares = NamedShares(check_shares({"data": str(tmp_path / "real" / "data")}), name="store")
+        shares.open("data/file").close()
+        (tmp_path / "real").rename(tmp_path / "moved")
+        (tmp_path / "real").symlink_to(tmp_path / "other")
+        with pytest.raises(PathNotFound):
+            shares.open("data/file")
+        assert not NamedSource(shares, 1024).exists("data")
+
     def test_nothing_is_added(self, shares):
         """What is shared is what the daemon was started with."""
         with pytest.raises(AccessDenied, match="cannot be added"):
