@@ -19,6 +19,7 @@ from types import FrameType
 
 from lit_storage_client.machine import machine_id
 from lit_storage_client.registries import open_registry
+from lit_storage_client.registries.etcd import access as etcd_access
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkState
@@ -198,7 +199,8 @@ class Daemon:
     def _secret_files(self) -> list[str]:
         config, security = self._config, self._place.security
         files = (self._place.root, config.token_file, security.key)
-        return [os.path.abspath(file) for file in files if file is not None]
+        own = [os.path.abspath(file) for file in files if file is not None]
+        return own + etcd_access.secret_files()
 
     def _leave(self, registration: Registration, registry: Registry) -> None:
         """Give the name back; the registry then says of it that it was stopped."""

@@ -370,6 +370,13 @@ class TestRefused:
         """The root has the token in it."""
         refused("which others must not read", 2, "--share", f"all={tmp_path}")
 
+    @pytest.mark.parametrize("variable", ["LIT_STORAGE_ETCD_PASSWORD_FILE", "LIT_STORAGE_ETCD_KEY"])
+    def test_a_share_that_holds_what_is_shown_to_etcd(self, refused, data, monkeypatch, variable):
+        """Its password and its key are as secret as the daemon's own."""
+        (data / "secret").write_text("x")
+        monkeypatch.setenv(variable, str(data / "secret"))
+        refused("data/secret, which others must not read", 2, "--share", f"data={data}")
+
     def test_a_name_that_is_taken(self, refused, serving, data):
         """Another live process has it, and is named."""
         serving()

@@ -84,6 +84,13 @@ class EtcdAccess:
             )
 
 
+def secret_files(environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return the files that the variables above name and that others must not read."""
+    environment = os.environ if environment is None else environment
+    files = (environment.get(_VARIABLE + kind) for kind in ("PASSWORD_FILE", "KEY"))
+    return [os.path.abspath(file) for file in files if file]
+
+
 def _absolute(path: str | None) -> str | None:
     return None if path is None else os.path.abspath(path)
 
