@@ -16,6 +16,7 @@ from lit_storage_server.observation import DONE, Seen
 
 LOG = logging.getLogger("lit_storage.daemon")
 _FIELDS = "lit_storage_fields"
+_MOST_PATH_CHARACTERS = 4096  # what a caller asks for can be longer by far than any path
 
 
 def log(level: int, event: str, /, **fields: Any) -> None:
@@ -84,7 +85,7 @@ class TransferLog:
             logging.INFO if seen.status == DONE else logging.WARNING,
             "transfer",
             peer=seen.peer,
-            path=seen.path.encode("unicode_escape", "surrogatepass").decode("ascii"),
+            path=_shortened(seen.path).encode("unicode_escape", "surrogatepass").decode("ascii"),
             bytes=seen.bytes,
             seconds=round(seen.seconds, 3),
             status=seen.status,
@@ -97,6 +98,10 @@ class TransferLog:
 
 def _time(record: logging.LogRecord) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(record.created, datetime.UTC)
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _MOST_PATH_CHARACTERS else path[:_MOST_PATH_CHARACTERS] + "..."
 
 
 def _value(value: Any) -> str:
