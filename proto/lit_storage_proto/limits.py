@@ -21,6 +21,7 @@ MAX_LINKS = 40  # followed on the way to one path, as many as Linux does: path_r
 MAX_LINKED_DIRECTORIES = 10_000  # to which the links of one tree lead
 MAX_HELD_FILES = 10_000  # that one request names
 MAX_RANGES = 10_000  # of one request: more are asked for in further ones
+MAX_MANIFEST_BYTES = 1024 * MIB  # of a version in a store of artifacts
 OBJECT_BYTES = 8 * MIB  # of an object in a store of artifacts; the last one of a version may be smaller
 
 

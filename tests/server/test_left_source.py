@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from lit_storage_client.artifacts import custodian_objects
 from lit_storage_client.artifacts.urls import in_place_url, open_store
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
@@ -13,6 +14,7 @@ from lit_storage_client.origins import Origins
 from lit_storage_client.registries.memory import MemoryRegistry
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
+from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,
@@ -236,6 +238,43 @@ class TestFromAnotherMachine:
         with pytest.raises(SourceChanged, match="was changed after 'train' had stopped"):
             in_place.get("out")
         assert not (in_place.copies / "copy").exists()
+
+
+class Lying(LeftSource):
+    """A custodian that lists manifests without end, or as smaller than they are."""
+
+    endless = False
+
+    def entries(self, path, *, recursive):
+        listed = [understated(entry) for entry in super().entries(path, recursive=recursive)]
+        yield from listed
+        while self.endless:
+            yield listed[-1]
+
+
+def understated(entry):
+    return dataclasses.replace(entry, size=1) if entry.kind is Kind.FILE else entry
+
+
+class TestACustodianThatLies:
+    @pytest.fixture
+    def lying(self, in_place):
+        source = Lying(str(in_place.root), HERE, in_place.registry, LIMITS)
+        in_place.serve(source=source)
+        yield source
+        source.close()
+
+    def test_a_manifest_larger_than_it_was_listed(self, in_place, lying):
+        """It is read no further, and counts as damaged."""
+        with pytest.raises(IntegrityError, match="is larger than 'keeper' said: 1 bytes"):
+            in_place.origins.store("train").covering("out")
+
+    def test_a_list_without_end(self, in_place, lying, monkeypatch):
+        """It is read up to what any Work can leave."""
+        lying.endless = True
+        monkeypatch.setattr(custodian_objects, "_MOST_LISTED_BYTES", MIB)
+        with pytest.raises(ProtocolViolation, match="'keeper' lists more of what 'train' left than any Work"):
+            in_place.origins.store("train").versions()
 
 
 class TestWithoutCustodian:

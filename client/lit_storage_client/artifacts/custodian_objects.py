@@ -3,18 +3,21 @@
 What a stopped Work left there is listed by them with the same code as what is at hand. Its bytes are not
 read through this, but as a live Work's are: from the custodian, under ``@NAME/PATH``.
 
-Invariant: nothing is written or removed on another machine.
+Invariant: nothing is written or removed on another machine, and no more is held of what a custodian sends
+than it may send: a listing is bounded, and a manifest by the size that was listed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from lit_storage_client.artifacts.objects import Found
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.entry import Kind
-from lit_storage_proto.errors import AccessDenied, IntegrityError, PathNotFound
+from lit_storage_proto.errors import AccessDenied, IntegrityError, PathNotFound, ProtocolViolation
+from lit_storage_proto.limits import MAX_MANIFEST_BYTES, MIB
 from lit_storage_proto.uri import Location
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 # Directly below ``@NAME`` no path of a Work begins with "@": such names are reserved in a storage root.
 ABSOLUTE = "@/"
 MANIFESTS_OF = "@manifests"
+_MOST_LISTED_BYTES = 128 * MIB  # some hundred thousand manifests
+_ENTRY_BYTES = 256  # that one entry takes, beside its name
 
 
 def path_at_custodian(location: Location) -> str:
@@ -46,6 +51,7 @@ class CustodianObjects:
         self._custodian = custodian
         self._name = name
         self._url = url
+        self._sizes: dict[str, int] = {}
 
     @property
     def url(self) -> str:
@@ -61,20 +67,37 @@ class CustodianObjects:
         """See `Objects.read`."""
         from lit_storage_client.fetch.contents import contents
 
+        most = min(self._sizes.get(key, MAX_MANIFEST_BYTES), MAX_MANIFEST_BYTES) if size is None else size
+        data = bytearray()
         try:
             runs = contents(self._remote, self._at(key), offset=start, length=size)
-            data = b"".join(bytes(run) for run in runs)
+            with contextlib.closing(runs):
+                for run in runs:
+                    data += run
+                    if len(data) > most:
+                        raise IntegrityError(
+                            f"{key!r} in {self.url} is larger than {self._custodian!r} said: {most} bytes"
+                        )
         except PathNotFound as error:
             raise FileNotFoundError(str(error)) from None
         if size is not None and len(data) != size:
             raise IntegrityError(f"{key!r} in {self.url} is shorter than it was")
-        return data
+        return bytes(data)
 
     def list(self, prefix: str) -> list[Found]:
         """See `Objects.list`."""
-        entries = self._remote.list(self._at(prefix))
-        files = (entry for entry in entries if entry.kind is Kind.FILE)
-        return sorted(Found(f"{prefix}/{entry.path}", entry.size, entry.mtime_ns / 1e9) for entry in files)
+        found: list[Found] = []
+        listed = 0
+        for entry in self._remote.list(self._at(prefix)):
+            listed += len(entry.path) + _ENTRY_BYTES
+            if listed > _MOST_LISTED_BYTES:
+                raise ProtocolViolation(
+                    f"{self._custodian!r} lists more of what {self._name!r} left than any Work can leave"
+                )
+            if entry.kind is Kind.FILE:
+                found.append(Found(f"{prefix}/{entry.path}", entry.size, entry.mtime_ns / 1e9))
+        self._sizes = {each.key: each.size for each in found}
+        return sorted(found)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Raise AccessDenied, if there is anything to remove."""

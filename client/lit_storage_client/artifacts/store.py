@@ -33,11 +33,10 @@ from lit_storage_proto.artifact import (
 )
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable, ProtocolViolation
-from lit_storage_proto.limits import Limits
+from lit_storage_proto.limits import MAX_MANIFEST_BYTES, Limits
 from lit_storage_proto.manifest_codec import decode_manifest
 
 _LOG = logging.getLogger("lit_storage.artifacts")
-_MOST_MANIFEST_BYTES = 1 << 30
 _LISTINGS = 5
 _KEPT_MANIFESTS = 4  # decoded, by each store: that of a large tree takes tens of MiB
 
@@ -131,7 +130,7 @@ class ArtifactStore:
                 self._decoded.move_to_end(kept.key)
                 return found
         where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
-        if kept.size > _MOST_MANIFEST_BYTES:
+        if kept.size > MAX_MANIFEST_BYTES:
             raise IntegrityError(f"the manifest {where} is larger than any can be")
         found = decode_manifest(self.objects.read(kept.key), where=where)
         self._check(found, kept, where)
