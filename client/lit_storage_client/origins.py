@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from lit_storage_client.custodians import Custodians
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_client.names import shown
 from lit_storage_client.remote import Remote, no_file
 from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto.entry import Entry, Kind
-from lit_storage_proto.errors import OriginUnavailable, PathNotFound, TransferTimeout
+from lit_storage_proto.errors import OriginUnavailable, PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord
 from lit_storage_proto.uri import Location
@@ -52,6 +53,7 @@ class Origins:
         self.limits = limits
         self._stores: dict[tuple[str, str], ArtifactStore] = {}
         self._opening = threading.Lock()
+        self._custodians_of = Custodians(registry, limits.watch_seconds)
 
     @property
     def return_seconds(self) -> float:
@@ -208,9 +210,7 @@ class Origins:
         machine_id, is_in_place = _machine_of(work)
         if machine_id in ("", self._machine_id):
             return ()
-        custodians = [
-            record for record in self._registry.live() if record.custodian and record.machine_id == machine_id
-        ]
+        custodians = self._custodians_of.of(machine_id)
         if is_in_place and not custodians:
             raise OriginUnavailable(
                 f"what {work.name!r} left is in place on another machine ({machine_id}), where no custodian "
@@ -222,7 +222,27 @@ class Origins:
     def _at_custodian(
         self, location: Location, custodians: Sequence[LiveRecord], ask: Callable[[Location], T]
     ) -> T:
-        """Ask the custodians of one machine, each of which may have another root, until one answers."""
+        """Ask the custodians of one machine, each of which may have another root, until one answers.
+
+        They may have been remembered: where none answers, those that are there by now are asked too.
+        """
+        try:
+            return self._at_one_of(location, custodians, ask)
+        except PathNotFound:
+            raise
+        except StorageError as error:
+            machine_id, asked = custodians[0].machine_id, {record.instance_id for record in custodians}
+            self._custodians_of.forget(machine_id)
+            if not isinstance(error, OriginUnavailable):
+                raise
+            others = [each for each in self._custodians_of.of(machine_id) if each.instance_id not in asked]
+            if not others:
+                raise
+        return self._at_one_of(location, others, ask)
+
+    def _at_one_of(
+        self, location: Location, custodians: Sequence[LiveRecord], ask: Callable[[Location], T]
+    ) -> T:
         from lit_storage_client.artifacts.custodian_objects import path_at_custodian
 
         lost: OriginUnavailable | None = None

@@ -277,6 +277,49 @@ class TestACustodianThatLies:
             in_place.origins.store("train").versions()
 
 
+class TestWhoIsAsked:
+    @pytest.fixture
+    def readings(self, in_place, monkeypatch):
+        """Has an element for each time that all live names were read."""
+        readings, live = [], in_place.registry.live
+
+        def counted():
+            readings.append(None)
+            return live()
+
+        monkeypatch.setattr(in_place.registry, "live", counted)
+        return readings
+
+    def test_many_questions(self, in_place, readings):
+        """The registry is asked once who the custodian is, not for each of them."""
+        in_place.serve()
+        for _ in range(10):
+            assert in_place.origins.exists(in_place.at("out"))
+            assert in_place.origins.stat(in_place.at("out")).kind is Kind.DIRECTORY
+        assert len(readings) == 1
+
+    def test_another_custodian_took_over(self, in_place, readings):
+        """It is asked at once, although the former one was remembered."""
+        first = in_place.serve("first")
+        assert in_place.origins.exists(in_place.at("out"))
+        first.stop()
+        in_place.registry.unregister("first", "of first")
+        in_place.serve("second")
+        assert in_place.origins.exists(in_place.at("out"))
+        assert in_place.origins.exists(in_place.at("out"))
+        assert len(readings) == 2
+
+    def test_one_that_was_remembered_for_long(self, in_place, readings):
+        """It is asked for anew."""
+        in_place.serve()
+        in_place.origins = Origins(
+            in_place.remote, in_place.registry, THERE, dataclasses.replace(LIMITS, watch_seconds=0)
+        )
+        for _ in range(2):
+            assert in_place.origins.exists(in_place.at("out"))
+        assert len(readings) == 2
+
+
 class TestWithoutCustodian:
     def test_nobody_to_ask(self, in_place):
         """What is in place elsewhere is unknown, and what to do is said; it is no "no"."""
