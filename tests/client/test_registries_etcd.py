@@ -97,10 +97,11 @@ class TestURL:
         with pytest.raises(InvalidURI, match="write "):
             open_registry(f"etcd:{rest}", machine_id="m", limits=Limits())
 
-    def test_a_password_is_refused_and_not_shown(self):
+    @pytest.mark.parametrize("url", ["etcd://root:secret@host/p", "etcd://root:s/secret@host:2379/p"])
+    def test_a_password_is_refused_and_not_shown(self, url):
         """A user in the URL is refused with the way out, without a word of it."""
         with pytest.raises(InvalidURI, match="LIT_STORAGE_ETCD_PASSWORD_FILE") as raised:
-            open_registry("etcd://root:secret@host/p", machine_id="m", limits=Limits())
+            open_registry(url, machine_id="m", limits=Limits())
         assert "secret" not in str(raised.value)
 
     @pytest.mark.parametrize("seconds", [1.0, 2.5])
@@ -532,9 +533,27 @@ class TestOutOfReach:
         """A value that others wrote below the prefix is an error, not a record, and not "nobody"."""
         registry = open_etcd(url := etcd.new_url())
         etcd.control("put", "--", f"{prefix_of(url)}/live/trainer", value)
-        for call in (lambda: registry.resolve("trainer"), registry.live):
-            with pytest.raises(RegistryUnavailable, match="no record"):
-                call()
+        with pytest.raises(RegistryUnavailable, match="'trainer' is no record"):
+            registry.resolve("trainer")
+
+    def test_what_others_wrote_hides_no_record_in_a_list(self, etcd, open_etcd, caplog):
+        """It is told once, by its name, and passed over."""
+        registry = open_etcd(url := etcd.new_url())
+        registry.register(record := LiveRecord("trainer", "i", "e:1", "m"))
+        for where in ("live/other", "work/other"):
+            etcd.control("put", "--", f"{prefix_of(url)}/{where}", "[" * 100_000)
+        for _ in range(2):
+            assert registry.live() == [record]
+            assert [work.name for work in registry.works()] == ["trainer"]
+        assert [log.message.count("'other'") for log in caplog.records] == [1, 1]
+
+    def test_a_record_is_of_its_key(self, etcd, open_etcd):
+        """One that names another Work is none."""
+        registry = open_etcd(url := etcd.new_url())
+        value = '{"name":"other","instance_id":"i","endpoint":"e:1","machine_id":"m"}'
+        etcd.control("put", "--", f"{prefix_of(url)}/live/trainer", value)
+        with pytest.raises(RegistryUnavailable, match="'trainer' is no record"):
+            registry.resolve("trainer")
 
     def test_fields_of_a_later_version_are_passed_over(self, etcd, open_etcd):
         """A record with more fields than are known here is read."""

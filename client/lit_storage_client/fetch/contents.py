@@ -6,7 +6,7 @@ all is known when the iterator ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from lit_storage_client.fetch.source import Source
 from lit_storage_client.fetch.verify import Verifier
@@ -20,7 +20,7 @@ from lit_storage_proto.uri import Location
 
 def contents(
     remote: Source, location: Location, *, offset: int = 0, length: int | None = None
-) -> Iterator[bytes | memoryview]:
+) -> Generator[bytes | memoryview, None, None]:
     """Yield the bytes of a file in their order, in runs of up to ``Limits.chunk_bytes``.
 
     A run is to be used before the next one is asked for.

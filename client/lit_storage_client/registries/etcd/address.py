@@ -31,7 +31,7 @@ class EtcdAddress:
             InvalidURI: it is not of the form above, or holds a user or a password.
         """
         hosts, slash, prefix = rest.removeprefix("//").partition("/")
-        if "@" in hosts:  # not shown: it may hold a password
+        if "@" in rest:  # not shown: it may hold a password
             raise InvalidURI(
                 "the URL of an etcd registry holds no user or password, since URLs are shown and logged; "
                 "set LIT_STORAGE_ETCD_USER and LIT_STORAGE_ETCD_PASSWORD_FILE"

@@ -21,12 +21,12 @@ class Pair:
     @property
     def live(self) -> LiveRecord | None:
         """The live record, whether or not its process is known to be gone."""
-        return decode_live(self.live_kv.value)[0] if self.live_kv is not None else None
+        return decode_live(self.name, self.live_kv.value)[0] if self.live_kv is not None else None
 
     @property
     def work(self) -> WorkRecord | None:
         """The work record, as it was written."""
-        return decode_work(self.work_kv.value) if self.work_kv is not None else None
+        return decode_work(self.name, self.work_kv.value) if self.work_kv is not None else None
 
     @property
     def live_revision(self) -> int:

@@ -11,6 +11,7 @@ import functools
 import json
 from typing import Any, TypeVar
 
+from lit_storage_client.names import shown
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
@@ -18,6 +19,7 @@ R = TypeVar("R", LiveRecord, WorkRecord)
 
 _HOLDER = "holder"  # beside the fields of a live record: the process that registered it
 _MOST_DECODED = 1 << 14
+_MOST_BYTES = 1 << 14  # of a record; what is larger was written by nobody here, and is not kept in memory
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,61 +67,61 @@ def encode_work(record: WorkRecord) -> bytes:
 
 
 @functools.lru_cache(_MOST_DECODED)
-def decode_live(value: bytes) -> tuple[LiveRecord, str]:
-    """Return a live record and the text of its holder, empty where none is told.
+def decode_live(name: str, value: bytes) -> tuple[LiveRecord, str]:
+    """Return the live record of a name and the text of its holder, empty where none is told.
 
     Raises:
-        RegistryUnavailable: it is none.
+        RegistryUnavailable: it is none, or that of another name.
     """
-    members = _decode(value)
+    members = _decode(name, value)
     holder = members.get(_HOLDER)
-    return _record(LiveRecord, members), holder if isinstance(holder, str) else ""
+    return _record(LiveRecord, name, members), holder if isinstance(holder, str) else ""
 
 
-def decode_work(value: bytes) -> WorkRecord:
-    """Return a work record.
+def decode_work(name: str, value: bytes) -> WorkRecord:
+    """Return the work record of a name.
 
     Raises:
-        RegistryUnavailable: it is none.
+        RegistryUnavailable: it is none, or that of another name.
     """
-    members = _decode(value)
+    members = _decode(name, value)
     try:
         members["state"] = WorkState(members.get("state", ""))
-    except ValueError:
-        raise _damaged(value) from None
-    return _record(WorkRecord, members)
+    except (TypeError, ValueError):
+        raise _damaged(name) from None
+    return _record(WorkRecord, name, members)
 
 
 def _encode(members: dict[str, Any]) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode("ascii")
 
 
-def _decode(value: bytes) -> dict[str, Any]:
+def _decode(name: str, value: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(value)
-    except ValueError:
-        raise _damaged(value) from None
-    if not isinstance(members, dict):
-        raise _damaged(value)
+        members = json.loads(value) if len(value) <= _MOST_BYTES else None
+    except (ValueError, RecursionError):
+        raise _damaged(name) from None
+    if not isinstance(members, dict) or members.get("name") != name:
+        raise _damaged(name)
     return members
 
 
-def _record(kind: type[R], members: dict[str, Any]) -> R:
+def _record(kind: type[R], name: str, members: dict[str, Any]) -> R:
     values = {}
     for field in dataclasses.fields(kind):
         if field.name in members:
             values[field.name] = members[field.name]
             # The annotations are text; all but the enumeration are built-in types.
             if type(members[field.name]).__name__ not in (field.type, "WorkState"):
-                raise _damaged(json.dumps(members, default=str).encode())
+                raise _damaged(name)
     try:
         return kind(**values)
     except TypeError:
-        raise _damaged(json.dumps(members, default=str).encode()) from None
+        raise _damaged(name) from None
 
 
-def _damaged(value: bytes) -> RegistryUnavailable:
+def _damaged(name: str) -> RegistryUnavailable:
     return RegistryUnavailable(
-        f"a key of the etcd registry holds what is no record ({value[:80]!r}); other programs must not write "
-        "below its prefix"
+        f"what the etcd registry holds of {shown(name[:200])} is no record; other programs must not write "
+        "below its prefix: remove the keys live/NAME and work/NAME there with etcdctl"
     )

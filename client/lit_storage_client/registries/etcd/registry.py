@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import secrets
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import grpc
 
@@ -53,6 +55,9 @@ from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 
+T = TypeVar("T")
+
+_LOG = logging.getLogger("lit_storage.registry")
 _PAGE = 1000  # records in one answer
 _REVOKE_SECONDS = 1.0
 
@@ -95,6 +100,7 @@ class EtcdRegistry:
             limits.watch_seconds,
         )
         self._processes = ProcessWatch()
+        self._damaged: set[bytes] = set()
         self._lock = threading.Lock()
         self._has_resolved = False
 
@@ -211,7 +217,7 @@ class EtcdRegistry:
         self._has_resolved = True
         if not fresh and self._watch.is_fresh:
             value = self._watch.cache.get(name)
-            if value is not None and (record := self._live_of(value)) is not None:
+            if value is not None and (record := self._live_of(name, value)) is not None:
                 return record
         return self._living(self._pair(name, self._deadline(), work=False))
 
@@ -250,7 +256,8 @@ class EtcdRegistry:
             RegistryUnavailable: etcd cannot be reached.
         """
         found, _ = self._all(self._keys.live_prefix, self._keys.live_prefix)
-        return [record for kv in found if (record := self._live_of(kv.value)) is not None]
+        records = self._readable(found, self._keys.live_prefix, self._live_of)
+        return [record for record in records if record is not None]
 
     def works(self) -> Sequence[WorkRecord]:
         """Return all work records, by name, with the same derived state as `work`.
@@ -262,10 +269,10 @@ class EtcdRegistry:
         found, _ = self._all(live_prefix, work_prefix)  # both at one revision
         living = {
             record.name: record
-            for kv in found
-            if kv.key.startswith(live_prefix) and (record := self._live_of(kv.value)) is not None
+            for record in self._readable(found, live_prefix, self._live_of)
+            if record is not None
         }
-        records = [decode_work(kv.value) for kv in found if kv.key.startswith(work_prefix)]
+        records = self._readable(found, work_prefix, decode_work)
         return [
             derive_state(record, lives=record.name in living and _same(living[record.name], record))
             for record in records
@@ -369,11 +376,25 @@ class EtcdRegistry:
             request.key = answer.kvs[-1].key + b"\0"
 
     def _living(self, pair: Pair) -> LiveRecord | None:
-        return self._live_of(pair.live_kv.value) if pair.live_kv is not None else None
+        return self._live_of(pair.name, pair.live_kv.value) if pair.live_kv is not None else None
 
-    def _live_of(self, value: bytes) -> LiveRecord | None:
-        """Return a live record, or None if its process was one of this machine and is gone."""
-        record, holder = decode_live(value)
+    def _readable(
+        self, found: Iterable[pb.KeyValue], prefix: bytes, decode: Callable[[str, bytes], T]
+    ) -> Iterator[T]:
+        """Yield the records below a prefix; one that is none is told once, and hides no other."""
+        for kv in found:
+            if not kv.key.startswith(prefix):
+                continue
+            try:
+                yield decode(kv.key[len(prefix) :].decode(errors="replace"), kv.value)
+            except RegistryUnavailable as error:
+                if kv.key not in self._damaged:
+                    self._damaged.add(kv.key)
+                    _LOG.warning("%s", error)
+
+    def _live_of(self, name: str, value: bytes) -> LiveRecord | None:
+        """Return the live record of a name, or None if its process was one of this machine and is gone."""
+        record, holder = decode_live(name, value)
         if record.machine_id == self._machine_id and holder and self._is_gone(holder):
             return None
         return record
