@@ -126,8 +126,7 @@ class Note:
         """Remove it: there is nothing left to do for this instance."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        if (fd := _held.pop(self._path, -1)) >= 0:
-            os.close(fd)
+        self._let_go()
 
     def age(self) -> float:
         """Return for how many seconds nothing has been noted; 0 if there is no note."""
@@ -161,8 +160,13 @@ class Note:
         except OSError:
             os.close(fd)
             return False
+        self._let_go()  # of a file that somebody else removed
         _held[self._path] = fd
         return True
+
+    def _let_go(self) -> None:
+        if (fd := _held.pop(self._path, -1)) >= 0:
+            os.close(fd)
 
     def _is_locked(self) -> bool:
         """Say whether the Work may hold the note."""

@@ -75,6 +75,19 @@ class TestNote:
         assert Note(str(tmp_path), "other").read() is None
         noted(tmp_path, dataclasses.replace(declaration, instance_id="i2"))
 
+    def test_a_note_that_is_held_leaves_no_descriptor(self, tmp_path, declaration):
+        """Begun again, also where somebody removed it meanwhile, and removed."""
+        before = len(os.listdir("/proc/self/fd"))
+        note = Note(str(tmp_path), "i1")
+        note.begin(declaration, hold=True)
+        note.begin(declaration, hold=True)
+        os.unlink(tmp_path / "declared" / "i1")
+        note.begin(declaration, hold=True)
+        assert note.read().is_held
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        note.remove()
+        assert len(os.listdir("/proc/self/fd")) == before
+
     def test_a_new_instance_removes_the_notes_of_former_ones(self, tmp_path, declaration):
         """Of its own name, and of no other Work."""
         old = noted(tmp_path, declaration)
