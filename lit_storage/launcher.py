@@ -1,7 +1,8 @@
 """What a process is called that something else started: torchrun, Slurm or Kubernetes.
 
 Invariant: the name follows from the environment alone, by the table below, so that another process
-can work it out and write ``lit://@rank-0/…``; no two processes of one job get the same. The first row
+can work it out and write ``lit://@rank-0/…``. Processes that a launcher counts get different ones; what
+one of them starts inherits its variables, and would have its name, so `join` says NameTaken. The first row
 whose variables are set wins, which is the innermost launcher: torchrun within a step of Slurm within a pod.
 
     LIT_STORAGE_NAME is set                      that, as it is

@@ -54,7 +54,9 @@ def described(error: Exception) -> tuple[str, int, str]:
         number, text = error.errno or 0, error.strerror or text
     elif not isinstance(error, errors.StorageError):
         text = f"{type(error).__name__}: {text}"  # nobody expected it, so its kind is worth a word
-    return type(error).__name__, number, text[:_MOST_CHARACTERS]
+    # One that a module keeps for itself goes as the public one that it is.
+    names = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return next(names, type(error).__name__), number, text[:_MOST_CHARACTERS]
 
 
 def error_of(name: str, number: int, text: str) -> Exception:
