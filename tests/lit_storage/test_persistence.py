@@ -507,7 +507,7 @@ def test_a_work_that_lives_holds_its_note(root):
     """Where its process cannot be looked up, as from another container, the lock tells that it lives."""
     holder = dataclasses.replace(ProcessIdentity.current(), pid_namespace="pid:[1]").to_text()
     with lit_storage.join("train") as session:
-        session.declare(Path("lit://x"))
+        session.declare(Path("lit://x")).write_text("1")
         note = Note(str(root), session.instance_id)
         declaration = dataclasses.replace(note.read(), holder=holder)
         assert declaration.is_held
