@@ -33,6 +33,7 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    request_queue_size = 64  # too many who come at once are ended at once, and do not delay the others
 
     def __init__(self, host: str, port: int, application: Callable[..., Any]) -> None:
         self.address_family, *_, address = socket.getaddrinfo(
