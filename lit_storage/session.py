@@ -353,6 +353,7 @@ def join(
         RegistryUnavailable: the registry cannot be reached or written.
         RuntimeError: this process has a session already.
     """
+    is_given = name is not None
     name = check_name(name) if name is not None else launched_name(os.environ)
     with _opening:
         session = _open(name, f"works/{name}", root, registry, security, limits)
@@ -362,8 +363,12 @@ def join(
                 environment.advertised_address(advertise),
                 environment.artifacts_url(artifacts) or in_place_url(session.root, session.home.machine_id),
             )
-        except BaseException:
+        except BaseException as error:
             session.close(WorkState.FAILED)
+            if isinstance(error, NameTaken) and not is_given:
+                raise NameTaken(
+                    f"{error} (the environment names this process {name!r}; set LIT_STORAGE_NAME to another)"
+                ) from None
             raise
         return _enter(session)
 

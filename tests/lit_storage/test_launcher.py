@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from lit_storage import InvalidURI, StorageError
+import lit_storage
+from lit_storage import InvalidURI, NameTaken, StorageError
 from lit_storage.launcher import launched_name
 from lit_storage_proto.uri import check_name
 
@@ -146,3 +147,15 @@ def test_join_without_a_name(tmp_path):
     )
     assert (named.stdout, named.stderr) == ("rank-5\n", "")
     assert "InvalidURI" in nameless.stderr.splitlines()[-1]
+
+
+def test_a_name_of_the_environment_that_is_taken(root, monkeypatch):
+    """What a named process starts inherits its name, and is told where that comes from and what to set."""
+    for variable, value in TORCHRUN.items():
+        monkeypatch.setenv(variable, value)
+    code = "import lit_storage, time; lit_storage.join(); print('joined', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "joined\n"
+        with pytest.raises(NameTaken, match="names this process 'rank-5'; set LIT_STORAGE_NAME"):
+            lit_storage.join()
+        first.kill()
