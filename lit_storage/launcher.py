@@ -68,7 +68,13 @@ def _of_torchrun(variables: Mapping[str, str]) -> str:
     role = variables.get("ROLE_NAME", "")
     if role in ("", _DEFAULT_ROLE) or not variables.get("ROLE_RANK"):
         return f"rank-{_number(variables, 'RANK')}"
-    return f"{_part(role, 'ROLE_NAME')}-{_number(variables, 'ROLE_RANK')}"
+    part = _part(role, "ROLE_NAME")
+    if part == "rank":
+        raise InvalidURI(
+            f"ROLE_NAME is {role!r}, and the ranks in that role would have the names of ranks in all; call "
+            "the role otherwise, or set LIT_STORAGE_NAME"
+        )
+    return f"{part}-{_number(variables, 'ROLE_RANK')}"
 
 
 def _of_slurm(variables: Mapping[str, str]) -> str:

@@ -121,6 +121,8 @@ def test_no_name(variables):
         ({**TORCHRUN, "RANK": "-1"}, "RANK"),
         ({**TORCHRUN, "RANK": "٣"}, "RANK"),
         ({**TORCHRUN, "ROLE_NAME": "..."}, "ROLE_NAME"),
+        ({**TORCHRUN, "ROLE_NAME": "rank"}, "ROLE_NAME"),
+        ({**TORCHRUN, "ROLE_NAME": ".rank"}, "ROLE_NAME"),
         ({**SRUN, "SLURM_PROCID": "x"}, "SLURM_PROCID"),
         ({**SRUN, "SLURM_ARRAY_TASK_ID": "1-3"}, "SLURM_ARRAY_TASK_ID"),
         ({**SRUN, "SLURM_JOB_NAME": "x" * 200}, "128"),
