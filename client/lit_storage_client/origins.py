@@ -75,14 +75,14 @@ class Origins:
             return True
         if self._lives(location):
             return self._remote.exists(location)
+        work = self._published(location.origin or "")
+        if work is None:
+            return False
         try:
-            elsewhere = self._elsewhere(location)
-            if elsewhere is not None:
-                self._at_custodian(location, elsewhere, self._remote.stat)
-                return True
-            return self._left(location) is not None
+            self._of_left(work, location, self._remote.stat, lambda left: left)
         except PathNotFound:
             return False
+        return True
 
     def stat(self, location: Location) -> Entry:
         """Return the entry of a path; its own `path` is "".
@@ -152,8 +152,8 @@ class Origins:
             InvalidURI: its URL is none, or what it needs is not installed here.
             RegistryUnavailable: the registry does not answer.
         """
-        work = self._registry.work(name)
-        if work is None or not work.artifacts_url:
+        work = self._published(name)
+        if work is None:
             return None
         custodians = self._custodians(work)
         if not custodians:
@@ -188,22 +188,34 @@ class Origins:
         except PathNotFound:
             if self._lives(location):
                 return live(location)
-            elsewhere = self._elsewhere(location)
-            if elsewhere is not None:
-                return self._at_custodian(location, elsewhere, live)
-            left = self._left(location, deadline)
-            if left is None:
+            work = self._published(location.origin or "")
+            if work is None:
                 raise
-        return of(left)
+        return self._of_left(work, location, live, of, deadline)
 
-    def _elsewhere(self, location: Location) -> Sequence[LiveRecord] | None:
-        """Return the custodians that have what a Work left; None if it is read from here.
+    def _published(self, name: str) -> WorkRecord | None:
+        """Return the record of a Work that left something; None if it never did."""
+        work = self._registry.work(name)
+        return work if work is not None and work.artifacts_url else None
+
+    def _of_left(
+        self,
+        work: WorkRecord,
+        location: Location,
+        at_custodian: Callable[[Location], T],
+        of: Callable[[Artifact], T],
+        deadline: float | None = None,
+    ) -> T:
+        """Ask what a Work left that does not live: its custodian, or the artifact that is read from here.
 
         Raises:
+            PathNotFound: it did not leave this.
             OriginUnavailable: it is in place on another machine, which has no custodian.
         """
-        work = self._registry.work(location.origin or "")
-        return (self._custodians(work) or None) if work is not None and work.artifacts_url else None
+        custodians = self._custodians(work)
+        if custodians:
+            return self._at_custodian(location, custodians, at_custodian)
+        return of(self._left(work, location, deadline))
 
     def _custodians(self, work: WorkRecord) -> Sequence[LiveRecord]:
         """Return those to ask for what a Work left; nobody is to be asked for what can be read from here."""
@@ -272,15 +284,12 @@ class Origins:
         """
         return location.origin is not None and self._registry.resolve(location.origin) is not None
 
-    def _left(self, location: Location, deadline: float | None = None) -> Artifact | None:
-        """Return what a Work left that does not live; None if it never left anything.
+    def _left(self, work: WorkRecord, location: Location, deadline: float | None) -> Artifact:
+        """Return what a Work left that does not live, as it is read from here.
 
         Raises:
             PathNotFound: it did not leave this.
         """
-        work = self._registry.work(location.origin or "")
-        if work is None or not work.artifacts_url:
-            return None
         store = self._store_here(work)
         if self._may_be_of_another(work):
             return self._of_another(store, location, work, deadline)
