@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from lit_storage_client.beneath import reach_beneath
+from lit_storage_client.mounts import below_path
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import STAGING, is_reserved, normalise
@@ -95,7 +96,7 @@ class Shares:
         if inside is not None:
             self._refuse_reserved(inside, normal)
             return
-        if normal == "/" or _is_below(self.root, normal) is not None:
+        if normal == "/" or below_path(self.root, normal) is not None:
             raise self._too_wide(normal)
         try:
             self._refuse_above(os.stat(normal), normal)
@@ -222,7 +223,7 @@ class Shares:
             return self._open_relative(inside, path)
         # The widest share that holds the path: a link may then lead as far as any of them allows.
         for share in sorted(self._declared, key=len):
-            below = _is_below(path, share)
+            below = below_path(path, share)
             if below is not None:
                 return self._open_declared(share, below, path)
         raise AccessDenied(f"{path!r} is not shared by {self.name!r}; assign it to an attribute of the Work")
@@ -240,7 +241,7 @@ class Shares:
             raise
 
     def _below_root(self, path: str) -> str | None:
-        return _is_below(path, self.root)
+        return below_path(path, self.root)
 
     def _refuse_reserved(self, relative: str, path: str) -> None:
         if is_reserved(relative):
@@ -289,14 +290,6 @@ def check_wire_path(path: str) -> None:
     parts = path.removeprefix("/").split("/")
     if not {"", ".", ".."}.isdisjoint(parts) or "\0" in path:
         raise ProtocolViolation(f"{path!r} cannot be asked for: a part is empty, '.' or '..', or holds NUL")
-
-
-def _is_below(path: str, root: str) -> str | None:
-    """Return the rest of `path` below `root`, "" if they are the same, None if it is elsewhere."""
-    if path == root:
-        return ""
-    prefix = root if root.endswith("/") else root + "/"
-    return path[len(prefix) :] if path.startswith(prefix) else None
 
 
 def _ancestors(path: str) -> list[str]:
