@@ -172,7 +172,7 @@ def _security(config: Config, root: str) -> Security:
         token = _token_in(config.token_file)
     else:
         token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
-    return Security(token, config.certificate, config.key, config.ca)
+    return Security(token, config.certificate, config.key, config.ca, insecure=config.insecure)
 
 
 def _token_in(path: str) -> str:
@@ -205,15 +205,13 @@ def health(
     A container's health check does so; no token is needed. Ends with 0 if it says SERVING, else with 1.
     TLS files are taken from LIT_STORAGE_TLS_CERT, _KEY and _CA.
     """
+    from lit_storage import environment
     from lit_storage_client.health import check_health
     from lit_storage_client.security import Security
     from lit_storage_proto.endpoint import split_address
 
     split_address(address)
-    certificate, key, ca = (
-        os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")
-    )
-    security = Security(None, certificate, key, ca)
+    security = Security(None, *environment.tls_files())
     status = check_health(address, security, service=service, tls_name=tls_name, seconds=timeout)
     if status != "SERVING":
         raise OriginUnavailable(

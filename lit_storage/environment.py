@@ -102,9 +102,16 @@ def security_of(security: Security | None, root: str) -> Security:
     """Return what proves who we are: as given, else of the environment, else the root's own token."""
     if security is not None:
         return security
-    cert, key, ca = (os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA"))
     token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
-    return Security(token, cert, key, ca, insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+    return Security(token, *tls_files(), insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+
+
+def tls_files() -> tuple[str | None, str | None, str | None]:
+    """Return the files of certificate, key and CA, each None where it is not named."""
+    certificate, key, ca = (
+        os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")
+    )
+    return certificate, key, ca
 
 
 def executor_name(executor: str | None) -> str:

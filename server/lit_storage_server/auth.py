@@ -97,13 +97,12 @@ def server_context(security: Security) -> ssl.SSLContext | None:
     return context
 
 
-def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tuple[str, int]:
+def check_bind(bind: str, security: Security) -> tuple[str, int]:
     """Return host and port of `bind` if a server with `security` may listen there.
 
     Args:
         bind: ``HOST:PORT`` or ``[IPV6]:PORT``; port 0 is any free one.
-        security: what callers are asked for.
-        insecure: allow a token that travels in clear.
+        security: what callers are asked for, and whether a token may travel in clear.
 
     Raises:
         InvalidURI: `bind` is no address.
@@ -115,7 +114,7 @@ def check_bind(bind: str, security: Security, *, insecure: bool = False) -> tupl
     has_certificate = security.certificate is not None and security.key is not None
     if has_certificate and (security.ca is not None or security.token is not None):
         return host, port
-    if security.token is not None and (insecure or security.insecure):
+    if security.token is not None and security.insecure:
         return host, port
     raise AccessDenied(
         f"{bind!r} can be reached from other machines: give a certificate, a key and a CA, or a certificate, "

@@ -149,16 +149,14 @@ class Daemon:
             bind=config.bind,
             security=security,
             limits=self._limits,
-            insecure=config.insecure,
             left=left,
             observer=observer,
             holds=holds,
         )
 
     def _check_bind(self) -> None:
-        config = self._config
         try:
-            check_bind(config.bind, self._place.security, insecure=config.insecure)
+            check_bind(self._config.bind, self._place.security)
         except AccessDenied as error:
             raise AccessDenied(
                 f"{error}; on a network that you trust, --insecure lets the token travel in clear"

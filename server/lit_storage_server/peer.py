@@ -66,7 +66,6 @@ class PeerServer:
         bind: ``HOST:PORT`` to listen on; port 0 is any free one.
         security: what callers must show.
         limits: how many streams, and how long anything may take.
-        insecure: allow a token that travels in clear beyond this machine.
         direct: offer streams a way beside gRPC.
         left: has what stopped Works of this machine left, for whoever asks for ``@NAME/PATH``; None
             refuses such paths.
@@ -87,7 +86,6 @@ class PeerServer:
         bind: str = "127.0.0.1:0",
         security: Security | None = None,
         limits: Limits | None = None,
-        insecure: bool = False,
         direct: bool = True,
         left: Source | None = None,
         observer: Observer | None = None,
@@ -100,7 +98,7 @@ class PeerServer:
         self._left = left
         self._observer = observer
         self._security = security or Security()
-        self._host, self._port = check_bind(bind, self._security, insecure=insecure)
+        self._host, self._port = check_bind(bind, self._security)
         self._limits = limits or Limits()
         self._source = (
             SharedSource(shares, self._limits.chunk_bytes) if isinstance(shares, Shares) else shares

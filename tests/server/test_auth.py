@@ -95,9 +95,9 @@ def test_open_address_with_too_little(bind, security):
 
 def test_token_in_clear_must_be_allowed():
     """A token without TLS is enough only where that is said in so many words; nothing at all never is."""
-    assert check_bind("0.0.0.0:1", Security(token=TOKEN), insecure=True) == ("0.0.0.0", 1)
+    assert check_bind("0.0.0.0:1", Security(token=TOKEN, insecure=True)) == ("0.0.0.0", 1)
     with pytest.raises(AccessDenied):
-        check_bind("0.0.0.0:1", Security(), insecure=True)
+        check_bind("0.0.0.0:1", Security(insecure=True))
 
 
 def test_malformed_bind():

@@ -72,7 +72,7 @@ def test_taken_port(serve):
 def test_foreign_address(serve):
     """An address of another machine is the system's own error."""
     with pytest.raises(OSError, match=r"cannot listen on '192\.0\.2\.1:0'"):
-        serve(bind="192.0.2.1:0", security=Security(token="t"), insecure=True)
+        serve(bind="192.0.2.1:0", security=Security(token="t", insecure=True))
 
 
 @pytest.mark.parametrize(("bind", "error"), [("0.0.0.0:0", AccessDenied), ("nonsense", InvalidURI)])
