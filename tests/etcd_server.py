@@ -94,9 +94,11 @@ class EtcdMember:
         return sum(int(float(line.rpartition(" ")[2])) for line in counted)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, as SIGSTOP and SIGCONT."""
+        """Send it a signal, as SIGSTOP, after which it stands still, and SIGCONT."""
         assert self.process is not None
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def forget(self) -> None:
         """Remove what it has on its disk, once it was killed."""

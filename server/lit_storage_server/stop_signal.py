@@ -9,7 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import time
 import weakref
+
+# A handler that has run by the time its thread enters a system call, or whose signal another thread took,
+# does not interrupt that call, so no wait in the kernel is longer than this.
+_MOST_SECONDS = 0.5
 
 
 class StopSignal:
@@ -38,7 +43,12 @@ class StopSignal:
         """Wait until it is raised, or for so many seconds; say whether it is."""
         poll = select.poll()
         poll.register(self._waiting, select.POLLIN)
-        poll.poll(None if seconds is None else seconds * 1000)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self._is_set:
+            left = _MOST_SECONDS if deadline is None else min(_MOST_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                break
+            poll.poll(left * 1000)
         return self._is_set
 
 

@@ -51,7 +51,10 @@ class Work:
         self.record = LiveRecord(name, instance, self.endpoint, "machine")
 
     def signal(self, number):
+        """After SIGSTOP, return once all its threads stand still, which takes a moment."""
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def kill(self):
         """Return when it is gone: a process that has been signalled may still finish a system call."""

@@ -18,7 +18,7 @@ from lit_storage_proto.errors import IntegrityError, OriginUnavailable
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.uri import Location
 
-SIZE = 48 * MIB
+SIZE = 48 * MIB  # the kernel's buffers of one connection hold up to 36 MiB
 HALF = SIZE // 2
 
 
@@ -318,22 +318,23 @@ def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path, 
 
 def test_contact_lost_for_good(work, remote_of, content, tmp_path):
     """It is given up after a while, with the error that ended it, and a later get goes on from there."""
-    get = Get(remote_of(work.record, ways=Ways.TCP), tmp_path / "R")
+    get = Get(remote_of(work.record, ways=Ways.TCP, fetch_workers=1), tmp_path / "R")
     with pytest.raises(OriginUnavailable):
-        get(lambda done: done > HALF and work.kill())
+        get(lambda done: done > MIB and work.kill())
     assert get.staging.endswith(".filling")
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_name_that_is_free_for_a_moment(work, remote_of, start_work, content, tmp_path, comes_back):
     """Where names have leases, an origin may have to register anew; a get waits for it, and not for ever."""
-    remote = remote_of(work.record, *[None] * 3, work.record if comes_back else None, resume_seconds=60)
+    answers = (work.record, *[None] * 3, work.record if comes_back else None)
+    remote = remote_of(*answers, resume_seconds=60, fetch_workers=1)
     remote._registry.spans_machines = True
     get = Get(remote, tmp_path / "R")
     killed_at = []
 
     def kill(done):
-        if done > HALF and not killed_at:
+        if done > MIB and not killed_at:
             work.kill()
             killed_at.append(time.monotonic())
             if comes_back:
