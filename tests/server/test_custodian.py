@@ -268,9 +268,8 @@ root, instance_id, fields, boot_id = sys.argv[1:]
 holder = ProcessIdentity.current()
 holder = dataclasses.replace(holder, boot_id=boot_id or holder.boot_id).to_text()
 Note(root, instance_id).begin(Declaration(**json.loads(fields) | {"holder": holder}), hold=True)
-if not (child := os.fork()):
-    signal.pause()
-print(child, flush=True)
+if os.fork() == 0:
+    print("the child has let go of what it inherited", flush=True)
 signal.pause()
 """
 
