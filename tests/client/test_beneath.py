@@ -198,4 +198,4 @@ def test_no_descriptor_is_left(root):
             os.close(open_beneath(root[0], path))
         except OSError:
             continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile

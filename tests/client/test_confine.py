@@ -166,4 +166,4 @@ def test_no_descriptor_stays_open(root):
     for _ in range(5):
         with pytest.raises(AccessDenied):
             confine(root, "trainer", f"{root}/@trainer/out/x")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile

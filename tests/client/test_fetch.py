@@ -322,7 +322,7 @@ def test_no_descriptor_stays_open(get):
             get("missing")
         with pytest.raises(PathExists):
             get("t")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
 
 
 def test_link_in_place_of_the_target(get, tmp_path):

@@ -163,7 +163,8 @@ def test_nothing_leaks(get):
     for content in ("1", "2", "3"):
         get(content)
     get.discards.close()
-    assert (len(os.listdir("/proc/self/fd")), threads()) == (before, [])
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
+    assert threads() == []
 
 
 def test_few_are_kept_at_a_time(old_tree, discards, tmp_path):

@@ -173,7 +173,7 @@ def test_no_descriptor_stays_open(write, frames_of, directory_entry, file_entry)
     content = b"x" * 200_000
     with pytest.raises(IntegrityError):
         write(frames_of((directory_entry(), b""), (file_entry("f", content), content))[:2])
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
 
 
 def test_progress(write, frames_of, file_entry):

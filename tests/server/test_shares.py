@@ -272,7 +272,7 @@ def test_no_descriptor_is_left(shares, root):
             shares.open(path).close()
         except OSError:
             continue
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
 
 
 def test_closed_shares_open_nothing(root):

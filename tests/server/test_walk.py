@@ -233,4 +233,4 @@ def test_an_abandoned_walk_closes_all(shares, root):
         for _ in range(3):
             next(found)
         found.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
