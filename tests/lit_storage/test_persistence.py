@@ -402,10 +402,10 @@ class TestWarnings:
             from lit_storage_server import custody
             def slow(*args, publish=custody.publish, **options):
                 if "b" in args:
-                    time.sleep(3.1)
+                    time.sleep(6.1)
                 return publish(*args, **options)
             custody.publish = slow
-            with lit_storage.join("train", limits=Limits(publish_seconds=3.0)) as session:
+            with lit_storage.join("train", limits=Limits(publish_seconds=6.0)) as session:
                 for name in "ab":
                     Path("lit://" + name).write_text(name)
                     session.declare(Path("lit://" + name))
