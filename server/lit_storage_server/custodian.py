@@ -26,12 +26,10 @@ from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, Storage
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 from lit_storage_server.custody import find_left, publish_found
-from lit_storage_server.logs import log
+from lit_storage_server.logs import LOG, log
 from lit_storage_server.notes import Declaration, Note, noted
-from lit_storage_server.publication_lock import lives
 from lit_storage_server.stop_signal import StopSignal
 
-_LOG = logging.getLogger("lit_storage.daemon")
 _LOCK = "custodian.lock"
 _LONGEST_PAUSE = 600.0
 _MOST_WATCHED = 256  # processes whose end is learnt at once; that of others at the next look
@@ -162,6 +160,8 @@ class Custodian:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(seconds)
+        if not self._thread.is_alive():
+            self._watch(set())
 
     def look(self) -> None:
         """Publish what is to be published now, and watch the others.
@@ -181,7 +181,7 @@ class Custodian:
             except (StorageError, OSError) as error:
                 log(logging.WARNING, "not published yet", work=declaration.name, error=str(error))
             except Exception:  # noqa: BLE001  whatever it is, the next Work is looked after
-                _LOG.exception("what %r left is not published yet", declaration.name)
+                LOG.exception("what %r left is not published yet", declaration.name)
         self._watch(wanted)
 
     def _look_after(self, noticed: Declaration) -> list[str]:
@@ -190,7 +190,7 @@ class Custodian:
             return []
         # An App that tried in vain does not do so again.
         waited_for = [noticed.holder] if noticed.tried_at else [noticed.holder, noticed.keeper]
-        holding = [each for each in waited_for if lives(each)]
+        holding = [each for each in waited_for if _lives(each)]
         if not holding and self._retries.is_due(noticed.instance_id):
             self._publish(noticed)
         return holding
@@ -228,7 +228,6 @@ class Custodian:
         while not self._stopped.is_set():
             self._look()
             self._wait()
-        self._watch(set())
 
     def _look(self) -> None:
         """Look; what goes wrong is logged once, until it goes well again."""
@@ -240,7 +239,7 @@ class Custodian:
                 log(logging.WARNING, "the custodian cannot look after Works now", error=str(error))
             self._silent = True
         except Exception:  # noqa: BLE001  whatever it is, the next Work is looked after
-            _LOG.exception("the custodian failed for an unforeseen reason")
+            LOG.exception("the custodian failed for an unforeseen reason")
 
     def _watch(self, processes: set[str]) -> None:
         """Hold a descriptor of each of these processes, and of no other."""
@@ -251,7 +250,7 @@ class Custodian:
                 with contextlib.suppress(OSError, ValueError):
                     fd = os.pidfd_open(ProcessIdentity.from_text(process).pid)
                     # Alive after it was opened, it is that very process.
-                    if lives(process):
+                    if _lives(process):
                         self._watched[process] = fd
                     else:
                         os.close(fd)
@@ -264,3 +263,11 @@ class Custodian:
         poll.poll(self._limits.custody_seconds * 1000)
         # A process that is a zombie for as long as its parent likes must not make this spin.
         self._stopped.wait(0.05)
+
+
+def _lives(process: str) -> bool:
+    """Say whether a process of a Declaration is known to run on this machine."""
+    try:
+        return bool(process) and ProcessIdentity.from_text(process).is_alive() is True
+    except (ValueError, OSError):
+        return False

@@ -12,18 +12,9 @@ import os
 import time
 from collections.abc import Iterator
 
-from lit_storage_client.process import ProcessIdentity
 from lit_storage_proto.errors import TransferTimeout
 
 _PAUSE_SECONDS = 0.05
-
-
-def lives(process: str) -> bool:
-    """Say whether a process of a Declaration is known to run on this machine."""
-    try:
-        return bool(process) and ProcessIdentity.from_text(process).is_alive() is True
-    except (ValueError, OSError):
-        return False
 
 
 @contextlib.contextmanager

@@ -22,6 +22,9 @@ from lit_storage_server.custodian import Custodian, CustodianLock
 from lit_storage_server.custody import publish_all, publish_left
 from lit_storage_server.notes import Declaration, Note, noted
 from lit_storage_server.publication_lock import alone
+from tests.waiting import within
+
+wait_until = within(10)
 
 LIMITS = Limits(custody_seconds=30)  # longer than any test: what comes sooner was noticed
 
@@ -303,7 +306,7 @@ class TestOutOfSight:
         custodian.look()
         assert (counted.outcomes, len(noted(str(tmp_path)))) == ([], 1)
         os.killpg(work.pid, 9)
-        assert _soon(lambda: custodian.look() or counted.outcomes == [True])
+        assert wait_until(lambda: custodian.look() or counted.outcomes == [True])
 
     def test_on_another_machine(self, tmp_path, custodian, start, counted):
         """As in a root that both have; also while a child lives that the Work forked."""
@@ -397,7 +400,7 @@ class TestRetries:
             custodian.look()
             return [record.lit_storage_fields["retry_seconds"] for record in caplog.records]
 
-        assert _soon(lambda: len(tries()) == 4)
+        assert wait_until(lambda: len(tries()) == 4)
         assert tries()[:4] == [0.01, 0.02, 0.04, 0.08]
 
     def test_it_is_given_up(self, tmp_path, registry, note, blocked, counted, caplog):
@@ -405,7 +408,7 @@ class TestRetries:
         note(artifacts_url=f"file://{blocked}/store")
         limits = Limits(custody_seconds=0, staging_seconds=0.05)
         custodian = Custodian(str(tmp_path), "machine", registry, limits, counted)
-        assert _soon(lambda: custodian.look() or noted(str(tmp_path)) == [])
+        assert wait_until(lambda: custodian.look() or noted(str(tmp_path)) == [])
         assert caplog.records[-1].message == "gave up publishing what a Work left"
         assert counted.outcomes == [False]
 
@@ -424,7 +427,7 @@ class TestThread:
         """The end of a process that it has seen does not wait for the next look."""
         note(holder=identity(process))
         custodian.start()
-        assert _soon(lambda: custodian._watched)
+        assert wait_until(lambda: custodian._watched)
         process.kill()
         process.wait()
         assert counted.came.wait(10)
@@ -444,12 +447,21 @@ class TestThread:
         def watch():
             custodian = Custodian(str(tmp_path), "machine", registry, LIMITS)
             custodian.start()
-            assert _soon(lambda: custodian._watched)
+            assert wait_until(lambda: custodian._watched)
             custodian.stop(10)
 
         watch()
         gc.collect()
         assert len(os.listdir("/proc/self/fd")) <= before
+
+    def test_one_that_never_ran_leaves_none(self, custodian, note, process):
+        """What it watches since it was asked to look is let go by `stop` too."""
+        note(holder=identity(process))
+        custodian.look()
+        (fd,) = custodian._watched.values()
+        custodian.stop(0)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
     def test_a_registry_out_of_reach(self, tmp_path, registry, note, counted, monkeypatch, caplog):
         """It is said once, and what is left is published when the registry answers again."""
@@ -564,12 +576,3 @@ os.kill(os.getpid(), 9)
         os.chown(tmp_path, 65534, 65534)
         with pytest.raises(InvalidConfig, match="must run as the owner of it, user 65534"):
             CustodianLock(str(tmp_path))
-
-
-def _soon(condition, seconds=10):
-    pause = threading.Event()
-    for _ in range(int(seconds * 100)):
-        if condition():
-            return True
-        pause.wait(0.01)
-    return False
