@@ -17,10 +17,10 @@ from lit_storage.cli_output import (
     entry_line,
     human_size,
     print_json,
-    printable,
     transfer_line,
     transfer_notes,
 )
+from lit_storage_client.names import printable
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import PathExists, ProtocolViolation
 from lit_storage_proto.uri import Location, parse_remote

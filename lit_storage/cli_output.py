@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from lit_storage_client.names import printable
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import InvalidApp, InvalidConfig, InvalidURI, StorageError
 
@@ -25,11 +26,6 @@ _SECONDS_OF = {"day": 86_400, "hour": 3_600, "minute": 60, "second": 1}
 _OPTION_OF = {"overwrite=True": "--overwrite", "root=": "--root", "registry=": "--registry"}
 # Only a word of its own: a file may be named so.
 _ARGUMENT = re.compile(rf"(?<!\S)({'|'.join(_OPTION_OF)})(?=[\s,;]|$)")
-
-
-def printable(text: str) -> str:
-    """Return `text` with each character that could steer a terminal written as its escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def human_size(size_bytes: int) -> str:

@@ -155,23 +155,24 @@ def _serve(config: Config, daemon: Any) -> None:
 
 def _environment() -> dict[str, str]:
     """Return what the environment says of a daemon, by the names of its settings."""
-    variables = {
-        "bind": "LIT_STORAGE_BIND",
-        "advertise": "LIT_STORAGE_ADVERTISE",
-        "certificate": "LIT_STORAGE_TLS_CERT",
-        "key": "LIT_STORAGE_TLS_KEY",
-        "ca": "LIT_STORAGE_TLS_CA",
+    from lit_storage import environment
+
+    certificate, key, ca = environment.tls_files()
+    said = {
+        "bind": os.environ.get("LIT_STORAGE_BIND"),
+        "advertise": os.environ.get("LIT_STORAGE_ADVERTISE"),
+        "certificate": certificate,
+        "key": key,
+        "ca": ca,
     }
-    return {setting: value for setting, variable in variables.items() if (value := os.environ.get(variable))}
+    return {setting: value for setting, value in said.items() if value}
 
 
 def _security(config: Config, root: str) -> Security:
-    from lit_storage_client.security import Security, root_token
+    from lit_storage import environment
+    from lit_storage_client.security import Security
 
-    if config.token_file is not None:
-        token = _token_in(config.token_file)
-    else:
-        token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
+    token = environment.token_of(root) if config.token_file is None else _token_in(config.token_file)
     return Security(token, config.certificate, config.key, config.ca, insecure=config.insecure)
 
 

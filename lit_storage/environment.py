@@ -102,8 +102,16 @@ def security_of(security: Security | None, root: str) -> Security:
     """Return what proves who we are: as given, else of the environment, else the root's own token."""
     if security is not None:
         return security
-    token = os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
-    return Security(token, *tls_files(), insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+    return Security(token_of(root), *tls_files(), insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+
+
+def token_of(root: str) -> str:
+    """Return the token of the environment, else the root's own.
+
+    Raises:
+        AccessDenied: as of `root_token`.
+    """
+    return os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
 
 
 def tls_files() -> tuple[str | None, str | None, str | None]:

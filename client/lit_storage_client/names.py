@@ -1,7 +1,7 @@
 """Checks names that a peer sends, and shows them: the one place for both. Pure: no I/O.
 
 Invariant: a name that passed `check_path` has no part that leads anywhere but one step down, and
-a text that passed `shown` cannot break a line, a terminal or an encoding.
+a text that passed `shown` or `printable` cannot break a line, a terminal or an encoding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ _SHOWN_CHARACTERS = 200
 def shown(name: str) -> str:
     """Return a peer's or a user's text as it can stand in a sentence: quoted, escaped, not endless."""
     return repr(name if len(name) <= _SHOWN_CHARACTERS else name[:_SHOWN_CHARACTERS] + "…")
+
+
+def printable(text: str) -> str:
+    """Return `text` with each character that could break a line or steer a terminal written as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def check_path(path: str) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 from google.protobuf.message import DecodeError
 
+from lit_storage_client.backoff import backoff
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.names import check_path, shown
@@ -266,15 +267,15 @@ class _Pauses:
         self._end = time.monotonic() + seconds
         if deadline is not None:
             self._end = min(self._end, deadline)
-        self._longest = _FIRST_PAUSE_SECONDS
+        self._longest = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
 
     def pause(self) -> bool:
         """Sleep, and say whether there is time for another call."""
-        seconds = random.uniform(self._longest / 2, self._longest)  # noqa: S311  # spreads load, guards nothing
+        longest = next(self._longest)
+        seconds = random.uniform(longest / 2, longest)  # noqa: S311  # spreads load, guards nothing
         if time.monotonic() + seconds >= self._end:
             return False
         time.sleep(seconds)
-        self._longest = min(self._longest * 2, _LONGEST_PAUSE_SECONDS)
         return True
 
 

@@ -12,6 +12,7 @@ import logging
 import sys
 from typing import Any, TextIO
 
+from lit_storage_client.names import printable
 from lit_storage_server.observation import DONE, Seen
 
 LOG = logging.getLogger("lit_storage.daemon")
@@ -64,7 +65,7 @@ class PlainFormatter(logging.Formatter):
         parts = [
             _time(record).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
             record.levelname,
-            _printable(record.getMessage()),
+            printable(record.getMessage()),
             *(f"{key}={_value(value)}" for key, value in fields.items()),
         ]
         text = " ".join(parts)
@@ -107,9 +108,3 @@ def _shortened(path: str) -> str:
 def _value(value: Any) -> str:
     text = str(value)
     return text if text.isascii() and text.isprintable() and " " not in text and text else repr(text)
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable
 
+from lit_storage_client.backoff import backoff
 from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.leases import LeaseKeeper, safe_end
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError
@@ -202,7 +203,8 @@ def retry(
     Raises:
         StorageError: as of the last attempt, after so many seconds.
     """
-    deadline, pause, told = time.monotonic() + seconds, _FIRST_PAUSE_SECONDS, False
+    deadline, told = time.monotonic() + seconds, False
+    pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while not stopping.is_set():
         try:
             step()
@@ -213,8 +215,7 @@ def retry(
             if not told:
                 log(logging.WARNING, "not registered yet; it is tried again", error=str(error))
                 told = True
-            stopping.wait(min(pause, left))
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            stopping.wait(min(next(pauses), left))
         else:
             return True
     return False

@@ -12,6 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from lit_storage_client.backoff import backoff
 from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import STREAM, commit, seal
 from lit_storage_client.fetch.discards import Discards, target_in
@@ -200,7 +201,7 @@ class _Patience:
         self._lost: StorageError | None = None
         self._until = 0.0
         self._absent_until: float | None = None
-        self._pause = _FIRST_PAUSE_SECONDS
+        self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
 
     def advance(self, done: int, total: int | None) -> None:
         """Take how far the copy is, after each frame."""
@@ -216,14 +217,17 @@ class _Patience:
         if self._lost is None:
             if self._most < 0 or isinstance(error, PathNotFound):
                 raise error
-            self._lost, self._pause, self._absent_until = error, _FIRST_PAUSE_SECONDS, None
+            self._lost, self._absent_until = error, None
+            self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+            pause = next(self._pauses)
             self._until = now + self._job.remote.limits.resume_seconds
             if self._job.deadline is not None:
                 self._until = min(self._until, self._job.deadline)
-        elif self._is_gone(error, now) or now + self._pause > self._until:
-            raise self._lost
-        time.sleep(min(self._pause, max(0.0, self._until - now)))
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
+        else:
+            pause = next(self._pauses)
+            if self._is_gone(error, now) or now + pause > self._until:
+                raise self._lost
+        time.sleep(min(pause, max(0.0, self._until - now)))
 
     def _is_gone(self, error: StorageError, now: float) -> bool:
         """Say whether the origin is absent for longer than it takes to come back."""

@@ -13,7 +13,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 import time
@@ -24,6 +23,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from lit_storage_client.backoff import backoff
 from lit_storage_client.registries.etcd.access import EtcdAccess
 from lit_storage_client.registries.etcd.address import EtcdAddress
 from lit_storage_proto.errors import AccessDenied, NotAttached, RegistryUnavailable
@@ -125,7 +125,7 @@ class Connection:
         """
         self.check_process()
         end = time.monotonic() + (self._seconds if seconds is None else seconds)
-        pauses = _pauses()
+        pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         authenticated_anew = False
         failed: dict[str, str] = {}
         while (left := end - time.monotonic()) > 0 and not self.closed.is_set():
@@ -290,13 +290,6 @@ class Connection:
             f"the registry {url} does not answer ({reasons or 'no time was left'}); check that etcd runs "
             "there, and the URL"
         )
-
-
-def _pauses() -> Iterator[float]:
-    return itertools.chain(
-        (_FIRST_PAUSE_SECONDS * 2**doublings for doublings in range(4)),
-        itertools.repeat(_LONGEST_PAUSE_SECONDS),
-    )
 
 
 def _reason(failure: grpc.RpcError) -> str:

@@ -256,8 +256,7 @@ class EtcdRegistry:
             RegistryUnavailable: etcd cannot be reached.
         """
         found, _ = self._all(self._keys.live_prefix, self._keys.live_prefix)
-        records = self._readable(found, self._keys.live_prefix, self._live_of)
-        return [record for record in records if record is not None]
+        return self._living_in(found)
 
     def works(self) -> Sequence[WorkRecord]:
         """Return all work records, by name, with the same derived state as `work`.
@@ -265,14 +264,9 @@ class EtcdRegistry:
         Raises:
             RegistryUnavailable: etcd cannot be reached.
         """
-        live_prefix, work_prefix = self._keys.live_prefix, self._keys.work_prefix
-        found, _ = self._all(live_prefix, work_prefix)  # both at one revision
-        living = {
-            record.name: record
-            for record in self._readable(found, live_prefix, self._live_of)
-            if record is not None
-        }
-        records = self._readable(found, work_prefix, decode_work)
+        found, _ = self._all(self._keys.live_prefix, self._keys.work_prefix)  # both at one revision
+        living = {record.name: record for record in self._living_in(found)}
+        records = self._readable(found, self._keys.work_prefix, decode_work)
         return [
             derive_state(record, lives=record.name in living and _same(living[record.name], record))
             for record in records
@@ -377,6 +371,10 @@ class EtcdRegistry:
 
     def _living(self, pair: Pair) -> LiveRecord | None:
         return self._live_of(pair.name, pair.live_kv.value) if pair.live_kv is not None else None
+
+    def _living_in(self, found: Iterable[pb.KeyValue]) -> list[LiveRecord]:
+        records = self._readable(found, self._keys.live_prefix, self._live_of)
+        return [record for record in records if record is not None]
 
     def _readable(
         self, found: Iterable[pb.KeyValue], prefix: bytes, decode: Callable[[str, bytes], T]

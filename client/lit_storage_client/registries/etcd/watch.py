@@ -23,6 +23,7 @@ from typing import Any
 
 import grpc
 
+from lit_storage_client.backoff import backoff
 from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.registries.etcd.cache import LiveCache
 from lit_storage_client.registries.etcd.connection import RANGE, WATCH, Connection
@@ -91,7 +92,7 @@ class Watch:
             thread.join(_END_SECONDS)
 
     def _run(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while not self._stopped.is_set():
             endpoint = self._connection.endpoint()
             try:
@@ -101,14 +102,13 @@ class Watch:
                     floor = self._loaded()
                 endpoint = self._connection.endpoint()
                 if self._follow(endpoint, floor, _SETTLED_SECONDS if is_resumed else 0.0):
-                    pause = _FIRST_PAUSE_SECONDS
+                    pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
             except (StorageError, grpc.RpcError, ValueError) as error:  # the last one: a closed channel
                 _LOG.debug("the watch of the registry broke: %s", error)
             self._heard = float("-inf")
             self._connection.pass_over(endpoint)
-            if self._stopped.wait(pause):
+            if self._stopped.wait(next(pauses)):
                 return
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _loaded(self) -> int:
         """Load all, and return the revision at which it was so."""
