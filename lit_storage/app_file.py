@@ -16,6 +16,7 @@ import sys
 import types
 from dataclasses import dataclass, replace
 
+from lit_storage_client.mounts import below_path
 from lit_storage_proto.errors import InvalidApp
 
 MAIN = "__mp_main__"
@@ -77,7 +78,7 @@ def place_of(path: str, directory: str) -> str:
         directory: the App's working directory, which Ray may have copied to where this process works.
     """
     own = os.path.abspath(os.path.relpath(path, directory))
-    lies_within = os.path.join(path, "").startswith(os.path.join(directory, ""))
+    lies_within = below_path(path, directory) is not None
     return own if lies_within and not os.path.exists(path) and os.path.exists(own) else path
 
 

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FILE = "file://"
-
 
 class Origins:
     """The Works that one session can ask, living or not. May be used from any thread.
@@ -309,8 +307,10 @@ class Origins:
         machine_id, _ = _machine_of(work)
         if machine_id in ("", self._machine_id):
             return False
+        from lit_storage_client.artifacts.urls import directory_of
+
         try:
-            return not spans_machines(file_system_of(work.artifacts_url.removeprefix(_FILE)))
+            return not spans_machines(file_system_of(directory_of(work.artifacts_url)))
         except OSError:
             return True
 

@@ -28,7 +28,7 @@ from lit_storage_client.artifacts.urls import open_store
 from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
-from lit_storage_proto.registry import Registry
+from lit_storage_proto.registry import Registry, WorkRecord
 from lit_storage_server.notes import Declaration, Note
 from lit_storage_server.publication_lock import alone
 from lit_storage_server.publish import publish, publish_removed
@@ -180,14 +180,20 @@ def find_left(root: str, registry: Registry, name: str) -> Declaration | None:
     Raises:
         RegistryUnavailable: the registry does not answer.
     """
+    found = _find_left(root, registry, name)
+    return None if found is None else found[1]
+
+
+def _find_left(root: str, registry: Registry, name: str) -> tuple[WorkRecord, Declaration] | None:
+    """Return with what `find_left` returns the record of that instance."""
     work = registry.work(name)
     if work is None or registry.resolve(name, fresh=True) is not None:
         return None
     note = Note(root, work.instance_id)
     declaration = note.read()
-    if declaration is None or declaration.name != name or not note.has_ended(declaration):
+    if declaration is None or (declaration.name, declaration.instance_id) != (name, work.instance_id):
         return None
-    return declaration
+    return (work, declaration) if note.has_ended(declaration) else None
 
 
 def publish_found(root: str, registry: Registry, left: Declaration, *, limits: Limits) -> list[str] | None:
@@ -206,10 +212,10 @@ def publish_found(root: str, registry: Registry, left: Declaration, *, limits: L
             "(is its disk mounted?); what was published before, if anything, is what can be read"
         ]
     with alone(left.storage_root, left.name, deadline):
-        declaration = find_left(root, registry, left.name)
-        work = registry.work(left.name)
-        if declaration is None or work is None or declaration.instance_id != work.instance_id:
+        found = _find_left(root, registry, left.name)
+        if found is None:
             return None
+        work, declaration = found
         deadline = time.monotonic() + limits.publish_seconds
         outcome = _publish(declaration, limits, not declaration.has_left, deadline)
         if outcome.changed_store:

@@ -8,6 +8,7 @@ exits at once. Nothing that is logged or raised holds a token.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import re
@@ -22,7 +23,7 @@ from lit_storage_client.registries import open_registry
 from lit_storage_client.registries.etcd import access as etcd_access
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
-from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkState
+from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_server.auth import check_bind
 from lit_storage_server.config import Config
 from lit_storage_server.custodian import Custodian, CustodianLock
@@ -207,10 +208,7 @@ class Daemon:
             former = registry.work(record.name)
             if former is not None and former.instance_id == record.instance_id:
                 state = WorkState.STOPPED if self._failure is None else WorkState.FAILED
-                url = former.artifacts_url
-                registry.update_work(
-                    WorkRecord(record.name, record.instance_id, state, record.machine_id, url)
-                )
+                registry.update_work(dataclasses.replace(former, state=state))
         registration.leave()
 
     def _lose(self, error: StorageError) -> None:

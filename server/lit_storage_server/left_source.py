@@ -153,36 +153,42 @@ class LeftSource:
 
     def _manifest_entries(self, name: str, below: str, *, recursive: bool) -> Iterator[Entry]:
         """Yield the manifests of a Work as files: `below` is of them all, of a unit, or of one."""
-        key = below.removeprefix(MANIFESTS_OF).lstrip("/")
-        found = [kept for kept in self._store(name).versions() if kept.key.startswith(f"{MANIFESTS}/")]
-        files = {kept.key.removeprefix(f"{MANIFESTS}/"): kept for kept in found}
+        key, files = _key(below), self._manifests(name)
         if key in files:
             yield _manifest_entry("", files[key])
             return
         if key:
             raise PathNotFound(f"{name!r} left no version {shown(key)}")
         yield Entry("", Kind.DIRECTORY, 0, 0o555)
-        units = dict.fromkeys(kept.unit for kept in found)
+        units = dict.fromkeys(kept.unit for kept in files.values())
         for unit in units:
             yield Entry(unit, Kind.DIRECTORY, 0, 0o555)
             for path, kept in files.items() if recursive else ():
                 if kept.unit == unit:
                     yield _manifest_entry(path, kept)
 
+    def _manifests(self, name: str) -> dict[str, Kept]:
+        """Return the manifests of a Work by their paths below ``@manifests``."""
+        prefix = f"{MANIFESTS}/"
+        versions = self._store(name).versions()
+        return {kept.key.removeprefix(prefix): kept for kept in versions if kept.key.startswith(prefix)}
+
     def _send_manifest(
         self, assembly: Assembly, name: str, below: str, file: str, wanted: Sequence[ByteRange]
     ) -> Iterator[Frame]:
-        entry = self.stat(f"@{name}/{below}")
-        if entry.kind is not Kind.FILE:
-            raise ProtocolViolation(f"a range of {shown(below)} was asked for, which is no regular file")
-        store, key = self._store(name), below.removeprefix(MANIFESTS_OF).lstrip("/")
+        store, key = self._store(name), _key(below)
+        kept = self._manifests(name).get(key)
+        if kept is None:
+            if not key:
+                raise ProtocolViolation(f"a range of {shown(below)} was asked for, which is no regular file")
+            raise PathNotFound(f"{name!r} left no version {shown(key)}")
         try:
-            kept = next(each for each in store.versions() if each.key == f"{MANIFESTS}/{key}")
             store.manifest(kept)  # what is none is not handed out
             data = memoryview(store.objects.read(kept.key))
-        except (StopIteration, FileNotFoundError):
+        except FileNotFoundError:
             raise PathNotFound(f"{name!r} left no version {shown(key)} any more") from None
-        yield from assembly.put_entry(replace(entry, path=file))
+        entry = _manifest_entry(file, kept)
+        yield from assembly.put_entry(entry)
         for item in wanted:
             start, end = span_of(item, entry, below)
             for begin in range(start, end, self._limits.chunk_bytes):
@@ -236,6 +242,11 @@ def split(path: str) -> tuple[str, str]:
 
 def _is_manifests(below: str) -> bool:
     return f"{below}/".startswith(MANIFESTS_OF + "/")
+
+
+def _key(below: str) -> str:
+    """Return the path of a manifest below ``@manifests``, "" of them all."""
+    return below.removeprefix(MANIFESTS_OF).lstrip("/")
 
 
 def _manifest_entry(path: str, kept: Kept) -> Entry:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 
-from lit_storage_client.beneath import open_without_links, reach_beneath
+from lit_storage_client.beneath import open_without_links
 from lit_storage_client.mounts import below_path, places_of
 from lit_storage_client.names import shown
 from lit_storage_proto.entry import Entry, Kind
@@ -74,6 +74,7 @@ class NamedShares(Shares):
         self.writable_only = False
         self.directories = dict(shares)
         self._root_fd = -1
+        self._above = frozenset()
 
     def declare(self, path: str) -> None:
         """Raise AccessDenied: what is shared is its operator's to say."""
@@ -86,15 +87,7 @@ class NamedShares(Shares):
             raise AccessDenied(f"{self.name!r} has no share {shown(share)}; {self._known()}")
         # It was checked to have no link on its way, and one that is put there later is not followed. It is
         # opened anew each time, so that a disk that was mounted again is seen.
-        fd = open_without_links(directory)
-        try:
-            if below:
-                root, fd = fd, reach_beneath(fd, below, root_path=directory)[0]
-                os.close(root)
-            return Opened(fd, path, os.fstat(fd))
-        except BaseException:
-            os.close(fd)
-            raise
+        return self._open_below(open_without_links(directory), directory, below, path)
 
     def _open_absolute(self, path: str) -> Opened:
         for share, directory in self.directories.items():

@@ -229,7 +229,10 @@ class Shares:
         raise AccessDenied(f"{path!r} is not shared by {self.name!r}; assign it to an attribute of the Work")
 
     def _open_declared(self, share: str, below: str, path: str) -> Opened:
-        fd = os.open(share, os.O_PATH | os.O_CLOEXEC)
+        return self._open_below(os.open(share, os.O_PATH | os.O_CLOEXEC), share, below, path)
+
+    def _open_below(self, fd: int, share: str, below: str, path: str) -> Opened:
+        """Open what is below a share, whose descriptor is taken over."""
         try:
             self._refuse_above(os.fstat(fd), share)
             if below:

@@ -118,7 +118,7 @@ def open_store(
     objects = _open_objects(url, name, limits, create, deadline, own)
     in_place = ""
     if is_in_place(url):
-        in_place = os.path.realpath(os.path.join(os.path.dirname(_directory(url)), "works", name))
+        in_place = os.path.realpath(os.path.join(os.path.dirname(directory_of(url)), "works", name))
     return ArtifactStore(objects, url=url, name=name, limits=limits, in_place=in_place)
 
 
@@ -128,9 +128,7 @@ def _open_objects(
     if is_on_disk(url):
         from lit_storage_client.artifacts.local_objects import LocalObjects
 
-        if is_in_place(url):
-            return LocalObjects(f"{_directory(url)}/{name}", create=create, own=own)
-        return LocalObjects(f"{url.removeprefix(_FILE)}/{name}", create=create)
+        return LocalObjects(f"{directory_of(url)}/{name}", create=create, own=own and is_in_place(url))
     from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
 
     return FsspecObjects(
@@ -141,6 +139,9 @@ def _open_objects(
     )
 
 
-def _directory(url: str) -> str:
+def directory_of(url: str) -> str:
+    """Return the directory of a store that is on disk."""
+    if not is_in_place(url):
+        return url.removeprefix(_FILE)
     path = url.removeprefix(_IN_PLACE)
     return os.fsdecode(unquote_to_bytes(path[path.index("/") :]))
