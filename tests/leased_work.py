@@ -5,13 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import grpc
 
 from lit_storage_client.security import Security
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageStub
+from tests.waiting import within
+
+wait_until = within(20)
 
 # A Work that does what each line of its input says, and prints what comes of it on one line.
 WORK = """
@@ -85,10 +87,3 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             self.signal(signal.SIGKILL)
         self.process.communicate()
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 
+from tests.processes import kill_all
+
 TOKEN = "a-token-that-is-nowhere-else"
 
 
@@ -60,7 +62,4 @@ def apps(cluster, etcd, directory):
         return started[-1]
 
     yield start
-    for app in started:
-        if app.process.poll() is None:
-            app.process.kill()
-        app.process.communicate()
+    kill_all(started)

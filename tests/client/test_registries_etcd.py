@@ -20,6 +20,9 @@ from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, Registr
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from tests.etcd_server import EtcdServers
+from tests.waiting import within
+
+wait_until = within(15, pause=0.005)
 
 
 def record(instance="one", endpoint="127.0.0.1:4000", machine="machine"):
@@ -32,13 +35,6 @@ def prefix_of(url):
 
 def leases(etcd):
     return set(etcd.control("lease", "list").splitlines()[1:])
-
-
-def wait_until(condition, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.005)
 
 
 @pytest.fixture

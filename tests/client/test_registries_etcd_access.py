@@ -1,7 +1,6 @@
 """Who a process is to etcd: a user with a password, TLS on both sides, and what is refused."""
 
 import os
-import time
 import traceback
 
 import pytest
@@ -13,6 +12,9 @@ from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from tests.etcd_server import EtcdServers
+from tests.waiting import within
+
+wait_until = within(15)
 
 PASSWORD = "pass word-of:tests"
 LIMITS = Limits(resolve_seconds=3.0, watch_seconds=0.9)
@@ -20,13 +22,6 @@ LIMITS = Limits(resolve_seconds=3.0, watch_seconds=0.9)
 
 def record(name="trainer"):
     return LiveRecord(name, "one", "127.0.0.1:4000", "machine")
-
-
-def wait_until(condition, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -13,17 +13,13 @@ from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from tests.etcd_server import EtcdServers
+from tests.waiting import within
+
+wait_until = within(20)
 
 
 def record(name="trainer", instance="one", endpoint="127.0.0.1:4000"):
     return LiveRecord(name, instance, endpoint, "machine")
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,13 @@ from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from tests.etcd_server import EtcdServers, Gate
+from tests.waiting import within
+
+wait_until = within(15, pause=0.005)
 
 
 def record(name="trainer", endpoint="127.0.0.1:4000"):
     return LiveRecord(name, "one", endpoint, "machine")
-
-
-def wait_until(condition, seconds=15.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.005)
 
 
 class Watched:

@@ -17,6 +17,7 @@ import pytest
 import trustme
 
 from tests.cluster import lab
+from tests.etcd_server import EtcdServers
 
 HERE = Path(__file__).parent
 AGENT = str(HERE / "agent.py")
@@ -83,6 +84,14 @@ class Machine:
         agent = self.agent()
         agent.ask("connect", **how)
         return agent
+
+    def etcd(self):
+        """Return an etcd of this machine, which runs for the length of a ``with`` block."""
+        return EtcdServers(
+            self.directory / "etcd",
+            addresses=[(f"{self.address}:2379", f"{self.address}:2380")],
+            prefixes=[self.host.command],
+        )
 
     def files_of(self, name):
         """Return the directory in which a Work of this machine has its files."""

@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-from tests.etcd_server import EtcdServers
-
 SIZE = 24 << 20
 LINE = {"delay_seconds": 0.005, "mbit": 50}
 LIMITS = {"lease_seconds": 5.0, "resume_seconds": 30.0}
@@ -20,12 +18,7 @@ def triple(network, write_tree):
     made = network(3, **LINE)
     made.whole = write_tree(made.machines[0].files_of("origin") / "ckpt", 1, SIZE)
     third = made.machines[2]
-    etcd = EtcdServers(
-        third.directory / "etcd",
-        addresses=[(f"{third.address}:2379", f"{third.address}:2380")],
-        prefixes=[third.host.command],
-    )
-    with etcd:
+    with third.etcd() as etcd:
         made.etcd, made.url = etcd, etcd.new_url()
         for machine in made.machines:
             machine.environment["LIT_STORAGE_REGISTRY"] = made.url

@@ -9,7 +9,6 @@ It lasts for SOAK_SECONDS; SOAK_SEED repeats the choices of an earlier one.
 
 import collections
 import contextlib
-import glob
 import json
 import os
 import random
@@ -21,7 +20,7 @@ import time
 
 import pytest
 
-from tests.etcd_server import EtcdServers
+from tests.processes import children_of
 
 SECONDS = float(os.environ.get("SOAK_SECONDS") or 20)
 CALM_SECONDS = 90.0
@@ -83,11 +82,7 @@ class Soaked:
 
     def children(self):
         """Ids of the processes that it started: of the one that serves."""
-        found = []
-        for path in glob.glob(f"/proc/{self.pid}/task/*/children"):
-            with contextlib.suppress(OSError), open(path) as file:
-                found += [int(pid) for pid in file.read().split()]
-        return found
+        return children_of(self.pid)
 
 
 class Soak:
@@ -204,12 +199,7 @@ def test_works_exchange_checkpoints_while_all_breaks(network, record_property):
     print(f"SOAK_SEED={seed}")
     made = network(4, **LINE)
     registry = made.machines[3]
-    etcd = EtcdServers(
-        registry.directory / "etcd",
-        addresses=[(f"{registry.address}:2379", f"{registry.address}:2380")],
-        prefixes=[registry.host.command],
-    )
-    with etcd:
+    with registry.etcd() as etcd:
         url = etcd.new_url()
         for machine in made.machines:
             machine.environment["LIT_STORAGE_REGISTRY"] = url

@@ -18,6 +18,9 @@ import time
 import pytest
 import xxhash
 
+from tests.processes import children_of
+from tests.waiting import within
+
 WARM = os.path.join(os.path.dirname(__file__), "warm.py")
 SECONDS = 60  # nothing here takes so long, also on a machine that is busy with other things
 
@@ -72,11 +75,7 @@ class Child:
 
     def children(self):
         """Ids of the processes that its threads started and that did not end."""
-        found = []
-        for path in glob.glob(f"/proc/{self.pid}/task/*/children"):
-            with contextlib.suppress(OSError), open(path) as file:
-                found += [int(pid) for pid in file.read().split()]
-        return found
+        return children_of(self.pid)
 
     def close(self):
         if self._pidfd >= 0:
@@ -210,15 +209,7 @@ def seed():
 @pytest.fixture
 def until():
     """Wait until a condition holds, for at most so many seconds; return what it said."""
-
-    def wait(condition, seconds=SECONDS):
-        deadline = time.monotonic() + seconds
-        while not (found := condition()):
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.01)
-        return found
-
-    return wait
+    return within(SECONDS)
 
 
 @pytest.fixture

@@ -8,13 +8,16 @@ import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 import lit_storage
 from lit_storage import AccessDenied, AddressInUse, Limits, Path
+from tests.processes import children_of
+from tests.waiting import within
+
+wait_until = within(20)
 
 WORK = """
 import os, signal, sys, time
@@ -66,22 +69,7 @@ def data(tmp_path):
 
 def children():
     """The processes that this one started and has not reaped."""
-    found = set()
-    for task in os.listdir("/proc/self/task"):
-        try:
-            with open(f"/proc/self/task/{task}/children") as file:
-                found.update(file.read().split())
-        except FileNotFoundError:
-            pass  # the thread ended
-    return found
-
-
-def wait_until(condition, seconds=20.0):
-    """Wait for what other processes do, at most `seconds`."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition() and time.monotonic() < deadline:
-        pause.wait(0.01)
-    return condition()
+    return set(children_of(os.getpid()))
 
 
 def median_of_gets(path, to, times=3):

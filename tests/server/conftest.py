@@ -3,7 +3,6 @@
 import contextlib
 import os
 import socket
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lit_storage_server.direct import DirectWays
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 from lit_storage_server.tree_stream import TreeOptions, TreeStream
+from tests.waiting import within
 
 
 @dataclass
@@ -151,14 +151,7 @@ def copy(tree_shares, tmp_path):
 @pytest.fixture
 def wait_until():
     """Wait for what comes within a moment unless something is broken; fail after 20 s."""
-
-    def wait(condition):
-        deadline = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-
-    return wait
+    return within(20, pause=0.002)
 
 
 @pytest.fixture

@@ -30,6 +30,10 @@ from lit_storage_proto.registry import LiveRecord, WorkState
 from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
+from tests.processes import kill_all
+from tests.waiting import within
+
+wait_until = within(10)
 
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
 TOKEN = "some-token-of-tests"
@@ -97,10 +101,7 @@ def start(root, data):
         return started[-1]
 
     yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.communicate()
+    kill_all(started)
 
 
 @pytest.fixture
@@ -253,7 +254,7 @@ class TestEnd:
             call = begun(channel)
             running.process.send_signal(signal.SIGTERM)
             running.read_until("stopping")
-            assert registry.resolve("store") is None or _soon(lambda: registry.resolve("store") is None)
+            assert registry.resolve("store") is None or wait_until(lambda: registry.resolve("store") is None)
             stub, metadata = pb_grpc.PathStorageStub(channel), [("authorization", f"Bearer {TOKEN}")]
 
             def code():
@@ -264,7 +265,7 @@ class TestEnd:
                     raise grpc.RpcError
                 return getattr(refused.value, "code", lambda: None)()
 
-            assert _soon(lambda: code() is grpc.StatusCode.UNAVAILABLE)
+            assert wait_until(lambda: code() is grpc.StatusCode.UNAVAILABLE)
             not_serving = health_pb2.HealthCheckResponse.NOT_SERVING
             assert health_of(channel) == health_of(channel, "lit_storage.v1.PathStorage") == not_serving
             assert list(call)[-1].summary.bytes == 256 * MIB
@@ -317,13 +318,6 @@ class TestEnd:
             assert manager.recv(1024) == b"READY=1\nSTATUS=serving as store"
             running.stop()
             assert manager.recv(1024) == b"STOPPING=1"
-
-
-def _soon(condition, seconds=10):
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition() and time.monotonic() < deadline:
-        pause.wait(0.01)
-    return condition()
 
 
 class TestRefused:
@@ -464,7 +458,7 @@ class TestLeases:
         arguments, registry = leased
         running = serving(*arguments)
         running.process.send_signal(signal.SIGSTOP)
-        assert _soon(lambda: registry.resolve("store", fresh=True) is None, 20)
+        assert wait_until(lambda: registry.resolve("store", fresh=True) is None, 20)
         running.process.send_signal(signal.SIGCONT)
         with channel_to(running) as channel:
             request = pb.StatRequest(path="data")
@@ -489,7 +483,7 @@ class TestLeases:
         arguments, registry = leased
         running = serving(*arguments)
         running.process.send_signal(signal.SIGSTOP)
-        assert _soon(lambda: registry.resolve("store", fresh=True) is None, 20)
+        assert wait_until(lambda: registry.resolve("store", fresh=True) is None, 20)
         record = LiveRecord("store", "i2", "127.0.0.1:9", "other")
         lease = registry.register(record)
         running.process.send_signal(signal.SIGCONT)

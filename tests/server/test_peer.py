@@ -17,6 +17,9 @@ from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
+from tests.waiting import within
+
+wait_until = within(5)
 
 Code = grpc.StatusCode
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -24,14 +27,6 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 def health(peer):
     return health_pb2_grpc.HealthStub(peer.channel)
-
-
-def wait_until(condition, seconds=5.0):
-    """Wait for what other threads or processes do, at most `seconds`."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition() and time.monotonic() < deadline:
-        pause.wait(0.01)
-    return condition()
 
 
 def half_open(peer, path):

@@ -25,16 +25,11 @@ from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
 from lit_storage_server import control, process
 from lit_storage_server.process import ServerProcess
+from tests.waiting import within
+
+wait_until = within(20)
 
 HANGS = "import sys; sys.stdin.read()"  # until the connection ends
-
-
-def wait_until(condition, seconds=20.0):
-    """Wait for what other threads or processes do, at most `seconds`."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not condition() and time.monotonic() < deadline:
-        pause.wait(0.01)
-    return condition()
 
 
 def exists(endpoint, path=""):
@@ -413,4 +408,5 @@ def test_who_is_expecting_a_lease_does_not_serve_without_it(serve):
     assert exists(server.endpoint)
     assert wait_until(lambda: first.poll() is not None, 4)
     assert first.returncode == -signal.SIGKILL
-    assert not wait_until(lambda: exists(server.endpoint), 1)  # nor does another one take its place
+    with pytest.raises(AssertionError, match="did not come to be"):  # nor does another one take its place
+        wait_until(lambda: exists(server.endpoint), 1)

@@ -5,14 +5,15 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.etcd_server import EtcdServers
+from tests.processes import kill_all
 from tests.ray_apps import apps
 from tests.ray_cluster import HEAD
+from tests.waiting import within
 
 
 class Program:
@@ -57,10 +58,7 @@ def program(root, tmp_path):
         return started[-1]
 
     yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.process.kill()
-        each.process.communicate()
+    kill_all(started)
 
 
 @pytest.fixture
@@ -85,14 +83,7 @@ def processes_of(root):
 @pytest.fixture
 def eventually():
     """Wait until a condition holds, for at most so many seconds."""
-
-    def wait(condition, seconds=20):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.05)
-
-    return wait
+    return within(20, pause=0.05)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from tests.processes import children_of
+
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
 TOKEN = "some-token-of-tests"
 
@@ -165,10 +167,8 @@ def test_a_work_that_lives_is_left_alone(machines):
     here, there = machines
     work, daemon = here.work(), here.serve()
     work.send_signal(signal.SIGSTOP)
-    children = f"/proc/{work.pid}/task/{work.pid}/children"
-    with open(children) as file:
-        for child in file.read().split():  # what keeps its lease
-            os.kill(int(child), signal.SIGSTOP)
+    for child in children_of(work.pid):  # what keeps its lease
+        os.kill(child, signal.SIGSTOP)
     deadline = time.monotonic() + 20
     while any(
         row["endpoint"]
