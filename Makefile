@@ -15,13 +15,15 @@ PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
 STUBS := proto/lit_storage_proto
 # These take minutes and root; `make test-cluster` runs them.
 NOT_OF_ONE_HOST := --ignore tests/cluster
-SOAK_SECONDS ?= 300
+# How long the tests go on that make random trouble: in `make soak` all together, in `make test-cluster` the one.
+soak: SOAK_SECONDS ?= 600
+test-cluster: SOAK_SECONDS ?= 300
 # These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.
 NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-cluster test-pythons check bench bench-handover proto proto-check clean
+.PHONY: help setup demo test soak test-cluster test-pythons check bench bench-handover proto proto-check clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,11 @@ demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpo
 
 test: $(VENV)/.dev ## Run all tests but those of several hosts (PYTEST_ARGS="-k name" for some)
 	@$(BIN)/pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
+
+# One after the other, so that the time given is the time taken; each test adds its own beginning and end.
+soak: $(VENV)/.dev ## Kill, fuzz and attack at random for SOAK_SECONDS (600); prints how much of it there was
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/pytest tests/hostile tests/faults -m soak \
+		--timeout $$(($(SOAK_SECONDS) + 120)) $(PYTEST_ARGS)
 
 # What is skipped elsewhere for want of root, iproute2 or /dev/net/tun fails here.
 test-cluster: $(VENV)/.dev ## Run the tests of several hosts, for minutes (SOAK_SECONDS=300 of them the soak)

@@ -1,5 +1,6 @@
 """What all tests share: a plain environment, servers of S3, and which tests need uid 0."""
 
+import collections
 import contextlib
 import importlib.util
 import os
@@ -23,6 +24,32 @@ from tests.ray_driver import RayDriver
 
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]
+
+
+_tally = pytest.StashKey[collections.Counter[str]]()
+_soak_tests = pytest.StashKey[int]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    soak = [item for item in session.items if item.get_closest_marker("soak")]
+    session.config.stash[_soak_tests] = len(soak)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for what, count in sorted(config.stash.get(_tally, collections.Counter()).items()):
+        terminalreporter.write_line(f"tally: {count:,} {what}")
+
+
+@pytest.fixture
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """How long one test marked `soak` may go on: its share of SOAK_SECONDS."""
+    return float(os.environ.get("SOAK_SECONDS") or 20) / max(1, request.config.stash[_soak_tests])
+
+
+@pytest.fixture
+def tally(request: pytest.FixtureRequest) -> "collections.Counter[str]":
+    """Counts what a test did: ``tally["kills"] += 1``. A run in one process prints the sums."""
+    return request.config.stash.setdefault(_tally, collections.Counter())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
