@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 PYTEST_ARGS ?=
+LOCKED ?=
 # Tests wait as much as they compute, so one more runs at a time than there are cores.
 PYTEST_WORKERS ?= $(shell expr $$(nproc) + 1)
 
@@ -19,11 +20,11 @@ NOT_OF_ONE_HOST := --ignore tests/cluster
 soak: SOAK_SECONDS ?= 600
 test-cluster: SOAK_SECONDS ?= 300
 # These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.
-NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_wheel.py)
+NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_requirements.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak test-cluster test-pythons check bench bench-handover proto proto-check clean
+.PHONY: help setup demo test soak test-cluster test-pythons check bench bench-handover proto proto-check lock audit clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,8 +98,19 @@ proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .p
 			{ echo "The stubs are stale: run make proto"; exit 1; }; \
 	done && echo "The stubs in $(STUBS) are those of its .proto files."
 
+lock: ## Choose anew what CI installs, by version and hash
+	@.ci/lock
+
+# Not a part of CI: a service that did not answer would fail it, and one that answers anew each day does not repeat.
+audit: ## Ask an advisory service, over the network, about all that CI installs
+	@test -x $(VENV)-audit/bin/pip-audit || { $(PYTHON) -m venv --clear $(VENV)-audit && \
+		$(VENV)-audit/bin/python $(PIP_INSTALL) pip-audit; }
+	@for list in .ci/requirements/*.txt; do echo "== $$list"; \
+		$(VENV)-audit/bin/pip-audit --strict --disable-pip --require-hashes -r $$list || exit 1; \
+	done
+
 clean: ## Remove the environments and caches made here
-	rm -rf $(VENV) $(VENV)-3.* build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-3.* $(VENV)-audit build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 
 # How an environment is made: $(1) its directory. One that was left half-made is made anew.
 define make_environment
@@ -108,20 +120,31 @@ define make_environment
 	{ echo "On Debian and Ubuntu this needs: apt-get install python3-venv"; exit 1; }
 endef
 
+# How it is filled: $(1) its directory, $(2) extras of lit-storage, $(3) the list of .ci/requirements that has them.
+# With LOCKED=1, as in CI, what that list names by version and hash is installed, only as wheels and nothing else.
+define install
+@if [ -z "$(LOCKED)" ]; then $(1)/bin/python $(PIP_INSTALL) -e '.[$(2)]'; else \
+	list=.ci/requirements/$$($(1)/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(3).txt; \
+	test -f $$list || { echo "There is no $$list: add this Python to .ci/lock and run make lock"; exit 1; }; \
+	$(1)/bin/python $(PIP_INSTALL) --require-hashes --no-deps --only-binary :all: -r $$list && \
+	$(1)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation -e .; \
+fi
+endef
+
 $(VENV)/.dev: pyproject.toml
 	$(call make_environment,$(VENV))
 	@echo "== Installing lit-storage and its development tools into $(VENV) (once)"
-	@$(BIN)/python $(PIP_INSTALL) -e '.[dev]'
+	$(call install,$(VENV),dev,dev)
 	@touch $@
 
 $(VENV)/.example: pyproject.toml
 	$(call make_environment,$(VENV))
 	@echo "== Installing lit-storage and what the example needs into $(VENV) (once)"
-	@$(BIN)/python $(PIP_INSTALL) -e '.[example]'
+	$(call install,$(VENV),example,dev)
 	@touch $@
 
 $(VENV)-$(VERSION)/.test: pyproject.toml
 	$(call make_environment,$(VENV)-$(VERSION))
 	@echo "== Installing lit-storage and what its tests need into $(VENV)-$(VERSION) (once)"
-	@$(VENV)-$(VERSION)/bin/python $(PIP_INSTALL) -e '.[test]'
+	$(call install,$(VENV)-$(VERSION),test,test)
 	@touch $@

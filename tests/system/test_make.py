@@ -14,6 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
         "setup",
         "demo",
         "test",
+        "soak",
         "test-cluster",
         "test-pythons",
         "check",
@@ -21,6 +22,8 @@ REPOSITORY = Path(__file__).parents[2]
         "bench-handover",
         "proto",
         "proto-check",
+        "lock",
+        "audit",
     ],
 )
 def test_help(command: str) -> None:
