@@ -194,6 +194,7 @@ def encrypted(bench: Bench) -> Iterator[Result]:
         certificate = authority.issue_cert("origin", "localhost", "127.0.0.1")
         authority.cert_pem.write_to_path(f"{keys}/ca")
         certificate.private_key_pem.write_to_path(f"{keys}/key")
+        os.chmod(f"{keys}/key", 0o600)
         for part in certificate.cert_chain_pems:
             part.write_to_path(f"{keys}/cert", append=True)
         tls = {f"LIT_STORAGE_TLS_{name}": f"{keys}/{name.lower()}" for name in ("CA", "CERT", "KEY")}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lit_storage.cli_command import Registry, Root, place_of, reporting
-from lit_storage_proto.errors import InvalidConfig, OriginUnavailable
+from lit_storage_proto.errors import AccessDenied, InvalidConfig, OriginUnavailable
 
 if TYPE_CHECKING:
     from lit_storage_client.security import Security
     from lit_storage_server.config import Config
-
-_MOST_TOKEN_BYTES = 64 * 1024
 
 
 def _shares(items: list[str] | None) -> dict[str, str] | None:
@@ -60,7 +59,10 @@ def serve(
     ] = None,
     token_file: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Holds the token; else LIT_STORAGE_TOKEN, else the root's own."),
+        typer.Option(
+            metavar="FILE",
+            help="Holds the token; else LIT_STORAGE_TOKEN or _TOKEN_FILE, else the root's own.",
+        ),
     ] = None,
     tls_cert: Annotated[
         str | None, typer.Option(metavar="FILE", help="Certificate chain, PEM; else LIT_STORAGE_TLS_CERT.")
@@ -106,8 +108,8 @@ def serve(
     """Share directories of this machine, as a daemon.
 
     Others read them until it gets SIGTERM or Ctrl-C. It also is the custodian of the root: what Works of
-    this machine left is published if they were killed, and handed out to other machines. SIGHUP changes
-    nothing.
+    this machine left is published if they were killed, and handed out to other machines. TLS files and
+    that of the token are read anew when they change.
     """
     from lit_storage_server.config import make_config, read_config
     from lit_storage_server.daemon import Daemon
@@ -172,20 +174,17 @@ def _security(config: Config, root: str) -> Security:
     from lit_storage import environment
     from lit_storage_client.security import Security
 
-    token = environment.token_of(root) if config.token_file is None else _token_in(config.token_file)
-    return Security(token, config.certificate, config.key, config.ca, insecure=config.insecure)
-
-
-def _token_in(path: str) -> str:
-    try:
-        with open(path, encoding="ascii") as file:
-            token = file.read(_MOST_TOKEN_BYTES).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise InvalidConfig(f"the token in {path!r} cannot be used: {reason}") from None
-    if not token:
-        raise InvalidConfig(f"the token in {path!r} is empty; write one into it, or leave out token_file")
-    return token
+    if config.token_file is None:
+        given = environment.token_of(root)
+    else:
+        given = Security(token_file=config.token_file)
+        try:
+            given.tokens()
+        except AccessDenied as error:
+            raise InvalidConfig(str(error)) from None
+    return dataclasses.replace(
+        given, certificate=config.certificate, key=config.key, ca=config.ca, insecure=config.insecure
+    )
 
 
 @reporting

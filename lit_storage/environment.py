@@ -10,6 +10,7 @@
     LIT_STORAGE_ADVERTISE          the address that is bound; of a wildcard, that towards the registry
     LIT_STORAGE_ARTIFACTS          in place: what a Work declared is read where it wrote it
     LIT_STORAGE_TOKEN              a random one kept in <root>/token
+    LIT_STORAGE_TOKEN_FILE         in place of it, a file with one token a line: the first one is sent
     LIT_STORAGE_TLS_CERT _KEY _CA  files; unset: no TLS
     LIT_STORAGE_LOCAL_COPY         1; 0 copies over the wire also from an origin on this machine
     LIT_STORAGE_INSECURE           0; 1 lets the token travel in clear beyond this machine
@@ -23,10 +24,11 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 
 from lit_storage_client.artifacts.urls import check_url
 from lit_storage_client.direct import Ways
-from lit_storage_client.security import Security, root_token
+from lit_storage_client.security import Security, root_token_file
 from lit_storage_proto.errors import AccessDenied
 
 ROOT_NAME = ".lit"
@@ -102,16 +104,24 @@ def security_of(security: Security | None, root: str) -> Security:
     """Return what proves who we are: as given, else of the environment, else the root's own token."""
     if security is not None:
         return security
-    return Security(token_of(root), *tls_files(), insecure=_switch("LIT_STORAGE_INSECURE", default="0"))
+    certificate, key, ca = tls_files()
+    insecure = _switch("LIT_STORAGE_INSECURE", default="0")
+    return replace(token_of(root), certificate=certificate, key=key, ca=ca, insecure=insecure)
 
 
-def token_of(root: str) -> str:
-    """Return the token of the environment, else the root's own.
+def token_of(root: str) -> Security:
+    """Return the token of the environment, or its file, else the file of the root's own.
 
     Raises:
-        AccessDenied: as of `root_token`.
+        AccessDenied: as of `root_token`; or both are given.
     """
-    return os.environ.get("LIT_STORAGE_TOKEN") or root_token(root)
+    token = os.environ.get("LIT_STORAGE_TOKEN") or None
+    file = os.environ.get("LIT_STORAGE_TOKEN_FILE") or None
+    if token is None:
+        file = os.path.abspath(file) if file is not None else root_token_file(root)
+    made = Security(token, token_file=file)
+    made.tokens()  # raises now where the file cannot be used
+    return made
 
 
 def tls_files() -> tuple[str | None, str | None, str | None]:

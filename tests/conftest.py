@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.etcd_server import EtcdServers
 from tests.ray_cluster import RayCluster
@@ -24,6 +25,17 @@ from tests.ray_driver import RayDriver
 
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]
+
+_write_to_path = trustme.Blob.write_to_path
+
+
+def _write_for_the_owner(self: trustme.Blob, path: str, append: bool = False) -> None:
+    """Others may not read keys, or they are refused; trustme writes them as the umask says."""
+    _write_to_path(self, path, append)
+    os.chmod(path, 0o600)
+
+
+trustme.Blob.write_to_path = _write_for_the_owner
 
 
 _tally = pytest.StashKey[collections.Counter[str]]()

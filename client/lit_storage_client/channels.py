@@ -1,8 +1,10 @@
 """One gRPC channel for each Work that is spoken to, kept warm for the life of a session.
 
 Invariants. A channel serves one instance of one name: a restarted Work gets a fresh channel, so
-neither an old connection nor the back-off of a dead one is taken for the new process. A channel
-is used only by the process that opened it, since gRPC hangs in a forked child.
+neither an old connection nor the back-off of a dead one is taken for the new process. So it does when
+TLS files have changed; calls that run then go on. A channel is used only by the process that opened it,
+since gRPC hangs in a forked child. What the registry says decides where is dialed, and not who must be
+there: see `peer_identity`.
 
 Calls fail fast (they do not wait for a peer to come up): a dead port is an answer. What bounds
 the dialing of a host that swallows packets is ``grpc.min_reconnect_backoff_ms``, which gRPC takes
@@ -18,7 +20,9 @@ from dataclasses import dataclass
 
 import grpc
 
-from lit_storage_client.security import Security
+from lit_storage_client.credentials import ClientTls, Credentials
+from lit_storage_client.peer_identity import certified_name, check_clear, target_of
+from lit_storage_client.security import Metadata, Security
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
 from lit_storage_proto.registry import LiveRecord
@@ -43,40 +47,60 @@ class PeerCalls:
     stream_files: grpc.UnaryStreamMultiCallable[pb.StreamFilesRequest, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A channel, and what it was opened for."""
+
+    record: LiveRecord
+    tls: ClientTls | None
+    channel: grpc.Channel
+    calls: PeerCalls
+
+
 class Channels:
     """Channels by the name of a Work. May be used from any thread of the process that made it."""
 
     def __init__(self, security: Security, limits: Limits) -> None:
-        self.security = security
+        self.credentials = Credentials(security)
         self._limits = limits
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._open: dict[str, tuple[LiveRecord, grpc.Channel, PeerCalls]] = {}
+        self._open: dict[str, _Open] = {}
         self._closed = False
-        self.metadata = security.metadata()
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata that a call carries now.
+
+        Raises:
+            AccessDenied: the file of tokens cannot be used.
+        """
+        return self.credentials.metadata()
 
     def calls(self, record: LiveRecord) -> PeerCalls:
         """Return the calls of the instance in `record`; nothing is dialed yet.
 
         Raises:
             NotAttached: the session is closed, or this process was forked from the one that opened it.
-            AccessDenied: a TLS file cannot be read.
+            AccessDenied: a TLS file cannot be read, or the token would travel in clear to another machine.
+            OriginUnavailable: what the registry holds is no address.
         """
         self._check_process()
+        tls = self.credentials.tls()
         with self._lock:
             if self._closed:
                 raise NotAttached(
                     "the session is closed, so no Work can be reached any more; open another one"
                 )
             known = self._open.get(record.name)
-            if known is not None and known[0] == record:
-                return known[2]
-            channel = self._dial(record)
-            calls = _calls_of(channel)
-            self._open[record.name] = (record, channel, calls)
-        if known is not None:
-            known[1].close()
-        return calls
+            if known is not None and known.record == record and known.tls is tls:
+                return known.calls
+            channel = self._dial(record, tls)
+            opened = _Open(record, tls, channel, _calls_of(channel))
+            self._open[record.name] = opened
+        if known is not None and known.record != record:
+            known.channel.close()  # else only its TLS files are older: it ends with its last call
+        return opened.calls
 
     def close(self) -> None:
         """Close every channel; calls that still run are cancelled. A second call does nothing."""
@@ -84,7 +108,7 @@ class Channels:
             return  # the connections are the parent's, and closing them here would hang
         with self._lock:
             self._closed = True
-            channels = [channel for _, channel, _ in self._open.values()]
+            channels = [opened.channel for opened in self._open.values()]
             self._open.clear()
         for channel in channels:
             channel.close()
@@ -96,14 +120,13 @@ class Channels:
                 "use; get files before starting children, or start them with the method 'spawn'"
             )
 
-    def _dial(self, record: LiveRecord) -> grpc.Channel:
-        options = self._options()
-        if record.tls_name:
-            options.append(("grpc.ssl_target_name_override", record.tls_name))
-        credentials = self.security.channel_credentials()
-        if credentials is None:
-            return grpc.insecure_channel(record.endpoint, options)
-        return grpc.secure_channel(record.endpoint, credentials, options)
+    def _dial(self, record: LiveRecord, tls: ClientTls | None) -> grpc.Channel:
+        check_clear(self.credentials.security, record)
+        target, options = target_of(record), self._options()
+        if tls is None:
+            return grpc.insecure_channel(target, options)
+        options.append(("grpc.ssl_target_name_override", certified_name(record)))
+        return grpc.secure_channel(target, tls.channel, options)
 
     def _options(self) -> list[tuple[str, int | str]]:
         connect_ms = max(1, int(self._limits.connect_seconds * 1000))

@@ -20,10 +20,10 @@ import threading
 import time
 from dataclasses import dataclass
 
-from lit_storage_client.security import Security
+from lit_storage_client.credentials import Credentials
+from lit_storage_client.peer_identity import address_of, certified_name
 from lit_storage_client.stripes import STRIPED_HELLO, Stripe, StripedReceiver, fill, worthwhile_stripes
 from lit_storage_client.tls_socket import TlsSocket
-from lit_storage_proto.endpoint import split_address
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.limits import MAX_FRAME_BYTES
@@ -58,7 +58,7 @@ class Ways(enum.Flag):
 class Dialer:
     """Takes up what peers offer."""
 
-    security: Security
+    credentials: Credentials
     connect_seconds: float
     ways: Ways = Ways.ALL
 
@@ -260,7 +260,7 @@ class DirectWay:
         return StripedReceiver(self._begin_tcp(connected, STRIPED_HELLO, offer, record), dial, count)
 
     def _connect_tcp(self, offer: Direct, record: LiveRecord) -> socket.socket:
-        host, _ = split_address(record.endpoint)
+        host, _ = address_of(record)
         return socket.create_connection((host, offer.tcp_port), self._dialer.connect_seconds)
 
     def _begin_tcp(
@@ -268,12 +268,10 @@ class DirectWay:
     ) -> socket.socket | TlsSocket:
         begun: socket.socket | TlsSocket = connected
         try:
-            context = self._dialer.security.client_context()
-            if context is not None:
-                host, _ = split_address(record.endpoint)
-                begun = TlsSocket(
-                    connected, context, self._dialer.connect_seconds, server_hostname=record.tls_name or host
-                )
+            tls = self._dialer.credentials.tls()
+            if tls is not None:
+                seconds, name = self._dialer.connect_seconds, certified_name(record)
+                begun = TlsSocket(connected, tls.context, seconds, server_hostname=name)
             begun.sendall(hello + offer.ticket)
             begun.settimeout(None)  # waits are bounded by whoever cancels
         except BaseException:

@@ -65,7 +65,7 @@ class Remote:
     def __init__(self, registry: Registry, channels: Channels, limits: Limits, ways: Ways = Ways.ALL) -> None:
         self._registry = registry
         self._channels = channels
-        self._dialer = Dialer(channels.security, limits.connect_seconds, ways)
+        self._dialer = Dialer(channels.credentials, limits.connect_seconds, ways)
         self.limits = limits
 
     @property
@@ -218,6 +218,12 @@ class Remote:
         record = self._registry.resolve(location.origin, fresh=fresh)
         if record is None:
             raise PathNotFound(f"{shown(str(location))} is not there: {self._why_absent(location.origin)}")
+        is_open = self._dialer.credentials.security.tls and not record.instance_id
+        if is_open and not self._registry.url.startswith("static:"):
+            # Then the address says what a certificate must show, and only a list of one's own may do that.
+            raise OriginUnavailable(
+                f"{shown(str(location))}: the record of {record.name!r} names no instance"
+            )
         return record
 
     def _why_absent(self, name: str) -> str:

@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from lit_storage_client.secret import Secret, check_token, read_tokens
 from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
 
@@ -18,33 +19,46 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from lit_storage_client.tls_files import TlsFiles
+
 TOKEN_FILE = "token"  # noqa: S105  # the name of the file, not a token
 _TOKEN_BYTES = 32
+
+Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How calls are authenticated and encrypted; `certificate`, `key` and `ca` are paths of PEM files.
+    """How calls are authenticated and encrypted; the files are read anew when they change.
 
     Raises:
-        AccessDenied: the token cannot travel in a header, or only one of key and certificate is given.
+        AccessDenied: the token cannot travel in a header, only one of key and certificate is given, or
+            both a token and a file of tokens.
     """
 
     token: str | None = field(default=None, repr=False)
     """Sent with every call, and asked of every call that is served."""
     certificate: str | None = None
-    """The chain that this process shows."""
+    """PEM file of the chain that this process shows."""
     key: str | None = None
-    """The private key of `certificate`."""
+    """PEM file of the private key of `certificate`; nobody else may read it."""
     ca: str | None = None
-    """The authority whose certificates are trusted; with it, a server asks its clients for one."""
+    """PEM file of the authorities whose certificates are trusted; with it, a server asks its clients for
+    one."""
     insecure: bool = False
     """Whether the token may travel in clear beyond this machine, where everybody on the way reads it."""
+    token_file: str | None = None
+    """In place of `token`: a file that nobody else may read, with one token a line. The first one is sent,
+    each of them is taken."""
 
     def __post_init__(self) -> None:
-        token = self.token
-        if token is not None and not (token.isascii() and token.isprintable() and token.strip()):
-            raise AccessDenied("the token cannot be sent: it must be printable ASCII and not empty")
+        if self.token is not None:
+            wrong = check_token(self.token)
+            if wrong:
+                raise AccessDenied(f"the token cannot be sent: {wrong}")
+            if self.token_file is not None:
+                raise AccessDenied("a token and a file of tokens are given; leave out one of the two")
+            object.__setattr__(self, "token", Secret(self.token))
         if (self.certificate is None) != (self.key is None):
             raise AccessDenied("TLS needs the certificate and its key: only one of the two is given")
 
@@ -53,87 +67,101 @@ class Security:
         """Whether connections are encrypted."""
         return self.certificate is not None or self.ca is not None
 
+    @property
+    def has_token(self) -> bool:
+        """Whether calls carry a token, and are asked for one."""
+        return self.token is not None or self.token_file is not None
+
+    @property
+    def tls_paths(self) -> tuple[str, ...]:
+        """The TLS files there are."""
+        return tuple(path for path in (self.certificate, self.key, self.ca) if path is not None)
+
     def with_absolute_paths(self) -> Security:
         """Return the same files by names that mean them in whatever directory they are read again."""
-        paths = {name: getattr(self, name) for name in ("certificate", "key", "ca")}
+        paths = {name: getattr(self, name) for name in ("certificate", "key", "ca", "token_file")}
         return replace(
             self, **{name: os.path.abspath(path) for name, path in paths.items() if path is not None}
         )
+
+    def tokens(self) -> tuple[Secret, ...]:
+        """Return the tokens that are taken now, of which the first one is sent; none where none is asked for.
+
+        Raises:
+            AccessDenied: the file of tokens cannot be used.
+        """
+        if self.token_file is not None:
+            return read_tokens(self.token_file)
+        return () if self.token is None else (Secret(self.token),)
+
+    def tls_files(self) -> TlsFiles:
+        """Read the TLS files.
+
+        Raises:
+            AccessDenied: one cannot be read, or others could read the key.
+        """
+        from lit_storage_client.tls_files import read_tls_files
+
+        return read_tls_files(self.certificate, self.key, self.ca)
 
     def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Return the credentials of a client's channel, or None without TLS.
 
         Raises:
-            AccessDenied: a TLS file cannot be read.
+            AccessDenied: a TLS file cannot be used.
         """
         if not self.tls:
             return None
-        import grpc
+        from lit_storage_client.credentials import client_tls
 
-        return grpc.ssl_channel_credentials(
-            _read_if_given(self.ca), _read_if_given(self.key), _read_if_given(self.certificate)
-        )
+        return client_tls(self.tls_files()).channel
 
     def client_context(self) -> ssl.SSLContext | None:
         """Return what a client's socket of the standard library is wrapped with, or None without TLS.
 
         Raises:
-            AccessDenied: a TLS file cannot be read.
+            AccessDenied: a TLS file cannot be used.
         """
         if not self.tls:
             return None
-        import ssl
+        from lit_storage_client.credentials import client_tls
 
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
-        except OSError as error:
-            raise AccessDenied(f"the TLS files cannot be used ({error.strerror or error})") from None
-        return context
+        return client_tls(self.tls_files()).context
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self) -> Metadata:
         """Return the metadata that every call carries."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        return metadata_of(self.tokens())
 
 
-def root_token(root: str) -> str:
-    """Return the token kept in ``<root>/token``, which is made at random by whoever comes first.
+def metadata_of(tokens: tuple[Secret, ...]) -> Metadata:
+    """Return the metadata of a call that carries the first of some tokens."""
+    return (("authorization", Secret(f"Bearer {tokens[0]}")),) if tokens else ()
 
-    Of processes that come at once one wins, and all return what it wrote.
+
+def root_token_file(root: str) -> str:
+    """Return the path ``<root>/token``, in which whoever comes first puts a random token.
 
     Raises:
-        AccessDenied: the file cannot be made or read, or is empty.
+        AccessDenied: the file cannot be made.
     """
     path = os.path.join(root, TOKEN_FILE)
     try:
-        if not os.path.exists(path):
+        if not os.path.lexists(path):
             os.makedirs(root, exist_ok=True)
             write_once(path, secrets.token_urlsafe(_TOKEN_BYTES), mode=0o600)
-        with open(path, encoding="ascii") as file:
-            token = file.read().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+    except OSError as error:
         raise AccessDenied(
-            f"the token in {path!r} cannot be used ({reason}); check who owns {root!r}"
+            f"the token {path!r} cannot be made ({error.strerror}); check who owns {root!r}"
         ) from None
-    if not token:
-        raise AccessDenied(f"the token in {path!r} is empty; remove the file, and a new one is made")
-    return token
+    return path
 
 
-def read_pem(path: str) -> bytes:
-    """Return what a TLS file holds.
+def root_token(root: str) -> str:
+    """Return the token kept in ``<root>/token``; see `root_token_file`.
+
+    Of processes that come at once one makes it, and all return what it wrote.
 
     Raises:
-        AccessDenied: the file cannot be read.
+        AccessDenied: the file cannot be made or read, others could read it, or it is empty.
     """
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise AccessDenied(f"the TLS file {path!r} cannot be read ({error.strerror})") from None
-
-
-def _read_if_given(path: str | None) -> bytes | None:
-    return None if path is None else read_pem(path)
+    return read_tokens(root_token_file(root))[0]

@@ -47,7 +47,8 @@ class TlsSocket:
             self._received,
             self._to_send,
             server_side=server_hostname is None,
-            server_hostname=server_hostname,
+            # As bytes, for text would have to be a name of the DNS, with parts of 63 characters at the most.
+            server_hostname=None if server_hostname is None else server_hostname.encode("ascii"),
         )
         self._buffer = memoryview(bytearray(_RECEIVED_BYTES))
         self._shake_hands(time.monotonic() + seconds)

@@ -226,8 +226,12 @@ class RayWorker:
 
     def _begin(self, actor: Any) -> None:
         security = self._start.security
-        start = dataclasses.replace(self._start, security=dataclasses.replace(security, token=None))
-        begun = actor.begin.remote(security.token, start, Program.of_this_process())
+        # The file of tokens is this machine's; nodes get the one that it says to send now.
+        token = next(iter(security.tokens()), None)
+        start = dataclasses.replace(
+            self._start, security=dataclasses.replace(security, token=None, token_file=None)
+        )
+        begun = actor.begin.remote(token, start, Program.of_this_process())
         self._when_done(begun, self._begun, partial(self._begin_again, actor))
 
     def _begin_again(self, actor: Any) -> str | None:

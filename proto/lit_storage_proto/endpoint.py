@@ -48,6 +48,8 @@ def is_loopback(host: str) -> bool:
 def is_wildcard(host: str) -> bool:
     """Say whether `host`, without brackets, stands for all addresses of a machine; nobody can dial it."""
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host.strip("0") == ""  # which the system reads as 0.0.0.0
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_unspecified

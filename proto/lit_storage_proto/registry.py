@@ -41,7 +41,8 @@ class LiveRecord:
     """``host:port`` that consumers dial."""
     machine_id: str
     tls_name: str = ""
-    """The name that the endpoint's certificate carries; empty without TLS."""
+    """The name that the endpoint's certificate carries; empty without TLS. Told for people: a client asks
+    for a certificate of the Work's own name, whatever stands here."""
     custodian: bool = False
     """Whether it also serves what stopped Works of its machine left, under ``@NAME/PATH``."""
 

@@ -8,13 +8,16 @@ calls.
 from __future__ import annotations
 
 import hmac
+import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from lit_storage_client.security import Security, read_pem
+from lit_storage_client.rotating import Rotating
+from lit_storage_client.security import Security
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied
 from lit_storage_server.refusal import terminator
@@ -23,10 +26,17 @@ HEALTH_SERVICE = "grpc.health.v1.Health"
 
 
 class TokenInterceptor(grpc.ServerInterceptor):
-    """Ends every call without the token as UNAUTHENTICATED; health checks need none."""
+    """Ends every call without a token as UNAUTHENTICATED; health checks need none.
 
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
+    Args:
+        security: which has a token, or a file of tokens, each of which is taken, as the file is now.
+
+    Raises:
+        AccessDenied: the file cannot be used.
+    """
+
+    def __init__(self, security: Security) -> None:
+        self._expected = _expected_of(security)
         self._refusal = terminator(
             grpc.StatusCode.UNAUTHENTICATED,
             "the token is missing or wrong; set LIT_STORAGE_TOKEN to the token of the origin",
@@ -47,7 +57,18 @@ class TokenInterceptor(grpc.ServerInterceptor):
         if len(given) != 1:
             return False
         value = given[0] if isinstance(given[0], bytes) else given[0].encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(value, self._expected)
+        # All are compared, so that how long it takes tells nothing of which one it was.
+        return sum([hmac.compare_digest(value, expected) for expected in self._expected()]) > 0
+
+
+def _expected_of(security: Security) -> Callable[[], list[bytes]]:
+    def read() -> list[bytes]:
+        return [f"Bearer {token}".encode() for token in security.tokens()]
+
+    if security.token_file is not None:
+        return Rotating("the token", [security.token_file], read).get
+    fixed = read()
+    return lambda: fixed
 
 
 def is_health(method: str) -> bool:
@@ -55,46 +76,70 @@ def is_health(method: str) -> bool:
     return method.startswith(f"/{HEALTH_SERVICE}/")
 
 
-def server_credentials(security: Security) -> grpc.ServerCredentials | None:
-    """Return what a server listens with, or None without TLS. With a CA, clients must show a certificate.
+@dataclass(frozen=True, slots=True)
+class _State:
+    """One state of a server's TLS files, for gRPC and for sockets of the standard library."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    context: ssl.SSLContext
+
+
+class ServerTls:
+    """What a server shows and asks for, as its files are now; with a CA, clients must show a certificate.
+
+    A handshake that begins after the files have changed is made with the new ones. Files that cannot be
+    used change nothing.
+
+    Args:
+        security: which has TLS files.
 
     Raises:
-        AccessDenied: a TLS file cannot be read, or the certificate is missing.
+        AccessDenied: one cannot be used, or the certificate is missing.
     """
-    if not security.tls:
-        return None
-    if security.certificate is None or security.key is None:
-        raise AccessDenied(
-            "a server needs a certificate and its key to serve with TLS: set both beside the CA"
+
+    def __init__(self, security: Security) -> None:
+        if security.certificate is None or security.key is None:
+            raise AccessDenied(
+                "a server needs a certificate and its key to serve with TLS: set both beside the CA"
+            )
+        self._security = security
+        self._state = Rotating("the certificate", security.tls_paths, self._read)
+
+    def context(self) -> ssl.SSLContext:
+        """Return what the next socket of the standard library is wrapped with."""
+        return self._state.get().context
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Return what gRPC listens with."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._state.get().configuration,
+            self._configuration,
+            require_client_authentication=self._security.ca is not None,
         )
-    pair = (read_pem(security.key), read_pem(security.certificate))
-    if security.ca is None:
-        return grpc.ssl_server_credentials([pair])
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=read_pem(security.ca), require_client_auth=True
-    )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        return self._state.get().configuration
+
+    def _read(self) -> _State:
+        files = self._security.tls_files()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        files.load_into(context)
+        if files.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        assert files.key is not None
+        assert files.certificate is not None
+        pair = (files.key, files.certificate)
+        return _State(grpc.ssl_server_certificate_configuration([pair], files.ca), context)
 
 
-def server_context(security: Security) -> ssl.SSLContext | None:
-    """Return what a server's socket of the standard library is wrapped with, or None without TLS.
-
-    As with `server_credentials`, clients must show a certificate where there is a CA.
+def server_tls(security: Security) -> ServerTls | None:
+    """Return what a server listens with, or None without TLS.
 
     Raises:
-        AccessDenied: a TLS file cannot be read.
+        AccessDenied: as of `ServerTls`.
     """
-    if security.certificate is None or security.key is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(security.certificate, security.key)
-        if security.ca is not None:
-            context.load_verify_locations(security.ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-    except OSError as error:
-        raise AccessDenied(f"the TLS files cannot be used ({error.strerror or error})") from None
-    return context
+    return ServerTls(security) if security.tls else None
 
 
 def check_bind(bind: str, security: Security) -> tuple[str, int]:
@@ -109,14 +154,23 @@ def check_bind(bind: str, security: Security) -> tuple[str, int]:
         AccessDenied: others could reach the server, and nothing would tell who they are.
     """
     host, port = split_address(bind)
-    if is_loopback(host):
+    if is_loopback(host) and _stays_here(host):
         return host, port
     has_certificate = security.certificate is not None and security.key is not None
-    if has_certificate and (security.ca is not None or security.token is not None):
+    if has_certificate and (security.ca is not None or security.has_token):
         return host, port
-    if security.token is not None and security.insecure:
+    if security.has_token and security.insecure:
         return host, port
     raise AccessDenied(
         f"{bind!r} can be reached from other machines: give a certificate, a key and a CA, or a certificate, "
         "a key and a token"
     )
+
+
+def _stays_here(host: str) -> bool:
+    """Say whether all that "localhost" stands for is loopback, as the resolver of this machine has it."""
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+    except OSError:
+        return True  # nobody can listen there
+    return all(is_loopback(str(address[0])) for *_, address in found)

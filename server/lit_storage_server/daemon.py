@@ -196,8 +196,8 @@ class Daemon:
         return keeps_works if self._config.custodian is None else self._config.custodian
 
     def _secret_files(self) -> list[str]:
-        config, security = self._config, self._place.security
-        files = (self._place.root, config.token_file, security.key)
+        security = self._place.security
+        files = (self._place.root, security.token_file, security.key)
         own = [os.path.abspath(file) for file in files if file is not None]
         return own + etcd_access.secret_files()
 
@@ -218,7 +218,7 @@ class Daemon:
     def _tell(self, listening: str, record: LiveRecord, shares: dict[str, str]) -> None:
         security = self._place.security
         shown = [("TLS", security.certificate), ("client certificates", security.ca)]
-        asked = [name for name, is_given in (*shown, ("a token", security.token)) if is_given]
+        asked = [name for name, is_given in (*shown, ("a token", security.has_token)) if is_given]
         log(
             logging.INFO,
             "serving",
@@ -244,7 +244,7 @@ class Daemon:
             self._stopping.set()
 
         def hang_up(_signum: int, _frame: FrameType | None) -> None:
-            log(logging.INFO, "SIGHUP changes nothing: restart the daemon to read its configuration anew")
+            log(logging.INFO, "SIGHUP changes nothing: TLS files and tokens are read anew when they change")
 
         before = {signum: signal.signal(signum, stop) for signum in _SIGNALS}
         before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)

@@ -14,7 +14,6 @@ import errno
 import os
 import secrets
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
 from lit_storage_proto.limits import KIB, MIB, Limits
+from lit_storage_server.auth import ServerTls
 from lit_storage_server.stripes import StripedSender
 
 _HELLO_SECONDS = 5.0
@@ -179,12 +179,12 @@ class DirectWays:
 
     Args:
         host: where to listen.
-        context: makes connections from other machines ones with TLS; None leaves them plain.
+        tls: makes connections from other machines ones with TLS; None leaves them plain.
         limits: how long a connection may stand still.
     """
 
-    def __init__(self, host: str, context: ssl.SSLContext | None, limits: Limits) -> None:
-        self._context = context
+    def __init__(self, host: str, tls: ServerTls | None, limits: Limits) -> None:
+        self._tls = tls
         self._seconds = limits.progress_seconds
         self._offers: dict[bytes, Offer] = {}
         self._handshakes = threading.Semaphore(_MOST_HANDSHAKES)
@@ -230,15 +230,15 @@ class DirectWays:
         with contextlib.suppress(OSError):
             tcp = socket.create_server((host, 0), family=family)
             self._tcp_port = tcp.getsockname()[1]
-            self._accept_on(tcp, self._context)
+            self._accept_on(tcp, self._tls)
 
-    def _accept_on(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept_on(self, listener: socket.socket, tls: ServerTls | None) -> None:
         self._listeners.append(listener)
         threading.Thread(
-            target=self._accept, args=(listener, context), name="lit-storage-direct", daemon=True
+            target=self._accept, args=(listener, tls), name="lit-storage-direct", daemon=True
         ).start()
 
-    def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, listener: socket.socket, tls: ServerTls | None) -> None:
         while not self._stopped:
             try:
                 connected, _ = listener.accept()
@@ -252,13 +252,13 @@ class DirectWays:
                 continue
             try:
                 threading.Thread(
-                    target=self._welcome, args=(connected, context), name="lit-storage-hello", daemon=True
+                    target=self._welcome, args=(connected, tls), name="lit-storage-hello", daemon=True
                 ).start()
             except RuntimeError:
                 connected.close()
                 self._handshakes.release()
 
-    def _welcome(self, accepted: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _welcome(self, accepted: socket.socket, tls: ServerTls | None) -> None:
         connected: Stripe = accepted
         offer = None
         try:
@@ -270,8 +270,8 @@ class DirectWays:
                 accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             else:
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is not None:
-                connected = TlsSocket(accepted, context, _HELLO_SECONDS)
+            if tls is not None:
+                connected = TlsSocket(accepted, tls.context(), _HELLO_SECONDS)
             offer = self._offer_of(connected, host)
         except OSError:
             pass  # whoever it was does not speak as a consumer does

@@ -27,8 +27,7 @@ from lit_storage_server.auth import (
     HEALTH_SERVICE,
     TokenInterceptor,
     check_bind,
-    server_context,
-    server_credentials,
+    server_tls,
 )
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.health import HealthServicer
@@ -123,13 +122,13 @@ class PeerServer:
 
         Raises:
             AddressInUse: another process listens there.
-            AccessDenied: this process may not listen there, or a TLS file cannot be read.
+            AccessDenied: this process may not listen there, or a file of TLS or tokens cannot be used.
             OSError: the address is not one of this machine.
         """
-        credentials = server_credentials(self._security)
-        context = server_context(self._security)
+        tls = server_tls(self._security)
+        interceptors = self._interceptors()
         if self._direct:
-            self._ways = DirectWays(self._host, context, self._limits)
+            self._ways = DirectWays(self._host, tls, self._limits)
         self._servicer = servicer = PathStorageServicer(
             self._name,
             self._instance_id,
@@ -142,15 +141,15 @@ class PeerServer:
         )
         # gRPC only ever submits to it, though its types ask for the executor of the library.
         pool = cast("ThreadPoolExecutor", self._pool)
-        server = grpc.server(pool, interceptors=self._interceptors(), options=self._options())
+        server = grpc.server(pool, interceptors=interceptors, options=self._options())
         server.add_generic_rpc_handlers((servicer.handler(), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         address = self._address(self._port)
         try:
-            if credentials is None:
+            if tls is None:
                 self._port = server.add_insecure_port(address)
             else:
-                self._port = server.add_secure_port(address, credentials)
+                self._port = server.add_secure_port(address, tls.credentials())
         except RuntimeError:
             if self._ways is not None:
                 self._ways.stop()
@@ -193,8 +192,8 @@ class PeerServer:
         interceptors: list[grpc.ServerInterceptor] = []
         if self._observer is not None:
             interceptors.append(ObservingInterceptor(self._observer))
-        if self._security.token is not None:
-            interceptors.append(TokenInterceptor(self._security.token))
+        if self._security.has_token:
+            interceptors.append(TokenInterceptor(self._security))
         return [*interceptors, admission]
 
     def _options(self) -> list[tuple[str, int]]:

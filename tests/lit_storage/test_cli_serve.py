@@ -13,6 +13,7 @@ from lit_storage import cli_serve
 from lit_storage.cli import main
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import InvalidConfig
+from lit_storage_server.config import Config
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 
@@ -52,6 +53,7 @@ class TestSettings:
     def test_flags(self, made, tmp_path):
         """Each reaches the daemon; relative directories are those of whoever typed them."""
         (tmp_path / "token").write_text("secret\n")
+        (tmp_path / "token").chmod(0o600)
         config, place = made(
             *("--name", "store", "--share", "data=x", "--share", "models=/y=z", "--bind", "[::1]:7"),
             *("--advertise", "h:8", "--registry", "static:store=h:8", "--root", "r", "--token-file", "token"),
@@ -71,7 +73,7 @@ class TestSettings:
         assert (config.custodian, config.drain_seconds, config.log_format) == (False, 3.0, "json")
         assert config.insecure
         assert (place.root, place.registry_url) == (str(tmp_path / "r"), "static:store=h:8")
-        assert place.security.token == "secret"
+        assert place.security.tokens() == ("secret",)
 
     def test_flags_beat_the_file_and_that_the_environment(self, made, tmp_path, monkeypatch):
         """In this order."""
@@ -95,21 +97,23 @@ class TestSettings:
     def test_the_token(self, made, tmp_path, monkeypatch):
         """Of a file, else of the environment, else the root's own; it is shown nowhere."""
         _, place = made("--name", "x", "--root", "r")
-        assert place.security.token == (tmp_path / "r" / "token").read_text()
+        assert place.security.tokens() == ((tmp_path / "r" / "token").read_text(),)
         monkeypatch.setenv("LIT_STORAGE_TOKEN", "of-environment")
         _, place = made("--name", "x", "--root", "r")
-        assert place.security.token == "of-environment"
+        assert place.security.tokens() == ("of-environment",)
         (tmp_path / "file").write_text("of-file")
+        (tmp_path / "file").chmod(0o600)
         config, place = made("--name", "x", "--root", "r", "--token-file", "file")
-        assert place.security.token == "of-file"
+        assert place.security.tokens() == ("of-file",)
         assert "of-file" not in f"{config!r}{place!r}"
 
     @pytest.mark.parametrize("content", [b"", b" \n", b"\xff"])
     def test_a_token_that_is_none(self, tmp_path, content):
         """An empty file, or one that is no text, is refused and not taken for "no token"."""
         (tmp_path / "token").write_bytes(content)
+        (tmp_path / "token").chmod(0o600)
         with pytest.raises(InvalidConfig, match="the token in"):
-            cli_serve._token_in(str(tmp_path / "token"))
+            cli_serve._security(Config(token_file=str(tmp_path / "token")), str(tmp_path))
 
     def test_no_option_takes_a_token(self, invoke):
         """Arguments are seen by every user of a machine."""

@@ -167,7 +167,7 @@ signal.pause()
 def test_the_token_is_in_no_list_of_processes(root):
     """Neither the arguments of the process nor its environment have it."""
     with lit_storage.join("worker") as session:
-        token = session.security.token
+        token = session.security.tokens()[0]
         about = f"/proc/{session._server._process.pid}"
         with open(f"{about}/cmdline", "rb") as cmdline, open(f"{about}/environ", "rb") as environ:
             arguments, environment = cmdline.read(), environ.read()

@@ -14,7 +14,7 @@ from lit_storage_client.fetch.stream import Received, receive
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import KIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server.auth import server_context
+from lit_storage_server.auth import server_tls
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
@@ -160,8 +160,8 @@ def listen():
     started = []
 
     def start(security=None, **limits):
-        context = server_context(security) if security else None
-        started.append(DirectWays("127.0.0.1", context, Limits(**limits)))
+        tls = server_tls(security) if security else None
+        started.append(DirectWays("127.0.0.1", tls, Limits(**limits)))
         return started[-1]
 
     yield start

@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.auth import check_bind, server_credentials
+from lit_storage_server.auth import check_bind, server_tls
 
 TOKEN = "s3cret-token"
 TLS = {"certificate": "c.pem", "key": "k.pem"}
@@ -108,19 +108,19 @@ def test_malformed_bind():
 
 def test_no_credentials_without_tls():
     """Without TLS files a server has no credentials."""
-    assert server_credentials(Security(token=TOKEN)) is None
+    assert server_tls(Security(token=TOKEN)) is None
 
 
 def test_ca_alone_does_not_serve():
     """A CA without a certificate of one's own is not enough to serve."""
     with pytest.raises(AccessDenied, match="certificate"):
-        server_credentials(Security(ca="ca.pem"))
+        server_tls(Security(ca="ca.pem"))
 
 
 def test_unreadable_tls_file(tmp_path):
     """A TLS file that is missing is named."""
     with pytest.raises(AccessDenied, match="k.pem"):
-        server_credentials(Security(certificate="c.pem", key=str(tmp_path / "k.pem")))
+        server_tls(Security(certificate="c.pem", key=str(tmp_path / "k.pem")))
 
 
 @pytest.fixture(scope="module")

@@ -301,10 +301,10 @@ class TestEnd:
         assert remote.exists(Location("store", "data/sub/file"))
 
     def test_sighup_changes_nothing(self, serving, remote):
-        """It goes on, and says what to do instead."""
+        """It goes on, and says what is read anew by itself."""
         running = serving()
         running.process.send_signal(signal.SIGHUP)
-        running.read_until("SIGHUP changes nothing: restart the daemon to read its configuration anew")
+        running.read_until("SIGHUP changes nothing: TLS files and tokens are read anew when they change")
         assert remote.exists(Location("store", "data"))
 
     @pytest.mark.parametrize("is_abstract", [False, True])

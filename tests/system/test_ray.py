@@ -30,7 +30,7 @@ class Train(Work):
         self.out.mkdir()
         (self.out / "weights").write_bytes(bytes(range(256)) * 4096)
         print("trained")
-        return [current().endpoint, hashlib.sha256(current().security.token.encode()).hexdigest()]
+        return [current().endpoint, hashlib.sha256(current().security.tokens()[0].encode()).hexdigest()]
 
 class Read(Work):
     def __init__(self):

@@ -1,0 +1,81 @@
+"""The credentials of a client as they are now: token and TLS files, read anew when they change.
+
+Invariant: what one call uses goes together. A call, a channel or a connection that has begun goes on with
+what it began with.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+
+import grpc
+
+from lit_storage_client.rotating import Rotating
+from lit_storage_client.secret import Secret
+from lit_storage_client.security import Metadata, Security, metadata_of
+from lit_storage_client.tls_files import TlsFiles
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """One state of the TLS files, for a channel of gRPC and for a socket of the standard library."""
+
+    channel: grpc.ChannelCredentials
+    context: ssl.SSLContext
+
+
+def client_tls(files: TlsFiles) -> ClientTls:
+    """Return what TLS files mean for a client. Without an authority, those of the system are trusted.
+
+    Raises:
+        AccessDenied: they cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if files.ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    files.load_into(context)
+    return ClientTls(grpc.ssl_channel_credentials(files.ca, files.key, files.certificate), context)
+
+
+class Credentials:
+    """What a session shows. May be used from any thread; files are first read when they are needed."""
+
+    def __init__(self, security: Security) -> None:
+        self.security = security
+        self._making = threading.Lock()
+        self._tokens: Rotating[tuple[Secret, ...]] | None = None
+        self._tls: Rotating[ClientTls] | None = None
+
+    def metadata(self) -> Metadata:
+        """Return the metadata that a call carries.
+
+        Raises:
+            AccessDenied: the file of tokens could never be used.
+        """
+        path = self.security.token_file
+        if path is None:
+            return metadata_of(self.security.tokens())
+        with self._making:
+            if self._tokens is None:
+                self._tokens = Rotating("the token", [path], self.security.tokens)
+        return metadata_of(self._tokens.get())
+
+    def tls(self) -> ClientTls | None:
+        """Return what connections are made with, the same object until the files change; None without TLS.
+
+        Raises:
+            AccessDenied: the TLS files could never be used.
+        """
+        if not self.security.tls:
+            return None
+        with self._making:
+            if self._tls is None:
+                self._tls = Rotating(
+                    "the certificate",
+                    self.security.tls_paths,
+                    lambda: client_tls(self.security.tls_files()),
+                )
+        return self._tls.get()
