@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_storage import cli_artifacts, cli_files, cli_serve
+from lit_storage import cli_artifacts, cli_certs, cli_files, cli_serve
 from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli_output import print_json, print_table, report
 from lit_storage_client.names import printable
@@ -123,6 +123,7 @@ main.command()(cli_files.cat)
 main.command()(cli_serve.serve)
 main.command()(cli_serve.health)
 main.add_typer(cli_artifacts.artifacts, name="artifacts")
+main.add_typer(cli_certs.certs, name="certs")
 
 
 def _tell(error: Exception) -> int:
