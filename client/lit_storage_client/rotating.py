@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 # A file may change twice within one tick of its file system's clock, and look as it did after the first time.
 _TICK_SECONDS = 0.05
-_HALF_WRITTEN_SECONDS = 2.0  # several files are renewed one after the other
+_HALF_WRITTEN_SECONDS = 1.0  # several files are renewed one after the other
 _LOOK_SECONDS = 0.1
 _LOG = logging.getLogger("lit_storage.security")
 
