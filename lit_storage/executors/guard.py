@@ -34,6 +34,7 @@ class Guard:
             stdout=subprocess.DEVNULL,
             bufsize=0,
             start_new_session=True,
+            env={name: value for name, value in os.environ.items() if not name.startswith("LIT_STORAGE_")},
         )
 
     def watch(self, pid: int) -> None:

@@ -6,7 +6,7 @@ What each may hold, and when, is written in ``v1/path_storage.proto``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lit_storage_proto.entry import Entry
 
@@ -61,7 +61,7 @@ class Direct:
     """In the abstract namespace, without the leading NUL; "" means none."""
     tcp_port: int = 0
     """0 means none."""
-    ticket: bytes = b""
+    ticket: bytes = field(default=b"", repr=False)
     stripes: int = 0
     """How many connections of TCP may be made; 0 means one."""
 

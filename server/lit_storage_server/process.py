@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_client.child_environment import without_secrets
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits
@@ -228,6 +229,7 @@ class ServerProcess:
                 self._process = subprocess.Popen(  # noqa: S603  # this very interpreter
                     [*command, f"lit-storage server of {self._name}", str(self._owner), *self._modules],
                     stdin=theirs.fileno(),  # it gets there whatever is closed here
+                    env=without_secrets(),
                     stdout=subprocess.DEVNULL,
                 )
             except BaseException:

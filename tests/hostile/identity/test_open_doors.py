@@ -39,9 +39,7 @@ def test_what_may_be_reached_from_elsewhere_needs_protection(serve, host, securi
         serve("trainer", security, bind=address(host))
 
 
-@pytest.mark.parametrize(
-    "host", ["127.0.0.1", "127.255.0.1", "::1", "::ffff:127.0.0.1", "localhost", "LOCALHOST"]
-)
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.255.0.1", "::1", "::ffff:127.0.0.1", "LocalHost"])
 def test_loopback_needs_none(host):
     """In any way of writing it that is plainly loopback."""
     assert check_bind(address(host), Security())[0] == host
@@ -63,9 +61,7 @@ def test_a_wildcard_is_not_advertised(host):
     """Nobody can dial it; on one machine loopback is told."""
     assert is_wildcard(host)
     assert not is_loopback(host)
-    assert advertised_endpoint(
-        address(host).replace(":0", ":7", 1) if host == "0" else address(host), None, MemoryRegistry()
-    )
+    assert advertised_endpoint(address(host), None, MemoryRegistry()) == "127.0.0.1:0"
 
 
 @pytest.mark.parametrize("given", [None, "9464", "0"])
@@ -94,9 +90,7 @@ def nobody_is_dialed(monkeypatch):
 
 
 @pytest.mark.parametrize("ask_for", ["exists", "stat", "list", "stream"])
-@pytest.mark.parametrize(
-    "host", ["10.0.0.1", "evil.example", "localhost.evil.example", "0.0.0.0", "127.1", "::2"]
-)
+@pytest.mark.parametrize("host", ["10.0.0.1", "evil.example", "localhost.example", "0.0.0.0", "127.1", "::2"])
 def test_the_token_does_not_go_to_whoever_a_registry_names(ask, nobody_is_dialed, host, ask_for):
     """Beyond this machine no connection in clear is made at all, for any call; the way out is said."""
     record = LiveRecord("trainer", "i1", address(host)[:-1] + "7", "m")
