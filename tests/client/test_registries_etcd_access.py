@@ -1,6 +1,7 @@
 """Who a process is to etcd: a user with a password, TLS on both sides, and what is refused."""
 
 import os
+import shutil
 import traceback
 
 import pytest
@@ -199,6 +200,23 @@ class TestTLS:
         access = EtcdAccess() if options is None else access_of(directory, **options)
         with pytest.raises(RegistryUnavailable, match="check that etcd runs there"):
             open_as(servers.new_url(), access, Limits(resolve_seconds=0.8)).resolve("trainer")
+
+    def test_a_renewed_certificate_is_shown(self, tls, open_as, tmp_path):
+        """The next call is made with it, whether it is a good one or not; nothing is opened anew."""
+        servers, directory = tls
+        other = trustme.CA().issue_cert("client.test")
+        for file in ("ca.pem", "client.pem", "client.key"):
+            shutil.copy(directory / file, tmp_path)
+        (tmp_path / "client.key").chmod(0o600)
+        registry = open_as(servers.new_url(), access_of(tmp_path), Limits(resolve_seconds=2))
+        registry.register(record())
+        other.private_key_pem.write_to_path(tmp_path / "client.key")
+        other.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+        with pytest.raises(RegistryUnavailable):
+            registry.resolve("nobody", fresh=True)
+        for file in ("client.key", "client.pem"):
+            shutil.copy(directory / file, tmp_path)
+        wait_until(lambda: registry.resolve("trainer", fresh=True) == record())
 
     def test_a_file_that_is_missing_is_named(self, tls, open_as):
         """A TLS file that cannot be read is told by name."""

@@ -24,6 +24,7 @@ import grpc
 from google.protobuf.message import Message
 
 from lit_storage_client.backoff import backoff
+from lit_storage_client.credentials import ClientTls, Credentials
 from lit_storage_client.registries.etcd.access import EtcdAccess
 from lit_storage_client.registries.etcd.address import EtcdAddress
 from lit_storage_proto.errors import AccessDenied, NotAttached, RegistryUnavailable
@@ -101,7 +102,11 @@ class Connection:
         self._seconds = seconds
         self._process = os.getpid()
         self._lock = threading.Lock()
+        self._credentials = Credentials(access.transport)
+        self._tls: ClientTls | None = None
         self._channels: dict[str, grpc.Channel] = {}
+        self._former: list[grpc.Channel] = []
+        """Made with the TLS files before the present ones; calls on them may still run."""
         self._multicallables: dict[tuple[str, str], Any] = {}
         self._current = 0
         self._token: str | None = None
@@ -181,7 +186,7 @@ class Connection:
             return  # the connections are the parent's, and closing them here would hang
         self.closed.set()
         with self._lock:
-            channels = list(self._channels.values())
+            channels = [*self._channels.values(), *self._former]
             self._channels.clear()
             self._multicallables.clear()
         for channel in channels:
@@ -217,7 +222,10 @@ class Connection:
         raise _EndedError
 
     def _multicallable(self, endpoint: str, method: Method[Q, A]) -> Any:
+        tls = self._credentials.tls()
         with self._lock:
+            if tls is not self._tls:
+                self._renew(tls)
             known = self._multicallables.get((endpoint, method.path))
             if known is not None:
                 return known
@@ -235,6 +243,15 @@ class Connection:
             self._multicallables[endpoint, method.path] = made
             return made
 
+    def _renew(self, tls: ClientTls | None) -> None:
+        """Dial anew, since TLS files have changed; a watch that is two states behind is resumed."""
+        outdated, self._former = self._former, list(self._channels.values())
+        self._tls = tls
+        self._channels.clear()
+        self._multicallables.clear()
+        for channel in outdated:
+            channel.close()
+
     def _dial(self, endpoint: str) -> grpc.Channel:
         options = [
             ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
@@ -246,10 +263,9 @@ class Connection:
             ("grpc.enable_retries", 0),
             ("grpc.enable_http_proxy", 0),
         ]
-        credentials = self._access.transport.channel_credentials()
-        if credentials is None:
+        if self._tls is None:
             return grpc.insecure_channel(endpoint, options)
-        return grpc.secure_channel(endpoint, credentials, options)
+        return grpc.secure_channel(endpoint, self._tls.channel, options)
 
     def _metadata(self, endpoint: str, seconds: float) -> tuple[tuple[str, str], ...]:
         if self._access.user is None:
