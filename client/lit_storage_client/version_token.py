@@ -9,6 +9,8 @@ import os
 import struct
 from collections.abc import Collection
 
+from lit_storage_proto.entry import time_on_wire
+
 TICK_SECONDS = 0.02
 """No clock of Linux that stamps files is coarser than this: CONFIG_HZ is 100 at the least."""
 
@@ -21,7 +23,13 @@ def version_of(status: os.stat_result) -> bytes:
 
     Programs can set the time of the content back, but not that of the last change of the inode.
     """
-    return _TOKEN.pack(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+    try:
+        return _TOKEN.pack(
+            status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev
+        )
+    except struct.error:  # a program may set a time of content that no clock will reach
+        nearest = time_on_wire(status.st_mtime_ns)
+        return _TOKEN.pack(status.st_size, nearest, status.st_ctime_ns, status.st_ino, status.st_dev)
 
 
 def may_hide_a_change(token: bytes, time_ns: int) -> bool:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.v1 import path_storage_pb2 as pb
+
+MAX_TIME_NS: Final = 2**63 - 1
+"""The last time that the wire can hold, in the year 2262; the first one lies as far before 1970."""
 
 
 class Kind(enum.IntEnum):
@@ -78,13 +81,18 @@ def _text(text: str, raw: bytes) -> str:
     return os.fsdecode(raw) if raw else text
 
 
+def time_on_wire(time_ns: int) -> int:
+    """Return a time in nanoseconds, or the nearest one that the wire can hold: file systems hold others."""
+    return max(-MAX_TIME_NS, min(time_ns, MAX_TIME_NS))
+
+
 def to_wire(entry: Entry) -> pb.Entry:
     """Return the generated message for `entry`."""
     message = pb.Entry(
         kind=int(entry.kind),  # type: ignore[arg-type]  # the numbers are the wire's
         size=entry.size,
         mode=entry.mode,
-        mtime_ns=entry.mtime_ns,
+        mtime_ns=time_on_wire(entry.mtime_ns),
         version=entry.version,
         hard_linked=entry.hard_linked,
     )

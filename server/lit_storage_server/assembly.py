@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 from lit_storage_proto.digest import DIGEST_BYTES, chunk_digest
-from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.entry import MAX_TIME_NS, Entry, Kind, time_on_wire
 from lit_storage_proto.frames import Chunk, Frame, Pack, Summary
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
 
@@ -132,7 +132,7 @@ class Assembly:
                 names,
                 pack.sizes,
                 pack.modes,
-                pack.mtimes_ns,
+                _on_wire(pack.mtimes_ns),
                 chunk_digest(data),
                 data,
                 pack.hard_linked,
@@ -170,3 +170,9 @@ class Assembly:
         )
         self._entries, self._chunks, self._packs, self._held = [], [], [], 0
         return frame
+
+
+def _on_wire(times_ns: list[int]) -> list[int]:
+    if min(times_ns) >= -MAX_TIME_NS and max(times_ns) <= MAX_TIME_NS:  # at the speed of C, as there are many
+        return times_ns
+    return list(map(time_on_wire, times_ns))

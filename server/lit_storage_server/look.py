@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from lit_storage_proto.entry import time_on_wire
+
 _FIELDS = 4
 _SIZE, _INODE = 0, 3
 _SIGNED = 2**63 - 1
@@ -57,7 +59,10 @@ class Seen:
     def add(self, name: str, status: os.stat_result) -> None:
         """Note a name that is no subdirectory, and its status."""
         self.names.append(name)
-        self.rows.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & _SIGNED))
+        inode, mtime_ns = status.st_ino & _SIGNED, status.st_mtime_ns
+        if not -_SIGNED <= mtime_ns <= _SIGNED:  # as file systems have it that keep more than 64 bits
+            mtime_ns = time_on_wire(mtime_ns)
+        self.rows.extend((status.st_size, mtime_ns, status.st_ctime_ns, inode))
 
     def keep(self, other: Seen, *, without: Collection[str]) -> None:
         """Note what `other` notes, but for some names."""

@@ -15,11 +15,12 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from lit_storage_client.spans import Span
 from lit_storage_proto.entry import get_path, to_wire
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frame_codec import encode_frame
 from lit_storage_proto.frames import Frame
-from lit_storage_proto.limits import MAX_HELD_FILES, Limits
+from lit_storage_proto.limits import MAX_HELD_FILES, MAX_RANGES, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.direct import DirectWays, frames_on
 from lit_storage_server.observation import Observer, observing
@@ -181,6 +182,8 @@ class PathStorageServicer:
                 f"this address belongs to {self._name!r}, instance {instance_id}, and the request was "
                 f"meant for {target.name!r}, instance {target.instance_id}; resolve the name again",
             )
+        if isinstance(request, pb.StreamFilesRequest):
+            _check_counts(request, context)
         number = _unknown_field(request)
         if number is not None:
             abort(
@@ -188,6 +191,20 @@ class PathStorageServicer:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 f"{request.DESCRIPTOR.name} holds field {number}, which {self._name!r} does not know; "
                 "upgrade its lit-storage",
+            )
+
+
+def _check_counts(request: pb.StreamFilesRequest, context: grpc.ServicerContext) -> None:
+    """Refuse more than a request may name before anything looks at each: a message holds two million."""
+    for count, most, what in (
+        (len(request.ranges), MAX_RANGES, "ranges were asked for"),
+        (len(request.held), MAX_HELD_FILES, "files are held"),
+    ):
+        if count > most:
+            abort(
+                context,
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"{count} {what} in one request; {most} are allowed, so send several",
             )
 
 
@@ -223,8 +240,6 @@ def _tree_only(request: pb.StreamFilesRequest) -> bool:
 
 
 def _options(request: pb.StreamFilesRequest) -> TreeOptions:
-    if len(request.held) > MAX_HELD_FILES:
-        raise ProtocolViolation(f"{len(request.held)} files are held; {MAX_HELD_FILES} can be named")
     if request.accept_changes and not request.settle:
         raise ProtocolViolation("accept_changes goes only with settle")
     return TreeOptions(
@@ -237,12 +252,14 @@ def _options(request: pb.StreamFilesRequest) -> TreeOptions:
     )
 
 
-def _spans(held: pb.Held) -> list[tuple[int, int]]:
-    spans, position = list(zip(held.starts, held.ends, strict=False)), 0
+def _spans(held: pb.Held) -> list[Span]:
     if len(held.starts) != len(held.ends):
         raise ProtocolViolation("what is held must have as many starts as ends")
-    for start, end in spans:
+    spans: list[Span] = []
+    position = 0
+    for start, end in zip(held.starts, held.ends, strict=True):
         if not position <= start < end:
             raise ProtocolViolation("what is held must ascend and be disjoint")
         position = end
+        spans.append((start, end))
     return spans
