@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 
+MIN_TIME_NS: Final = -(2**63)
 MAX_TIME_NS: Final = 2**63 - 1
 """The last time that the wire can hold, in the year 2262; the first one lies as far before 1970."""
 
@@ -83,7 +84,7 @@ def _text(text: str, raw: bytes) -> str:
 
 def time_on_wire(time_ns: int) -> int:
     """Return a time in nanoseconds, or the nearest one that the wire can hold: file systems hold others."""
-    return max(-MAX_TIME_NS, min(time_ns, MAX_TIME_NS))
+    return max(MIN_TIME_NS, min(time_ns, MAX_TIME_NS))
 
 
 def to_wire(entry: Entry) -> pb.Entry:

@@ -7,7 +7,10 @@ and that nobody would change, is a named constant of that module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+
+from lit_storage_proto.errors import InvalidConfig
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,7 +30,11 @@ OBJECT_BYTES = 8 * MIB  # of an object in a store of artifacts; the last one of 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long to wait and how much to hold. Times are in seconds, sizes in bytes."""
+    """How long to wait and how much to hold. Times are in seconds, sizes in bytes.
+
+    Raises:
+        InvalidConfig: a value is no number of its kind, or outside of what can be meant.
+    """
 
     connect_seconds: float = 5.0
     """Until a channel to a peer stands."""
@@ -61,6 +68,8 @@ class Limits:
     """Largest run of bytes of one file in one message."""
     server_streams: int = 16
     """Streams that one peer server runs at once; more are refused with RESOURCE_EXHAUSTED."""
+    peer_share: float = 0.75
+    """Part of `server_streams`, rounded up, that one peer may have; 1 lets it have all. See `places`."""
     server_reserve: int = 8
     """Threads kept for Exists, Stat and health while all streams run."""
     fetch_workers: int = 4
@@ -69,3 +78,23 @@ class Limits:
     """One request to a store of artifacts, with all that is tried again within it."""
     store_requests: int = 3
     """Requests that one transfer has under way at a store of artifacts, of up to 8 MiB each."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            _check(field.name, getattr(self, field.name), whole=field.type == "int")
+
+
+_MOST_SECONDS = 1e9  # thirty years; what waits for so long waits for ever, and is none of a clock's overflows
+_MOST_COUNT = 4096
+_MOST = {"chunk_bytes": MAX_FRAME_BYTES, "peer_share": 1}
+
+
+def _check(name: str, value: object, *, whole: bool) -> None:
+    least = 0 if name.endswith("_seconds") else 1 if whole else 1 / _MOST_COUNT
+    most = _MOST.get(name, _MOST_COUNT if whole else _MOST_SECONDS)
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and least <= value <= most):  # type: ignore[arg-type, operator]
+        kind = "a whole number" if whole else "a number"
+        raise InvalidConfig(
+            f"the limit {name} must be {kind} from {least:g} to {most:g}, and is {value!r:.40}"
+        )

@@ -162,7 +162,10 @@ class _File:
             limits[key] = self._typed(value, type(fields[key]), f"limits.{key}")
             if not (math.isfinite(limits[key]) and limits[key] > 0):
                 raise InvalidConfig(f"{self.path}: limits.{key} must be more than 0")
-        return Limits(**limits)
+        try:
+            return Limits(**limits)
+        except InvalidConfig as error:
+            raise InvalidConfig(f"{self.path}: {error}") from None
 
     def _check_keys(self, table: Mapping[str, Any], known: Collection[str], prefix: str) -> None:
         for key in table:

@@ -22,7 +22,7 @@ from lit_storage_client.security import Security
 from lit_storage_proto.endpoint import join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
-from lit_storage_server.admission import AdmissionInterceptor, Places, Watchdog
+from lit_storage_server.admission import AdmissionInterceptor
 from lit_storage_server.auth import (
     HEALTH_SERVICE,
     TokenInterceptor,
@@ -32,10 +32,12 @@ from lit_storage_server.auth import (
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.health import HealthServicer
 from lit_storage_server.observation import Observer, ObservingInterceptor
+from lit_storage_server.places import Places
 from lit_storage_server.pool import DaemonThreadPool
 from lit_storage_server.servicer import SERVICE, PathStorageServicer
 from lit_storage_server.shares import Shares
 from lit_storage_server.sources import SharedSource, Source
+from lit_storage_server.watchdog import Watchdog
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -53,6 +55,11 @@ _OPTIONS = (
 # Calls of one connection at once; gRPC has further ones wait at the caller. It is far above the streams and
 # the health watches that a server has at all, so that what is too much for those is refused, and told.
 _CONNECTION_CALLS = 2048
+
+# Threads in which requests are awaited that may never come: the more, the sooner others have their turn.
+_AWAITING_THREADS = 64
+# Calls of all connections that wait for a thread, each with some KiB. What is too much for those is refused.
+_WAITING_CALLS = 1024
 
 
 class PeerServer:
@@ -105,10 +112,11 @@ class PeerServer:
         self._health = HealthServicer(SERVICE, holds=holds)
         self._holds = holds
         self._servicer: PathStorageServicer | None = None
-        self._watchdog = Watchdog()
-        self._places = Places(name, self._limits.server_streams)
+        self._watchdog = Watchdog(lambda: self._pool.queued > 0)
+        self._places = Places(name, self._limits.server_streams, self._limits.peer_share)
+        kept = self._limits.server_streams + self._limits.server_reserve
         self._pool = DaemonThreadPool(
-            self._limits.server_streams + self._limits.server_reserve, f"lit-storage-{name}"
+            kept + _AWAITING_THREADS, f"lit-storage-{name}", kept=kept, on_queued=self._watchdog.hurry
         )
         self._server: grpc.Server | None = None
 
@@ -141,7 +149,12 @@ class PeerServer:
         )
         # gRPC only ever submits to it, though its types ask for the executor of the library.
         pool = cast("ThreadPoolExecutor", self._pool)
-        server = grpc.server(pool, interceptors=interceptors, options=self._options())
+        server = grpc.server(
+            pool,
+            interceptors=interceptors,
+            options=self._options(),
+            maximum_concurrent_rpcs=self._pool.most + _WAITING_CALLS,
+        )
         server.add_generic_rpc_handlers((servicer.handler(), self._health.handler()))
         reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
         address = self._address(self._port)

@@ -1,11 +1,13 @@
 """The threads that run the handlers of one server.
 
-Invariant: none of them keeps the process from exiting. Those of ``ThreadPoolExecutor`` do: the
-interpreter joins them at its end, and would wait there for a stream whose consumer is silent.
+Invariants: none of them keeps the process from exiting. Those of ``ThreadPoolExecutor`` do: the
+interpreter joins them at its end, and would wait there for a stream whose consumer is silent. And `submit`
+raises nothing while the pool runs: gRPC calls it from its one thread that serves, which would end.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -13,21 +15,45 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import ParamSpec, TypeVar
 
+_IDLE_SECONDS = 2.0
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class DaemonThreadPool(Executor):
-    """An executor with at most `threads` daemon threads, each started when it is first needed."""
+    """An executor of daemon threads, each started when it is first needed.
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._limit = threads
+    Args:
+        threads: how many there are at most.
+        name: what theirs begin with.
+        kept: how many stay when they have nothing to do for a while; None is all.
+        on_queued: called when a call is submitted for which there is no thread now.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        name: str,
+        *,
+        kept: int | None = None,
+        on_queued: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.most = threads
+        self._kept = threads if kept is None else kept
         self._name = name
-        self._threads: list[threading.Thread] = []
+        self._numbers = itertools.count()
+        self._on_queued = on_queued
+        self._threads: set[threading.Thread] = set()
         self._work: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._idle = 0
         self._stopped = False
+
+    @property
+    def queued(self) -> int:
+        """How many calls wait for a thread."""
+        return len(self._work)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Run a call on a thread of the pool; queue it while all are busy.
@@ -51,10 +77,10 @@ class DaemonThreadPool(Executor):
             if self._stopped:
                 raise RuntimeError("the server has stopped and runs nothing more")
             self._work.append(run)
-            if self._idle < len(self._work) and len(self._threads) < self._limit:
-                self._start_thread()
-            else:
-                self._changed.notify()
+            has_thread = len(self._work) <= self._idle or self._start_thread()
+            self._changed.notify()
+        if not has_thread:
+            self._on_queued()
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -70,24 +96,39 @@ class DaemonThreadPool(Executor):
     def join(self, seconds: float) -> None:
         """Wait for the threads to end, at most `seconds` in all."""
         deadline = time.monotonic() + seconds
-        for thread in self._threads:
+        with self._changed:
+            threads = list(self._threads)
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _start_thread(self) -> None:
-        name = f"{self._name}-{len(self._threads)}"
+    def _start_thread(self) -> bool:
+        if len(self._threads) >= self.most:
+            return False
+        name = f"{self._name}-{next(self._numbers)}"
         thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has none, or no memory for one: those that there are do
+            return False
+        self._threads.add(thread)
+        return True
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._idle += 1
-                while not self._work and not self._stopped:
-                    self._changed.wait()
-                self._idle -= 1
-                if not self._work:
-                    return
-                run = self._work.popleft()
+        while (run := self._next()) is not None:
             run()
             del run  # else this idle thread would keep the last call, and what it holds, alive
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for a call to run; None ends the thread."""
+        with self._changed:
+            self._idle += 1
+            while not self._work and not self._stopped:
+                waited = self._changed.wait(_IDLE_SECONDS)
+                if not (waited or self._work) and len(self._threads) > self._kept:
+                    break
+            self._idle -= 1
+            if self._work:
+                return self._work.popleft()
+            if not self._stopped:
+                self._threads.discard(threading.current_thread())
+            return None

@@ -93,7 +93,7 @@ def test_reflection_lists_and_describes(peer):
 def test_half_open_streams_leave_the_rest_answering(serve, root):
     """With every stream taken by a consumer that reads nothing, short calls are answered within a second."""
     (root / "file").write_bytes(bytes(64 * MIB))
-    peer = serve(limits=Limits(server_streams=4, server_reserve=2))
+    peer = serve(limits=Limits(server_streams=4, peer_share=1, server_reserve=2))
     calls = [half_open(peer, "file") for _ in range(4)]
     assert health(peer).Check(health_pb2.HealthCheckRequest(), timeout=1).status == SERVING
     assert peer.stub.Exists(pb.ExistsRequest(path="file"), timeout=1).exists

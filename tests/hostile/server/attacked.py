@@ -87,6 +87,12 @@ class Attacked:
         stat = self.stub.Stat(pb.StatRequest(path=self.path("")), timeout=seconds, metadata=AUTHORIZED)
         return checked.status == SERVING and exists.exists and stat.entry.kind == 2
 
+    def answers_again(self):
+        """Say the same where a refusal, or no connection, is only a reason to ask again."""
+        with contextlib.suppress(grpc.RpcError):
+            return self.answers()
+        return False
+
     def stream(self, path, *, stub=None, timeout=60, **options):
         """Begin a copy."""
         request = pb.StreamFilesRequest(path=self.path(path), **options)
