@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 
 from lit_storage_proto.digest import DIGEST_BYTES, chunk_digest
-from lit_storage_proto.entry import MAX_TIME_NS, Entry, Kind, time_on_wire
+from lit_storage_proto.entry import MAX_TIME_NS, MIN_TIME_NS, Entry, Kind, time_on_wire
 from lit_storage_proto.frames import Chunk, Frame, Pack, Summary
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
 
@@ -173,6 +173,6 @@ class Assembly:
 
 
 def _on_wire(times_ns: list[int]) -> list[int]:
-    if min(times_ns) >= -MAX_TIME_NS and max(times_ns) <= MAX_TIME_NS:  # at the speed of C, as there are many
+    if min(times_ns) >= MIN_TIME_NS and max(times_ns) <= MAX_TIME_NS:  # at the speed of C, as there are many
         return times_ns
     return list(map(time_on_wire, times_ns))

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lit_storage_proto.entry import time_on_wire
+from lit_storage_proto.entry import MAX_TIME_NS, MIN_TIME_NS, time_on_wire
 
 _FIELDS = 4
 _SIZE, _INODE = 0, 3
@@ -60,7 +60,7 @@ class Seen:
         """Note a name that is no subdirectory, and its status."""
         self.names.append(name)
         inode, mtime_ns = status.st_ino & _SIGNED, status.st_mtime_ns
-        if not -_SIGNED <= mtime_ns <= _SIGNED:  # as file systems have it that keep more than 64 bits
+        if not MIN_TIME_NS <= mtime_ns <= MAX_TIME_NS:  # as file systems have it that keep more than 64 bits
             mtime_ns = time_on_wire(mtime_ns)
         self.rows.extend((status.st_size, mtime_ns, status.st_ctime_ns, inode))
 

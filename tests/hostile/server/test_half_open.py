@@ -80,7 +80,7 @@ def test_few_slow_requests_are_waited_for(attacked):
 
 @pytest.mark.parametrize("way", ["grpc", "packs"])
 def test_sixteen_streams_that_nobody_reads(attack, way):
-    """Streams of a file of a GiB that nobody reads take little memory, end in their time, and free their places."""
+    """Streams of a GiB that nobody reads take little memory, end in their time, and free their places."""
     attacked = attack(progress_seconds=3.0, peer_share=1)
     with (attacked.data / "large").open("wb") as file:
         file.truncate(1024 * MIB)
@@ -100,7 +100,7 @@ def test_sixteen_streams_that_nobody_reads(attack, way):
 
 
 def test_streams_read_by_the_byte(attack):
-    """Consumers that grant the server a byte at a time hold little memory, and are ended: a byte is no progress."""
+    """Consumers that take a byte at a time hold little memory, and are ended: a byte is no progress."""
     attacked = attack(progress_seconds=2.0, peer_share=1)
     (attacked.data / "large").write_bytes(bytes(8 * MIB))
     (attacked.data / "small").write_bytes(b"content")

@@ -159,7 +159,7 @@ def test_times_that_no_wire_holds(in_memory, seconds):
     assert refusal(in_memory, pb.StreamFilesRequest(path=in_memory.path("")).SerializeToString()) is Code.OK
     listed = in_memory.stub.ListFiles(pb.ListFilesRequest(path=in_memory.path("")), metadata=AUTHORIZED)
     times = {entry.mtime_ns for page in listed for entry in page.entries if entry.path}
-    assert times == {max(1 - 2**63, min(seconds * 10**9, 2**63 - 1))}
+    assert times == {max(-(2**63), min(seconds * 10**9, 2**63 - 1))}
 
 
 def test_sparse_file_of_exabytes(in_memory):
