@@ -25,7 +25,8 @@ from google.protobuf.message import DecodeError
 from lit_storage_client.backoff import backoff
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
-from lit_storage_client.names import check_path, shown
+from lit_storage_client.entries import Listing, check_root
+from lit_storage_client.names import shown
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall, TreeOptions
@@ -39,7 +40,7 @@ from lit_storage_proto.errors import (
     StorageError,
     TransferTimeout,
 )
-from lit_storage_proto.limits import Limits
+from lit_storage_proto.limits import MAX_FRAME_BYTES, Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_proto.status import error_of
 from lit_storage_proto.uri import Location
@@ -109,7 +110,7 @@ class Remote:
             request = _addressed(pb.StatRequest(), record, location)
             answer = calls.stat(request, self.limits.unary_seconds, self._channels.metadata)
             _check_origin((answer.origin.name, answer.origin.instance_id), record)
-            return entries_.from_wire(answer.entry)
+            return check_root(entries_.from_wire(answer.entry))
 
         return self._ask(location, call)
 
@@ -132,7 +133,7 @@ class Remote:
             return pages
 
         pages = self._ask(location, call)
-        entries = _entries(location, pages)
+        entries = _entries(location, pages, Listing(recursive=recursive))
         weakref.finalize(entries, pages.cancel)  # a generator that never began has no `finally` to run
         return entries
 
@@ -360,19 +361,21 @@ def _begin(stream: StreamCall[T], origin_of: Callable[[T], tuple[str, str]], rec
 
 
 def _page(message: bytes) -> pb.ListFilesResponse:
+    if len(message) > MAX_FRAME_BYTES:  # what it holds takes many times as much once it is decoded
+        raise ProtocolViolation(f"the peer sent a page of {len(message)} bytes")
     try:
         return pb.ListFilesResponse.FromString(message)
     except DecodeError as error:
         raise ProtocolViolation(f"the peer sent a list that cannot be decoded: {error}") from None
 
 
-def _entries(location: Location, pages: StreamCall[pb.ListFilesResponse]) -> Iterator[Entry]:
+def _entries(
+    location: Location, pages: StreamCall[pb.ListFilesResponse], listing: Listing
+) -> Iterator[Entry]:
     with pages:
         for page in pages:
             for message in page.entries:
-                entry = entries_.from_wire(message)
-                check_path(entry.path)
-                yield entry
+                yield listing.check(entries_.from_wire(message))
             if page.complete:
                 return
     raise ProtocolViolation(f"the list of {shown(str(location))} ended before it was complete")

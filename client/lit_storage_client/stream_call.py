@@ -124,7 +124,8 @@ class StreamCall(Generic[T]):
             value = self._decode(next(self._responses))
         except BaseException as error:
             self.cancel()
-            if self._late and isinstance(error, grpc.RpcError):
+            # A peer that sees the end of a direct way first can end its call before that is cancelled.
+            if self._late and isinstance(error, grpc.RpcError | StopIteration):
                 raise TransferTimeout(self._late) from None
             raise
         self._due = None

@@ -19,7 +19,7 @@ from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frame_codec import decode_detached, decode_frame
 from lit_storage_proto.frames import Direct, Frame
-from lit_storage_proto.limits import MIB
+from lit_storage_proto.limits import MAX_FRAME_BYTES, MIB
 from lit_storage_proto.registry import LiveRecord
 
 # Below this much a second connection costs more than it saves.
@@ -99,7 +99,7 @@ class _Switch:
         self._offer: Direct | None = None
         self._way: DirectWay | None = None
         self._data: memoryview | None = None
-        self._moved = self._has_moved = False
+        self._begun = self._moved = self._has_moved = False
         self._cancelled = False
         self._carried = 0
 
@@ -131,9 +131,14 @@ class _Switch:
     def decode(self, message: bytes) -> Frame:
         if self._data is not None:
             return decode_detached(message, self._data)
+        if len(message) > MAX_FRAME_BYTES:  # what it holds takes many times as much once it is decoded
+            raise ProtocolViolation(f"the peer sent a message of {len(message)} bytes")
         frame = decode_frame(message)
         if frame.direct is not None:
+            if self._begun:  # each would cost a connection
+                raise ProtocolViolation("the peer offered another way in the middle of a stream")
             self._offer = frame.direct
+        self._begun = True
         if self._offer is not None:
             self._consider(frame, len(message), self._offer)
         if frame.moved:
@@ -153,4 +158,4 @@ class _Switch:
 
 
 def _is_new(frame: Frame) -> bool:
-    return bool(frame.entries or frame.chunks or frame.packs or frame.moved or frame.summary)
+    return bool(frame.entries or frame.chunks or frame.packs or frame.summary)

@@ -13,6 +13,7 @@ encoding is that of https://protobuf.dev/programming-guides/encoding/.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from google.protobuf.message import DecodeError
 
@@ -201,7 +202,7 @@ def _pack(view: memoryview, detached: Bytes | None) -> Pack:
     head: list[memoryview] = []
     data: Bytes = b""
     position = begin = 0
-    for field, value, end in _positions(view, 0):
+    for field, value, end in _positions(view):
         if field == _PACK_DATA and not isinstance(value, int):
             head.append(view[begin:position])
             data, begin = value, end
@@ -255,15 +256,18 @@ def _summary(message: pb.Summary) -> Summary:
     )
 
 
-def _fields(view: memoryview) -> list[tuple[int, int | memoryview]]:
-    """Return number and value of each varint or length-delimited field; others are passed over."""
-    return [(field, value) for field, value, _ in _positions(view, 0)]
+def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield number and value of each varint or length-delimited field; others are passed over."""
+    for field, value, _ in _positions(view):
+        yield field, value
 
 
-def _positions(view: memoryview, position: int) -> list[tuple[int, int | memoryview, int]]:
-    """Do as `_fields`, and return where each field ends too."""
-    fields: list[tuple[int, int | memoryview, int]] = []
-    end = len(view)
+def _positions(view: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
+    """Do as `_fields`, and tell where each field ends too.
+
+    One after the other: a field can be two bytes, and what stands for it here is a hundred.
+    """
+    position, end = 0, len(view)
     while position < end:
         tag, position = _read_varint(view, position)
         field, kind = tag >> 3, tag & 7
@@ -275,18 +279,17 @@ def _positions(view: memoryview, position: int) -> list[tuple[int, int | memoryv
                 raise ProtocolViolation("the peer sent a message that ends in the middle of a field")
             value: int | memoryview = view[position : position + size]
             position += size
-            fields.append((field, value, position))
+            yield field, value, position
         elif kind == _VARINT:
             value, position = _read_varint(view, position)
-            fields.append((field, value, position))
+            yield field, value, position
         elif kind in (_FIXED64, _FIXED32):
             position += 8 if kind == _FIXED64 else 4
             if position > end:
                 raise ProtocolViolation("the peer sent a message that ends in the middle of a field")
-            fields.append((0, 0, position))
+            yield 0, 0, position
         else:
             raise ProtocolViolation(f"the peer sent a message with the unknown wire type {kind}")
-    return fields
 
 
 def _varint(value: int) -> bytes:

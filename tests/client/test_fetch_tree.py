@@ -6,6 +6,7 @@ import pytest
 
 from lit_storage_client.fetch.tree import TreeWriter
 from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import ProtocolViolation
 
 
 def directory(path):
@@ -49,7 +50,7 @@ def test_planted_name_is_not_opened(tree, staging, outside, planted, whole):
         (staging / "tree/f").symlink_to(outside / "file")
     else:
         os.link(outside / "file", staging / "tree/f")
-    with pytest.raises(FileExistsError) as caught:
+    with pytest.raises(ProtocolViolation) as caught:
         if whole:
             tree.write_whole(file("f", 3), b"new")
         else:
@@ -61,7 +62,7 @@ def test_planted_name_is_not_opened(tree, staging, outside, planted, whole):
 def test_planted_directory_is_not_taken(tree, staging, outside):
     """A link in the place of a directory that is still to be made ends the copy."""
     (staging / "tree/d").symlink_to(outside / "d")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ProtocolViolation):
         tree.make_directory(directory("d"))
 
 

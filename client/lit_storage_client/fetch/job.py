@@ -30,6 +30,7 @@ from lit_storage_proto.errors import (
     NotAttached,
     OriginUnavailable,
     PathNotFound,
+    ProtocolViolation,
     RegistryUnavailable,
     StorageError,
     TransferTimeout,
@@ -132,7 +133,11 @@ class Job:
                     patience.wait(error)
                     assert staging is not None  # there was contact before
                     staging.salvage()
-            self._check_deadline()
+            self.check_deadline()
+            if received.unsettled_count and not self.accept_changes:
+                raise ProtocolViolation(
+                    "the peer ended with files that were still changing, which it was not asked to accept"
+                )
             return received, self._put_in_place(received, area, staging)
 
     def _stream(self, staging: Staging | None) -> Frames:
@@ -185,7 +190,8 @@ class Job:
                     f"the directory of {shown(self.target)} was replaced at the same time; get it again"
                 )
 
-    def _check_deadline(self) -> None:
+    def check_deadline(self) -> None:
+        """Raise TransferTimeout if it must have ended."""
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TransferTimeout(
                 f"the transfer of {shown(str(self.location))} did not end within {self.timeout:g} s"
@@ -204,7 +210,8 @@ class _Patience:
         self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
 
     def advance(self, done: int, total: int | None) -> None:
-        """Take how far the copy is, after each frame."""
+        """Take how far the copy is, after each frame and pack: one can take long to write."""
+        self._job.check_deadline()
         if done > self._most:
             self._most = done
             self._lost = None

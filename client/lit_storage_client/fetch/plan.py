@@ -16,16 +16,14 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_storage_client.names import MAX_PART_BYTES, check_path, raw, shown
+from lit_storage_client.entries import Room, check_entry
+from lit_storage_client.names import MAX_PART_BYTES, check_path, shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frames import Pack
 
-MAX_LINK_BYTES = 4095  # PATH_MAX of Linux, less the NUL
-MAX_SIZE_BYTES = 2**63 - 1  # off_t
 MAX_SKIPPED_NAMES = 100
 MAX_ROUNDS = 3
-_MAX_VERSION_BYTES = 256
 
 _NO_NAMES = frozenset((b"", b".", b".."))
 
@@ -63,6 +61,11 @@ class Plan:
         self._skipped_count = 0
         self._count = 0
         self._round = 0
+        self._came: set[str] = set()  # in this round
+        self._went: set[str] = set()  # was removed in this round
+        self._gone: list[str] = []
+        self._below: dict[str, list[str]] | None = None  # made when the first directory is removed
+        self._room = Room()
 
     def begin_round(self, number: int) -> None:
         """Take the round of a frame: from 1 on, what comes replaces what came before.
@@ -72,7 +75,10 @@ class Plan:
         """
         if not self._round <= number <= MAX_ROUNDS:
             raise ProtocolViolation(f"the peer sent round {number} after round {self._round}")
-        self._round = number
+        if number > self._round:
+            self._round = number
+            self._came.clear()
+            self._went.clear()
 
     @property
     def in_round(self) -> bool:
@@ -92,7 +98,8 @@ class Plan:
                 raise ProtocolViolation("the peer made the root of a tree something else")
         elif path or kind in (Kind.SYMLINK, Kind.REMOVED):
             raise ProtocolViolation(f"the first entry of a tree must be its root, but is {shown(path)}")
-        _check_metadata(entry)
+        check_entry(entry)
+        self._room.take(entry)
         number, self._count = self._count, self._count + 1
         if kind is Kind.REMOVED:
             return self._remove(path)
@@ -101,11 +108,15 @@ class Plan:
             if path:
                 self._check_parent(path)
         elif not self.in_round:
-            raise ProtocolViolation(f"the peer sent {shown(path)} twice")
+            raise _twice(path)
         elif (before is Kind.DIRECTORY) is not (kind is Kind.DIRECTORY):
             raise _other_kind(path)
-        self._forget(path)
+        if self.in_round:
+            self._take_once(path, self._came)
+            self._forget(path)
         self._kinds[path] = kind
+        if self._below is not None and before is None:
+            self._below.setdefault(_parent(path), []).append(path)
         if kind is Kind.DIRECTORY:
             self._directories[number] = path
             return Step.MAKE if before is None else Step.TOUCH
@@ -135,6 +146,8 @@ class Plan:
             raise ProtocolViolation(f"the peer packed {len(names)} files, and describes another number")
         if max(pack.modes) & ~0o777:
             raise ProtocolViolation(f"the peer packed a file of {shown(directory)} with a mode that is none")
+        if pack.hard_linked > len(names):
+            raise ProtocolViolation(f"the peer packed {len(names)} files, and {pack.hard_linked} hard links")
         return directory, names
 
     def replace(self, path: str) -> None:
@@ -145,7 +158,16 @@ class Plan:
         """
         if self._kinds.get(path) is Kind.DIRECTORY:
             raise _other_kind(path)
+        self._take_once(path, self._came)
         self._forget(path)
+
+    def take_gone(self) -> list[str]:
+        """Return the paths whose place what came last in a round takes, or that it removes.
+
+        Each was named one by one, or is that of a file of a pack, which may have been there or not.
+        """
+        gone, self._gone = self._gone, []
+        return gone
 
     def links(self) -> Sequence[Entry]:
         """Return the links to make once all else is made; those that leave the tree are skipped.
@@ -170,20 +192,40 @@ class Plan:
         if not self.in_round or not path:
             raise ProtocolViolation(f"the peer removed {shown(path)}, which it may not")
         self._check_parent(path)
+        self._take_once(path, self._went)
         if self._kinds.get(path) is Kind.DIRECTORY:
-            for below in [known for known in self._kinds if known.startswith(path + "/")]:
-                self._forget(below)
+            self._forget_below(path)
         self._forget(path)
         return Step.REMOVE
 
+    def _take_once(self, path: str, taken: set[str]) -> None:
+        """Note that a round sent a path: one that sent the same for ever would never end."""
+        if path in taken:
+            raise _twice(path)
+        taken.add(path)
+
+    def _forget_below(self, path: str) -> None:
+        if self._below is None:
+            self._below = {}
+            for known in self._kinds:
+                if known:
+                    self._below.setdefault(_parent(known), []).append(known)
+        directories = [path]
+        while directories:
+            for below in self._below.pop(directories.pop(), ()):
+                if below in self._kinds:
+                    directories.append(below)
+                    self._forget(below)
+
     def _forget(self, path: str) -> None:
+        self._gone.append(path)
         self._links.pop(path, None)
         if self._kinds.pop(path, None) is Kind.SKIPPED:
             self._skipped_count -= 1
             self._skipped.pop(path, None)
 
     def _check_parent(self, path: str) -> None:
-        parent = path.rpartition("/")[0]
+        parent = _parent(path)
         if self._kinds.get(parent) is not Kind.DIRECTORY:
             raise ProtocolViolation(
                 f"the peer sent {shown(path)}, but no directory {shown(parent)} before it"
@@ -214,23 +256,13 @@ class Plan:
             self._skipped[path] = None
 
 
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _twice(path: str) -> ProtocolViolation:
+    return ProtocolViolation(f"the peer sent {shown(path)} twice")
+
+
 def _other_kind(path: str) -> ProtocolViolation:
     return ProtocolViolation(f"the peer sent {shown(path)} as another kind, without removing it")
-
-
-def _check_metadata(entry: Entry) -> None:
-    if len(entry.version) > _MAX_VERSION_BYTES:
-        raise ProtocolViolation(
-            f"the peer sent {shown(entry.path)} with a version of {len(entry.version)} bytes"
-        )
-    if entry.mode & ~0o777:
-        raise ProtocolViolation(f"the peer sent {shown(entry.path)} with the mode {entry.mode:#o}")
-    if entry.kind is Kind.FILE:
-        if entry.size > MAX_SIZE_BYTES:
-            raise ProtocolViolation(f"the peer sent {shown(entry.path)} with a size of {entry.size} bytes")
-    elif entry.size:
-        raise ProtocolViolation(f"the peer sent {shown(entry.path)}, which is no file, with a size")
-    if entry.kind is Kind.SYMLINK and (
-        "\0" in entry.link_target or len(raw(entry.link_target)) > MAX_LINK_BYTES
-    ):
-        raise ProtocolViolation(f"the peer sent {shown(entry.path)}, a link whose text no link can have")

@@ -8,6 +8,7 @@ there.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from typing import Protocol
 from lit_storage_client.fetch.plan import Plan, Skipped, Step
 from lit_storage_client.fetch.tree import TreeWriter
 from lit_storage_client.fetch.verify import Expected, Verifier
+from lit_storage_client.names import check_path
 from lit_storage_client.spans import Span
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, ProtocolViolation
@@ -26,6 +28,7 @@ Progress = Callable[[int, int | None], object]
 """Called with the bytes that are done, and with those in all where that is known."""
 
 STREAM = "stream"
+MAX_UNSETTLED_NAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,7 @@ class _Receiver:
             self._accept(chunk)
         for pack in frame.packs:
             self._unpack(pack)
+            self.tell()
         self._summary = frame.summary
 
     def finish(self) -> Received:
@@ -171,6 +175,7 @@ class _Receiver:
         self._tree.finish_directories()
         assert self._root is not None  # a tree without entries is not whole
         assert summary is not None
+        _check_unsettled(summary)
         return Received(
             self._root,
             self._tree.files,
@@ -190,9 +195,11 @@ class _Receiver:
         if self._root is None or not path:
             self._root = entry
         self._hard_linked += entry.hard_linked
-        if in_round and step is not Step.TOUCH:
-            self._verifier.replace(path)
-            self._tree.remove(path)
+        if in_round:
+            gone = self._plan.take_gone()
+            if step is not Step.TOUCH:
+                self._verifier.replace(gone)
+                self._tree.remove(path, gone)
         held = None
         if step is Step.MAKE and entry.kind is Kind.FILE and self._journal is not None and not in_round:
             held = self._journal.take_held(entry)
@@ -244,8 +251,10 @@ class _Receiver:
             self.tell(end - position)
 
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise ProtocolViolation("the peer sent the descriptor of what is no regular file")
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or not _is_readable(fd):
+                raise ProtocolViolation(
+                    "the peer sent the descriptor of what is no regular file, open for reading"
+                )
             copied = self._tree.copy(
                 entry,
                 fd,
@@ -268,8 +277,22 @@ class _Receiver:
             for name in map(os.fsdecode, names):
                 path = f"{directory}/{name}" if directory else name
                 self._plan.replace(path)
-                self._verifier.replace(path)
+                self._verifier.replace(self._plan.take_gone())
                 self._tree.remove(path)
         self._hard_linked += pack.hard_linked
         self._tree.write_pack(directory, names, pack)
         self._by_way[STREAM] += len(pack.data)
+
+
+def _is_readable(fd: int) -> bool:
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR) and not flags & os.O_PATH
+
+
+def _check_unsettled(summary: Summary) -> None:
+    """Check the names of what was still changing, which the caller may use as paths."""
+    names = summary.unsettled
+    if len(names) > min(summary.unsettled_count, MAX_UNSETTLED_NAMES):
+        raise ProtocolViolation(f"the peer names {len(names)} files that were changing, which are too many")
+    for name in names:
+        check_path(name)

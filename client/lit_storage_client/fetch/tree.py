@@ -14,7 +14,7 @@ import os
 import secrets
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_client.fetch.copy import Copied, copy_span
@@ -104,10 +104,7 @@ class TreeWriter:
                 finally:
                     os.close(fd)
         except OSError as error:
-            path = _join(directory, os.fsdecode(name))
-            if isinstance(error, FileExistsError):
-                raise ProtocolViolation(f"the peer sent {shown(path)} twice") from None
-            raise self._named(error, path) from None
+            raise self._named(error, _join(directory, os.fsdecode(name))) from None
         self.files += len(names)
         self.bytes += position
 
@@ -163,17 +160,21 @@ class TreeWriter:
         except OSError as error:
             raise self._named(error, entry.path) from None
 
-    def remove(self, path: str) -> None:
+    def remove(self, path: str, gone: Iterable[str] = ()) -> None:
         """Remove what is there, if anything, with all below it; it is not counted any more.
 
         It is moved out of the tree into the directory that the tree lies in, whose owner removes it.
+
+        Args:
+            path: what is removed.
+            gone: the directories that go with it, among other paths.
         """
         for below in [known for known in self._file_fds if _is_within(known, path)]:
             os.close(self._file_fds.pop(below))
         for below in [known for known in self._directory_fds if _is_within(known, path)]:
             os.close(self._directory_fds.pop(below))
-        for below in [known for known in self._directories if _is_within(known, path)]:
-            del self._directories[below]
+        for known in gone:
+            self._directories.pop(known, None)
         try:
             parent_fd, name = self._place(path)
             removed = f"removed-{secrets.token_hex(8)}"
@@ -256,7 +257,14 @@ class TreeWriter:
         self.bytes += entry.size
 
     def _named(self, error: OSError, path: str) -> OSError:
-        return OSError(error.errno, error.strerror, f"{self._label}/{path}" if path else self._label)
+        name = f"{self._label}/{path}" if path else self._label
+        if not isinstance(error, FileExistsError):
+            return OSError(error.errno, error.strerror, name)
+        twice = ProtocolViolation(  # a caller would take the system's error for a target that is there
+            f"the peer sent {shown(path)} twice, or another name that is the same on this file system"
+        )
+        twice.filename = name
+        return twice
 
 
 def _keep(descriptors: OrderedDict[str, int], path: str, fd: int, most: int) -> None:

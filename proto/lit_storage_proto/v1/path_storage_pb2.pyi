@@ -501,7 +501,8 @@ class StreamFilesResponse(message.Message):
     round: builtins.int
     """From 1 on: what is in this message and after it replaces what was sent before under the same
     path. A file or link comes again as a whole; a directory that comes again only changes its
-    metadata. What is not sent again stays.
+    metadata. What is not sent again stays. Within one round each path comes at most once, and at
+    most once as ENTRY_KIND_REMOVED before that.
     """
     @builtins.property
     def origin(self) -> Origin:

@@ -77,8 +77,9 @@ class PathStorageServicer(object):
 
     def ListFiles(self, request, context):
         """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
-        other promised order. The last page has `complete` set; a list without it MUST NOT be
-        taken for whole. A path that is a file yields one entry with an empty path.
+        other promised order, and each path once. The last page has `complete` set; a list without it
+        MUST NOT be taken for whole. A path that is a file yields one entry with an empty path. A server
+        MUST send every page within 1 MiB.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

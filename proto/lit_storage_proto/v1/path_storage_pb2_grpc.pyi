@@ -81,8 +81,9 @@ class PathStorageStub:
     """
     ListFiles: _grpc.UnaryStreamMultiCallable[_path_storage_pb2.ListFilesRequest, _path_storage_pb2.ListFilesResponse]
     """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
-    other promised order. The last page has `complete` set; a list without it MUST NOT be
-    taken for whole. A path that is a file yields one entry with an empty path.
+    other promised order, and each path once. The last page has `complete` set; a list without it
+    MUST NOT be taken for whole. A path that is a file yields one entry with an empty path. A server
+    MUST send every page within 1 MiB.
     """
     StreamFiles: _grpc.UnaryStreamMultiCallable[_path_storage_pb2.StreamFilesRequest, _path_storage_pb2.StreamFilesResponse]
     """Copies a tree, or ranges of single files, in one pass; the first bytes are sent before the
@@ -114,8 +115,9 @@ class PathStorageAsyncStub(PathStorageStub):
     """
     ListFiles: _aio.UnaryStreamMultiCallable[_path_storage_pb2.ListFilesRequest, _path_storage_pb2.ListFilesResponse]  # type: ignore[assignment]
     """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
-    other promised order. The last page has `complete` set; a list without it MUST NOT be
-    taken for whole. A path that is a file yields one entry with an empty path.
+    other promised order, and each path once. The last page has `complete` set; a list without it
+    MUST NOT be taken for whole. A path that is a file yields one entry with an empty path. A server
+    MUST send every page within 1 MiB.
     """
     StreamFiles: _aio.UnaryStreamMultiCallable[_path_storage_pb2.StreamFilesRequest, _path_storage_pb2.StreamFilesResponse]  # type: ignore[assignment]
     """Copies a tree, or ranges of single files, in one pass; the first bytes are sent before the
@@ -162,8 +164,9 @@ class PathStorageServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_path_storage_pb2.ListFilesResponse], _abc.AsyncIterator[_path_storage_pb2.ListFilesResponse]]:
         """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
-        other promised order. The last page has `complete` set; a list without it MUST NOT be
-        taken for whole. A path that is a file yields one entry with an empty path.
+        other promised order, and each path once. The last page has `complete` set; a list without it
+        MUST NOT be taken for whole. A path that is a file yields one entry with an empty path. A server
+        MUST send every page within 1 MiB.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,213 @@
+"""Peers that keep a consumer waiting or busy: silence, drops, and work that grows with its square."""
+
+import functools
+import os
+import threading
+import time
+
+import pytest
+
+from lit_storage_proto.errors import StorageError, TransferTimeout
+from lit_storage_proto.frames import Frame
+from lit_storage_proto.v1 import path_storage_pb2 as pb
+from tests.hostile.consumer.liar import ORIGIN, ROOT, a_chunk, a_directory, a_file, a_pack, gone, told
+
+WITHIN = 20
+WHO = pb.Origin(name=ORIGIN[0], instance_id=ORIGIN[1])
+
+
+def timed(consumer, kind, seconds=WITHIN, **options):
+    """Get, which is to fail within so many seconds."""
+    started = time.monotonic()
+    consumer.refuse(kind, **options)
+    assert time.monotonic() - started < seconds
+
+
+SILENT = {
+    "from the beginning": 0,
+    "after who it is": 1,
+    "after the root": 2,
+    "in a file": 3,
+    "before its summary": 4,
+}
+
+
+@pytest.mark.parametrize("count", SILENT.values(), ids=SILENT)
+def test_silence(liar, consumer_of, count):
+    """A peer that falls silent is given up, wherever it does."""
+    consumer, over = consumer_of(liar.record, progress_seconds=0.5, unary_seconds=1.0), threading.Event()
+
+    def frames(context):
+        yield from told(ROOT, a_file("f", b"xy"), a_chunk(2, b"x"))[: count + 0]
+        over.wait(WITHIN)
+
+    liar.frames = frames
+    timed(consumer, TransferTimeout if count < 4 else StorageError)
+    over.set()
+
+
+NOTHING = {
+    "empty frames": Frame(),
+    "who it is": Frame(ORIGIN),
+    "rounds": Frame(round=1),
+    "unknown fields": b"\x78\x01" * 100,
+    "a field of bytes that is unknown": b"\x7a\x05hello",
+    "nothing at all": b"",
+}
+
+
+@pytest.mark.parametrize("frame", NOTHING.values(), ids=NOTHING)
+@pytest.mark.parametrize("pause", [0, 0.05], ids=["at once", "now and then"])
+def test_nothing_for_ever(liar, consumer_of, frame, pause):
+    """Messages that bring nothing new are no progress, fast or slow."""
+    consumer, over = consumer_of(liar.record, progress_seconds=0.5), threading.Event()
+
+    def frames(context):
+        yield from told(ROOT)[:-1]
+        while context.is_active() and not over.wait(pause):
+            yield frame
+
+    liar.frames = frames
+    timed(consumer, TransferTimeout)
+    over.set()
+
+
+@pytest.mark.parametrize("what", ["bytes", "entries", "packs"])
+def test_drops(liar, consumer, what):
+    """A byte, a name or a small file now and then is progress; a timeout ends it, and leaves nothing."""
+    over = threading.Event()
+    drop = {
+        "bytes": lambda n: Frame(chunks=[a_chunk(1, b"x", n)]),
+        "entries": lambda n: Frame(entries=[a_directory(f"d{n}")]),
+        "packs": lambda n: Frame(packs=[a_pack([f"p{n}"])]),
+    }[what]
+
+    def frames(context):
+        yield from told(ROOT, a_file("f", size=10**15))[:-1]
+        number = 0
+        while context.is_active() and not over.wait(0.02):
+            yield drop(number)
+            number += 1
+
+    liar.frames = frames
+    timed(consumer, TransferTimeout, timeout=1.0)
+    over.set()
+
+
+def test_contact_that_is_lost_again_and_again(liar, consumer_of):
+    """A peer that ends each attempt without anything new is tried for the window to resume, and no longer."""
+    import grpc
+
+    consumer = consumer_of(liar.record, resume_seconds=1.0)
+
+    def frames(context):
+        yield from told(ROOT, a_file("f", b"xy"), a_chunk(1, b"x"))[:-1]
+        context.abort(grpc.StatusCode.UNAVAILABLE, "again")
+
+    liar.frames = frames
+    timed(consumer, StorageError)
+    assert liar.calls["frames"] >= 2
+
+
+MANY = 60_000
+WIDE = [a_directory(f"d{number}") for number in range(MANY)]
+DUE = [a_file(f"d{number}", b"x") for number in range(MANY)]
+
+
+def batches(entries, number=0, most=5000):
+    return [Frame(entries=entries[i : i + most], round=number) for i in range(0, len(entries), most)]
+
+
+@pytest.mark.parametrize("tree", [WIDE, DUE], ids=["directories", "files whose bytes are due"])
+def test_many_removals(liar, consumer, tree, monkeypatch):
+    """To remove each of many entries takes time in proportion, not to their square."""
+    _without_a_disk(monkeypatch)
+    liar.frames = told(
+        ROOT, *batches(tree), *batches([gone(entry.path) for entry in tree], 1), Frame(round=2)
+    )
+    started = time.monotonic()
+    consumer.get()
+    assert time.monotonic() - started < WITHIN
+
+
+def test_many_that_come_anew(liar, consumer, monkeypatch):
+    """So does sending each anew."""
+    _without_a_disk(monkeypatch)
+    anew = [a_file(entry.path) for entry in DUE]
+    liar.frames = told(ROOT, *batches(DUE), *batches(anew, 1), *batches(anew, 2))
+    started = time.monotonic()
+    consumer.get()
+    assert time.monotonic() - started < WITHIN
+
+
+def test_removals_of_trees_within_trees(liar, consumer, monkeypatch):
+    """Nor does a chain of directories, each removed with all below it, from the deepest up."""
+    _without_a_disk(monkeypatch)
+    chain = ["/".join(["d"] * depth) for depth in range(1, 1500)]
+    removals = [gone(path) for path in reversed(chain)]
+    liar.frames = told(ROOT, *map(a_directory, chain), *batches(removals, 1, 100))
+    started = time.monotonic()
+    consumer.get()
+    assert time.monotonic() - started < WITHIN
+
+
+def _without_a_disk(monkeypatch):
+    """Leave out the disk, whose time is its own: what is tried is how the time of this process grows."""
+    from lit_storage_client.fetch.tree import TreeWriter
+
+    make = TreeWriter.make_directory
+
+    def remember(self, entry):
+        self._directories[entry.path] = entry
+        if not entry.path:
+            make(self, entry)
+
+    monkeypatch.setattr(TreeWriter, "make_directory", remember)
+    monkeypatch.setattr(TreeWriter, "write_whole", lambda self, entry, data: None)
+    monkeypatch.setattr(TreeWriter, "finish_directories", lambda self: None)
+    monkeypatch.setattr(os, "rename", functools.partial(_nothing_there, os.rename))
+
+
+def _nothing_there(rename, old, new, **where):
+    if new.startswith("removed-"):
+        raise FileNotFoundError
+    rename(old, new, **where)
+
+
+def test_deadline_within_a_frame(liar, consumer, monkeypatch):
+    """A frame that takes long to write does not outlast a timeout: it is looked at after each pack."""
+    from lit_storage_client.fetch.tree import TreeWriter
+
+    monkeypatch.setattr(TreeWriter, "write_pack", lambda *_: time.sleep(0.05))
+    liar.frames = told(ROOT, [a_pack([f"f{number}"]) for number in range(1000)])
+    timed(consumer, TransferTimeout, timeout=0.5)
+
+
+PAGES = {
+    "empty": lambda n: pb.ListFilesResponse(),
+    "the same entry": lambda n: pb.ListFilesResponse(entries=[pb.Entry(path="x", kind=1)]),
+    "who it is": lambda n: pb.ListFilesResponse(origin=WHO),
+}
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+@pytest.mark.parametrize("pause", [0, 0.02], ids=["at once", "now and then"])
+def test_list_without_end(liar, consumer_of, page, pause):
+    """Pages that bring nothing new end a list in time."""
+    from lit_storage_proto.uri import Location
+
+    consumer, over = consumer_of(liar.record, progress_seconds=0.5), threading.Event()
+
+    def pages(context):
+        yield pb.ListFilesResponse(origin=WHO, entries=[pb.Entry(kind=2)])
+        number = 0
+        while context.is_active() and not over.wait(pause):
+            yield page(number)
+            number += 1
+
+    liar.pages = pages
+    started = time.monotonic()
+    with pytest.raises(StorageError):
+        list(consumer.remote.list(Location("trainer", "out")))
+    over.set()
+    assert time.monotonic() - started < WITHIN
