@@ -55,6 +55,7 @@ _LAST_SEEN = {
     WorkState.STOPPED: "was stopped",
     WorkState.FAILED: "failed or was killed",
 }
+_TOO_LONG = "message larger than max"
 _MAX_DETAILS = 1024  # characters of a peer's sentence that are passed on
 _RETURN_SECONDS = 5.0  # a Work tries once a second to register anew, and starts a process before
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
@@ -201,7 +202,7 @@ class Remote:
                 return call(record, self._channels.calls(record))
             except grpc.RpcError as failure:
                 error, stale = _typed(failure, location, record, self.limits), failure.code() in _STALE
-                if failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and pauses.pause():
+                if isinstance(error, OriginUnavailable) and not stale and pauses.pause():
                     continue
             except _OtherOriginError as other:
                 error, stale = OriginUnavailable(f"{shown(str(location))}: {other}"), True
@@ -345,6 +346,8 @@ def _typed(failure: grpc.RpcError, location: Location, record: LiveRecord, limit
             f"{record.endpoint} ({details})"
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if _TOO_LONG in (failure.details() or ""):  # which gRPC says on this side, under the code of the busy
+            return ProtocolViolation(f"{where}: {record.name!r} sent a message that is too long ({details})")
         return OriginUnavailable(f"{where}: {record.name!r} is busy, try again later ({details})")
     return error_of(code, f"{where}: {details or code.name}")
 

@@ -21,6 +21,7 @@ from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary
+from lit_storage_proto.limits import MAX_FRAME_FIELDS
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 
 Bytes = bytes | memoryview
@@ -215,9 +216,9 @@ def _pack(view: memoryview, detached: Bytes | None) -> Pack:
     return Pack(
         message.directory,
         message.names,
-        list(message.sizes),
-        list(message.modes),
-        list(message.mtimes_ns),
+        tuple(message.sizes),  # of which an empty one takes no memory
+        tuple(message.modes),
+        tuple(message.mtimes_ns),
         message.digest,
         data,
         message.hard_linked,
@@ -267,9 +268,12 @@ def _positions(view: memoryview) -> Iterator[tuple[int, int | memoryview, int]]:
 
     One after the other: a field can be two bytes, and what stands for it here is a hundred.
     """
-    position, end = 0, len(view)
+    position, end, left = 0, len(view), MAX_FRAME_FIELDS
     while position < end:
         tag, position = _read_varint(view, position)
+        left -= 1
+        if left < 0:  # each costs many times the work of sending it
+            raise ProtocolViolation(f"the peer sent a message of more than {MAX_FRAME_FIELDS} fields")
         field, kind = tag >> 3, tag & 7
         if not field:
             raise ProtocolViolation("the peer sent a message with a field of number 0")

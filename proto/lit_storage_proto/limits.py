@@ -18,6 +18,7 @@ MIB = 1024 * KIB
 # The wire's own rules; two peers must agree on them, so they cannot be set.
 MAX_MESSAGE_BYTES = 4 * MIB  # gRPC's customary limit on what is received
 MAX_FRAME_BYTES = 1 * MIB  # what a sender keeps every message of a stream within
+MAX_FRAME_FIELDS = 32_768  # of such a message, and of each chunk and pack in it
 MAX_NAME_CHARACTERS = 128
 MAX_PATH_BYTES = 64 * KIB  # over Linux' PATH_MAX of 4 KiB: trees are walked through directory fds
 MAX_LINKS = 40  # followed on the way to one path, as many as Linux does: path_resolution(7)

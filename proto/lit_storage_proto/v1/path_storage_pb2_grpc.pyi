@@ -98,7 +98,8 @@ class PathStorageStub:
     In `bytes` of the summary count all bytes that stand in chunks (holes and descriptors too) and in
     packs, those that were sent anew as well.
 
-    A server MUST send every message within 1 MiB and SHOULD pack small files many to a message.
+    A server MUST send every message within 1 MiB, with at most 32768 fields in it and in each of its
+    chunks and packs (a packed field is one), and SHOULD pack small files many to a message.
     A client MUST check the digest of each chunk before it uses the bytes.
     """
 
@@ -132,7 +133,8 @@ class PathStorageAsyncStub(PathStorageStub):
     In `bytes` of the summary count all bytes that stand in chunks (holes and descriptors too) and in
     packs, those that were sent anew as well.
 
-    A server MUST send every message within 1 MiB and SHOULD pack small files many to a message.
+    A server MUST send every message within 1 MiB, with at most 32768 fields in it and in each of its
+    chunks and packs (a packed field is one), and SHOULD pack small files many to a message.
     A client MUST check the digest of each chunk before it uses the bytes.
     """
 
@@ -187,7 +189,8 @@ class PathStorageServicer(metaclass=_abc_1.ABCMeta):
         In `bytes` of the summary count all bytes that stand in chunks (holes and descriptors too) and in
         packs, those that were sent anew as well.
 
-        A server MUST send every message within 1 MiB and SHOULD pack small files many to a message.
+        A server MUST send every message within 1 MiB, with at most 32768 fields in it and in each of its
+        chunks and packs (a packed field is one), and SHOULD pack small files many to a message.
         A client MUST check the digest of each chunk before it uses the bytes.
         """
 

@@ -159,22 +159,27 @@ def consumer(liar, consumer_of):
     return consumer_of(liar.record)
 
 
+@pytest.fixture(scope="module")
+def victim_process():
+    """A consumer in a process of its own, whose memory is its own too."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, VICTIM], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
 @pytest.fixture
-def victim(liar, tmp_path):
+def victim(liar, victim_process, tmp_path):
     """Get in a process of its own; return the name of the error, and the bytes of memory that it took."""
 
-    def run(what="get", **options):
-        os.makedirs(tmp_path / "R", exist_ok=True)
-        arguments = [str(liar.port), str(tmp_path / "R"), what, json.dumps(options)]
-        done = subprocess.run(
-            [sys.executable, VICTIM, *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
+    def run(what="get", port=None):
+        order = {"port": port or liar.port, "root": str(tmp_path / "R"), "what": what}
+        victim_process.stdin.write(json.dumps(order) + "\n")
+        victim_process.stdin.flush()
+        said = json.loads(victim_process.stdout.readline())
         return said["error"], said["bytes"]
 
     return run

@@ -1,10 +1,10 @@
 """A consumer in a process of its own, which says what a lie cost it: run by the fixture `victim`."""
 
+import contextlib
+import gc
 import json
-import os
 import resource
 import sys
-import time
 
 from lit_storage_client.channels import Channels
 from lit_storage_client.direct import Ways
@@ -26,21 +26,23 @@ class Asked:
         return self.record
 
 
-def peak():
-    """Return the most memory that this process had, in bytes."""
+def memory(line):
+    """Return what this process has (VmRSS) or had at the most (VmHWM), in bytes."""
     with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+        return next(int(text.split()[1]) for text in status if text.startswith(line)) * 1024
 
 
-def main(port, root, what, options):
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a lie that succeeds ends this process alone
+def forget_peak():
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
+def obey(port, root, what):
+    """Do as a test says; return the name of the error."""
     limits = Limits(connect_seconds=5, unary_seconds=20, progress_seconds=20, resume_seconds=0.2)
     channels = Channels(Security(token="secret"), limits)
     remote = Remote(Asked(LiveRecord("trainer", "i1", f"127.0.0.1:{port}", "m")), channels, limits, Ways.ALL)
     where = Location("trainer", "out")
-    remote.exists(where)
-    before, started = peak(), time.monotonic()
-    error = ""
     try:
         if what == "list":
             for _ in remote.list(where):
@@ -48,12 +50,22 @@ def main(port, root, what, options):
         elif what == "stat":
             remote.stat(where)
         else:
-            fetch(remote, where, root=root, target=f"{root}/@trainer/out", durable=False, **options)
+            fetch(remote, where, root=root, target=f"{root}/@trainer/out", durable=False)
     except Exception as raised:  # noqa: BLE001  # which one it is, is what is asked
-        error = type(raised).__name__
-    print(json.dumps({"error": error, "bytes": peak() - before, "seconds": time.monotonic() - started}))
-    channels.close()
-    os._exit(0 if sys.stdout.flush() is None else 1)
+        return type(raised).__name__
+    finally:
+        channels.close()
+    return ""
 
 
-main(sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
+def main():
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))  # a lie that succeeds ends this process alone
+    for line in sys.stdin:
+        gc.collect()
+        forget_peak()
+        before = memory("VmRSS")
+        error = obey(**json.loads(line))
+        print(json.dumps({"error": error, "bytes": memory("VmHWM") - before}), flush=True)
+
+
+main()
