@@ -10,6 +10,8 @@ import ipaddress
 
 from lit_storage_proto.errors import InvalidURI
 
+_MOST_DIGITS = 100  # Python takes no number of thousands of them
+
 
 def split_address(address: str) -> tuple[str, int]:
     """Return host, without brackets, and port.
@@ -22,7 +24,8 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""
-    if not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+    is_port = port.isascii() and port.isdigit() and len(port) <= _MOST_DIGITS and int(port) < 65536
+    if not (colon and host and is_port):
         raise InvalidURI(f"{address!r} is no address: write HOST:PORT, or [IPV6]:PORT")
     return host, int(port)
 

@@ -1,0 +1,203 @@
+"""What a person sees of a peer that lies: the command line, its bar, and the log, from a terminal's view."""
+
+import contextlib
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import grpc
+import pytest
+
+from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.frames import Frame, Summary
+from lit_storage_proto.v1 import path_storage_pb2 as pb
+from tests.hostile.consumer.liar import ORIGIN, ROOT, a_file, a_link, a_pack, told
+
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+]
+STEERING = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e\x08e\x7f"
+WHO = pb.Origin(name=ORIGIN[0], instance_id=ORIGIN[1])
+
+
+@pytest.fixture
+def lit(liar, tmp_path):
+    """Run the command line against the peer; return its exit code, and all that it wrote."""
+    root = tmp_path / ".lit"
+    root.mkdir()
+    (root / "token").write_text("secret")
+
+    def run(*arguments, terminal=False):
+        registry = f"static:trainer={liar.record.endpoint}"
+        command = [*COMMAND, "--root", str(root), "--registry", registry, *arguments]
+        if not terminal:
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
+            return done.returncode, (done.stdout + done.stderr).decode()
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
+            while more := os.read(ours, 1 << 16):
+                written += more
+        os.close(ours)
+        return process.wait(60), written.decode()
+
+    return run
+
+
+def is_clean(text):
+    """Say whether a text steers no terminal and spoils no line."""
+    return all(line.isprintable() for line in text.split("\n")) and len(text) < 200_000
+
+
+def listed(*entries):
+    return [pb.ListFilesResponse(origin=WHO, entries=[pb.Entry(kind=2), *entries], complete=True)]
+
+
+def test_ls(liar, lit):
+    """`ls` escapes names and the texts of links, and takes any size and time."""
+    liar.pages = listed(
+        pb.Entry(path=STEERING, kind=1, size=2**63 - 1, mtime_ns=-(2**63)),
+        pb.Entry(path="link", kind=3, link_target=STEERING, mtime_ns=2**63 - 1),
+        pb.Entry(path_bytes=b"\xff\xfe", kind=4),
+        pb.Entry(path="two\nlines", kind=2),
+    )
+    code, text = lit("ls", "trainer:out")
+    assert (code, is_clean(text), len(text.splitlines())) == (0, True, 4)
+
+
+def test_ls_json(liar, lit):
+    """`ls --json` is ASCII, and gives each name to the letter."""
+    liar.pages = listed(pb.Entry(path=STEERING, kind=1), pb.Entry(path_bytes=b"\xff", kind=1))
+    code, text = lit("ls", "--json", "trainer:out")
+    assert (code, text.isascii(), is_clean(text)) == (0, True, True)
+    assert [entry["path"] for entry in json.loads(text)] == [STEERING, "\udcff"]
+
+
+def test_stat(liar, lit):
+    """`stat` shows any size and time."""
+    liar.stat = pb.StatResponse(origin=WHO, entry=pb.Entry(kind=1, size=2**63 - 1, mtime_ns=-(2**63)))
+    code, text = lit("stat", "trainer:out")
+    assert (code, is_clean(text)) == (0, True)
+
+
+ARGUMENTS = [["ls", "trainer:out"], ["stat", "trainer:out"], ["get", "trainer:out"], ["cat", "trainer:out"]]
+commands = pytest.mark.parametrize("arguments", ARGUMENTS, ids=[each[0] for each in ARGUMENTS])
+
+
+@commands
+@pytest.mark.parametrize("extra", [[], ["--json"]], ids=["text", "json"])
+def test_sentence_that_steers(liar, lit, arguments, extra):
+    """The sentence of a refusal is one line, escaped."""
+    if arguments[0] == "cat" and extra:
+        pytest.skip("cat has no JSON")
+    liar.stat = lambda context: context.abort(grpc.StatusCode.PERMISSION_DENIED, STEERING * 100)
+    liar.frames = liar.pages = lambda context: [liar.stat(context)]
+    code, text = lit(*arguments, *extra)
+    assert (code, is_clean(text), len(text.splitlines())) == (1, True, 1)
+
+
+@commands
+def test_garbage(liar, lit, arguments):
+    """An answer that is none is told in one line, with no traceback of a library."""
+    liar.stat, liar.frames, liar.pages = b"\xff" * 9, [b"\xff" * 9], [b"\xff" * 9]
+    code, text = lit(*arguments)
+    assert (code, is_clean(text), len(text.splitlines())) == (1, True, 1)
+
+
+def test_get(liar, lit):
+    """What `get` leaves out and what was changing is named in lines that steer nothing."""
+    liar.frames = told(
+        ROOT,
+        Entry(STEERING, Kind.SKIPPED),
+        a_link("out\n" + STEERING, "/etc"),
+        a_pack([STEERING + "p"]),
+        summary=Summary(3, 0, 1, 1, 1, 1, (STEERING + "p",), 2**63),
+    )
+    code, text = lit("get", "--accept-changes", "trainer:out", "copy")
+    assert (code, is_clean(text)) == (0, True)
+    assert len(text.splitlines()) == 3
+
+
+def test_get_on_a_terminal(liar, lit):
+    """A bar whose total is told by a peer holds only escapes of its own, whatever the total."""
+    liar.pages = listed(*[pb.Entry(path=f"{STEERING}{n}", kind=1, size=2**63 - 1) for n in range(50)])
+
+    def frames(context):
+        import time
+
+        yield from told(ROOT, a_pack([STEERING]))[:-1]
+        time.sleep(1)
+        yield told(ROOT, a_pack([STEERING]))[-1]
+
+    liar.frames = frames
+    code, text = lit("get", "trainer:out", "copy", terminal=True)
+    assert code == 0
+    assert "owned" not in text
+    assert "\x07" not in text
+
+
+def test_get_that_fails_on_a_terminal(liar, lit):
+    """Nor does the error that ends it."""
+    liar.frames = told(ROOT, a_file(STEERING, b"x"), Frame(entries=[a_file(STEERING)]))
+    code, text = lit("get", "trainer:out", "copy", terminal=True)
+    assert code == 1
+    assert "]0;owned" not in text.replace("\\x1b]0;owned", "")
+    assert "\x07" not in text
+
+
+CODE = """
+import lit_storage, logging, os, sys
+logging.basicConfig(level=logging.DEBUG)
+root, registry, target = sys.argv[1:]
+with lit_storage.connect(root=root, registry=registry):
+    path = lit_storage.Path("lit://@trainer/out")
+    for ask in (path.exists_remote, path.stat_remote, lambda: path.get(to=target), path.get):
+        try:
+            print(ask())
+        except Exception as error:
+            assert isinstance(error, lit_storage.StorageError), repr(error)
+            print(type(error).__name__, error)
+"""
+
+
+@pytest.fixture
+def code(liar, tmp_path):
+    """Run Python code that asks the peer in each way there is; return what it printed."""
+    (tmp_path / ".lit").mkdir()
+    (tmp_path / ".lit" / "token").write_text("secret")
+
+    def run():
+        arguments = [str(tmp_path / ".lit"), f"static:trainer={liar.record.endpoint}", str(tmp_path / "to")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-c", CODE, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr.decode()
+        return (done.stdout + done.stderr).decode()
+
+    return run
+
+
+def test_names_in_what_python_prints(liar, code):
+    """A Transfer and an entry can be printed, and the log too."""
+    liar.stat = pb.StatResponse(origin=WHO, entry=pb.Entry(kind=3, link_target=STEERING))
+    liar.frames = told(ROOT, Entry(STEERING, Kind.SKIPPED), a_link("l", "/" + STEERING))
+    text = code()
+    assert is_clean(text)
+    assert text.count("Transfer(") == 2
+
+
+def test_lies_through_the_public_paths(liar, code, tmp_path):
+    """`exists_remote`, `stat_remote` and `get`, also with `to=`, fail as typed errors, and make nothing."""
+    liar.exists = liar.stat = b"\xff" * 9
+    liar.frames = told(ROOT, a_file("../../../key"))
+    text = code()
+    assert is_clean(text)
+    assert text.count("ProtocolViolation") == 4
+    assert not os.path.exists(tmp_path / "to")
+    assert not os.path.exists(tmp_path / "key")
