@@ -173,6 +173,11 @@ class Shares:
             return AccessDenied(f"{self.name!r} may not read {path!r}; check its mode and owner")
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
             return _no_file(path)
+        if error.errno == errno.EAGAIN:  # which without O_NONBLOCK would be a wait: fcntl(2), F_SETLEASE
+            return SourceChanged(
+                f"{path!r} is leased by another program of its machine, which was told to give it back; try "
+                "again in a minute"
+            )
         error.filename = path
         return error
 
