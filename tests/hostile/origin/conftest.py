@@ -96,9 +96,9 @@ server.stop()
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve_as():
-    """Start a server of another user in a process of its own; return a stub. All end with the test."""
+    """Start a server of another user in a process of its own; return a stub. All end with the module."""
     with contextlib.ExitStack() as stack:
 
         def serve(user, root, *declared):

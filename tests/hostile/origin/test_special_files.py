@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,15 +44,16 @@ KINDS = [
 ]
 
 
-@pytest.fixture
-def special(own_origin, request):
+@pytest.fixture(scope="module")
+def special(origin, request):
     """Make one of a kind in a directory of the share, beside a file and a link to it."""
-    directory = own_origin.root / "t"
+    directory = origin.root / "t"
     directory.mkdir()
     request.param(directory / "special")
     (directory / "file").write_bytes(b"innocent")
     (directory / "link").symlink_to("special")
-    return own_origin.stub
+    yield origin.stub
+    shutil.rmtree(directory)
 
 
 @pytest.mark.parametrize("special", KINDS, indirect=True)
@@ -103,7 +105,13 @@ def leased(own_origin):
 
 @pytest.mark.parametrize(
     ("rpc", "path"),
-    [("stream", "leased"), ("stream", ""), ("stream-packs", "leased"), ("stream-packs", ""), ("range", "leased")],
+    [
+        ("stream", "leased"),
+        ("stream", ""),
+        ("stream-packs", "leased"),
+        ("stream-packs", ""),
+        ("range", "leased"),
+    ],
 )
 def test_a_file_with_a_lease_is_refused_at_once(leased, rpc, path):
     """By a status that says that a later try may succeed, and names the file; the server waits for nobody."""
@@ -151,7 +159,9 @@ def test_what_is_mounted_in_a_share_belongs_to_it(own_origin, mounted, rpc):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("link", ["self/root", "self/cwd", "1/root", "self/exe", "thread-self/root", "mounts"])
+@pytest.mark.parametrize(
+    "link", ["self/root", "self/cwd", "1/root", "self/exe", "thread-self/root", "mounts"]
+)
 @pytest.mark.parametrize("rpc", ASK)
 def test_a_proc_that_is_mounted_in_a_share_opens_nothing_else(own_origin, mounted, rpc, link):
     """Its links, which the kernel would follow to what they hold open, count for their text alone."""
