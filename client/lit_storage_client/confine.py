@@ -59,6 +59,7 @@ class Destination:
             AccessDenied: it is a mount point, or its directory cannot be written.
         """
         if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.anchor_fd, effective_ids=True):
+            os.stat(".", dir_fd=self.anchor_fd)  # raises where a disk that fails could not tell
             raise AccessDenied(
                 f"{shown(self.label)} cannot be written: no permission to make it in its directory"
             )

@@ -20,6 +20,7 @@ from typing import Any
 
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_client.process import ProcessIdentity
+from lit_storage_client.write_whole import write_whole
 
 _NOTES = "declared"
 _TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")
@@ -186,7 +187,7 @@ class Note:
         fd = os.open(self._path, _NOTE, 0o600)
         try:
             # It begins with the end of a line before it that was cut short.
-            os.write(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
+            write_whole(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
         finally:
             os.close(fd)
 

@@ -1,6 +1,7 @@
 """Works and consumers to kill, forked and so quickly made, and what is to be true of the trees afterwards."""
 
 import contextlib
+import errno
 import fcntl
 import glob
 import json
@@ -22,6 +23,7 @@ from tests.processes import children_of
 from tests.waiting import within
 
 WARM = os.path.join(os.path.dirname(__file__), "warm.py")
+FAILING_FS = os.path.join(os.path.dirname(__file__), "failing_fs.py")
 SECONDS = 60  # nothing here takes so long, also on a machine that is busy with other things
 
 
@@ -263,6 +265,90 @@ def mounted(tmp_path):
     yield mount
     for place in made:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+class FailingFileSystem:
+    """A mounted file system of failing_fs.py: `place` is where, and `backing` the directory behind it."""
+
+    def __init__(self, directory):
+        self.place, self.backing = f"{directory}/place", f"{directory}/backing"
+        os.makedirs(self.place)
+        os.mkdir(self.backing)
+        self._plans, self.flags = [], True
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(SECONDS)
+        with theirs:
+            command = [sys.executable, FAILING_FS, self.backing, self.place, str(theirs.fileno())]
+            self._log = open(f"{directory}/log", "w+")
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdout=self._log, stderr=subprocess.STDOUT
+            )
+
+    def wait(self):
+        """Wait until it is mounted; say why it cannot be, if so."""
+        within(SECONDS)(lambda: os.path.ismount(self.place) or self._process.poll() is not None)
+        self._log.seek(0)
+        return None if os.path.ismount(self.place) else self._log.read()[-200:]
+
+    def fails(self, *operations, number=errno.EIO, after=0, times=1 << 60, how="fail", path=""):
+        """Let calls fail from now on, too: after so many that do not, and so many times."""
+        plan = {"operations": operations, "errno": number, "after": after, "times": times}
+        self._plans.append({**plan, "how": how, "path": path})
+        self._tell({"plans": self._plans})
+
+    def refuse_flags(self):
+        """Refuse to rename with flags, as many file systems of programs and networks do."""
+        self.flags = False
+        self._tell({"plans": self._plans, "flags": False})
+
+    def allow_flags(self):
+        """Rename with flags again."""
+        self.flags = True
+        self._tell({"plans": self._plans, "flags": True})
+
+    def lift(self):
+        """Let nothing fail any more, and return how many calls did."""
+        self._plans = []
+        met, self.seen = self._tell({"plans": []})
+        return met
+
+    def _tell(self, plan):
+        self._control.sendall(json.dumps(plan).encode() + b"\n")
+        return json.loads(self._control.recv(1 << 16))
+
+    def close(self):
+        self._control.close()  # it ends, and with it whatever waits for it
+        self._process.wait(SECONDS)
+        subprocess.run(["umount", "-l", self.place], check=False, capture_output=True)
+        self._log.close()
+
+
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory):
+    """One for all tests of a module; skip where none can be mounted."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("there is no /dev/fuse to mount a file system of our own with")
+    disk = FailingFileSystem(tmp_path_factory.mktemp("failing"))
+    try:
+        why_not = disk.wait()
+        if why_not is not None:
+            pytest.skip(f"no file system of our own can be mounted: {why_not}")
+        yield disk
+    finally:
+        disk.close()
+
+
+@pytest.fixture
+def failing(failing_disk):
+    """The same, empty and well at the beginning."""
+    failing_disk.lift()
+    failing_disk.allow_flags()
+    for name in os.listdir(failing_disk.backing):
+        shutil.rmtree(f"{failing_disk.backing}/{name}", ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{failing_disk.backing}/{name}")
+    yield failing_disk
+    failing_disk.lift()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from lit_storage_client.fetch.report import Report
 from lit_storage_client.fetch.source import Source
 from lit_storage_client.fetch.stream import Progress
 from lit_storage_client.fetch.transfer import Transfer
+from lit_storage_proto.errors import StorageError
 from lit_storage_proto.uri import Location
 
 __all__ = ["Discards", "Progress", "Transfer", "fetch"]
@@ -74,7 +75,7 @@ def fetch(
         ProtocolViolation: the peer breaks the rules of the wire.
         InvalidURI: the target is outside of ``R/@origin``.
         ValueError: `on_change` or `symlinks` is unknown.
-        OSError: the disk is full, and the like.
+        OSError: the disk is full, and the like; its file name is the target, or a path below it.
     """
     follow_links = _is(symlinks, "follow", "keep", "symlinks")
     report = None if progress is None else Report(progress, remote, location, follow_links=follow_links)
@@ -97,12 +98,20 @@ def fetch(
 
 def _done(job: Job) -> Transfer:
     try:
+        try:
+            return job.run()
+        except OSError as error:
+            # What is only kept for readers, or for a later attempt, must not be what a disk is full of.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not job.make_room():
+                raise
         return job.run()
+    except StorageError:
+        raise
     except OSError as error:
-        # What is only kept for readers, or for a later attempt, must not be what a disk is full of.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not job.make_room():
+        # What lies around a copy while it grows has names that say nothing to the caller, or none.
+        if error.errno is None or str(error.filename).startswith(job.target):
             raise
-    return job.run()
+        raise OSError(error.errno, error.strerror, job.target) from None
 
 
 def _is(value: str, wanted: str, default: str, name: str) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 import xxhash
 
 from lit_storage_client.names import raw
+from lit_storage_client.write_whole import write_whole
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.frames import Chunk
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, MIB
@@ -149,7 +150,7 @@ class Journal:
             except FileNotFoundError:
                 self._fd = os.open(JOURNAL, _NEW_FILE | os.O_APPEND, 0o600, dir_fd=self._staging_fd)
                 self._lines.insert(0, _header(self._copied))
-        os.write(self._fd, b"".join(self._lines))
+        write_whole(self._fd, b"".join(self._lines))
         self._lines.clear()
 
 

@@ -7,6 +7,7 @@ beside the transfer, which neither waits for the answer nor fails for want of it
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -61,7 +62,8 @@ class Report:
             return
         if self._asking is None:
             self._asking = threading.Thread(target=self._ask, name="lit-storage-total", daemon=True)
-            self._asking.start()
+            with contextlib.suppress(RuntimeError):  # no more threads: then there is no total
+                self._asking.start()
         if self._total is None and self._answer > self._told:
             self._total = self._answer
         self._say(self._most if self._total is None else min(self._most, self._total - 1), self._total)

@@ -28,6 +28,7 @@ from lit_storage_client.fetch.journal import JOURNAL, Journal, read_journal
 from lit_storage_client.fetch.removal import remove
 from lit_storage_client.names import shown
 from lit_storage_client.process import ProcessIdentity
+from lit_storage_client.write_whole import write_whole
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable, TransferTimeout
 
 TREE = "tree"
@@ -134,7 +135,8 @@ class Staging:
     def remove(self) -> None:
         """Remove it and close it. It never raises: the get is decided, and the next one tries again."""
         try:
-            self.discard()
+            if self._is_put_back():
+                self.discard()
         except OSError:
             pass  # of a tree that another user's files keep
         finally:
@@ -157,7 +159,7 @@ class Staging:
         """Make a small file in it."""
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=self.fd)
         try:
-            os.write(fd, text.encode("ascii"))
+            write_whole(fd, text.encode("ascii"))
             if durable:
                 os.fsync(fd)
                 os.fsync(self.fd)
@@ -233,6 +235,15 @@ class Staging:
             os.rmdir(self._name, dir_fd=self._area.fd)
         except FileNotFoundError:
             pass
+        return True
+
+    def _is_put_back(self) -> bool:
+        """Put back what was moved aside; where the disk fails that, leave it to the next get and say so."""
+        try:
+            self.repair()
+        except OSError:
+            self._replace(_OWNER, _ABANDONED)  # else it would wait for the end of this process
+            return False
         return True
 
     def _is_lost(self) -> bool:
