@@ -49,10 +49,15 @@ def refusing(context: grpc.ServicerContext) -> Iterator[None]:
     except OSError as error:
         _LOG.warning("a read failed: %r", error)
         code = _CODE_OF_ERRNO.get(error.errno or 0, grpc.StatusCode.DATA_LOSS)
-        abort(context, code, f"{error.filename!r} could not be read: {error.strerror or 'unknown reason'}")
+        abort(context, code, f"{_named(error)} could not be read: {error.strerror or 'unknown reason'}")
     except Exception:  # noqa: BLE001  # the one place where the unforeseen ends, in the log
         _LOG.exception("a call failed for an unforeseen reason")
         abort(context, grpc.StatusCode.INTERNAL, "internal error; the log of the origin tells more")
+
+
+def _named(error: OSError) -> str:
+    """Return what could not be read, which is a number where a descriptor was."""
+    return repr(error.filename) if isinstance(error.filename, str | bytes) else "what was asked for"
 
 
 def abort(context: grpc.ServicerContext, code: grpc.StatusCode, message: str) -> NoReturn:

@@ -28,7 +28,7 @@ from lit_storage_server.assembly import Assembly
 from lit_storage_server.look import Seen
 from lit_storage_server.reader import Reader, ShortFileError
 from lit_storage_server.shares import OPEN_REGULAR, Opened, Shares
-from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join
+from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join, scan
 
 PACKED_BYTES = 64 * KIB  # a file up to this size is packed
 MAX_ROUNDS = 3
@@ -186,7 +186,7 @@ class TreeStream:
     def _scan(self, opened: Opened, level: Level) -> tuple[list[str], list[os.DirEntry[str]]]:
         """Return the names of the files of a directory, and all else but subdirectories, which pend."""
         names, others = [], []
-        with os.scandir(level.fd) as items:
+        with scan(opened, level) as items:
             for item in items:
                 if item.is_file(follow_symlinks=False):
                     names.append(item.name)
@@ -345,7 +345,7 @@ class TreeStream:
         yield from self._send_files(level, anew, [name for name in difference.changed if name in regular])
         others = [name for name in difference.changed if name not in regular]
         if others:
-            with os.scandir(level.fd) as items:
+            with scan(opened, level) as items:
                 found = [item for item in items if item.name in others]
             yield from self._send_others(opened, level, anew, found)
         # What was gone before it could be sent anew differs at the next look.

@@ -10,6 +10,7 @@ while the walk goes on is left out.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -250,7 +251,7 @@ class _Listing:
     def _scan(self, level: Level) -> Iterator[Found]:
         """Yield what a directory holds but its subdirectories, which become pending."""
         at_storage_root = self._opened.is_storage_root and not level.path
-        with os.scandir(level.fd) as names:
+        with scan(self._opened, level) as names:
             for item in names:
                 if at_storage_root and is_reserved(item.name):
                     continue
@@ -260,6 +261,23 @@ class _Listing:
                 entry = describe(self._opened, level, item)
                 if entry is not None:
                     yield Found(entry.path, entry)
+
+
+@contextlib.contextmanager
+def scan(opened: Opened, level: Level) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """Yield what a directory of the walk holds.
+
+    Raises:
+        OSError: the file system failed; its file name is that of the directory, or in it.
+    """
+    try:
+        with os.scandir(level.fd) as items:
+            yield items
+    except OSError as error:
+        if isinstance(error.filename, str):
+            raise
+        # Of a descriptor the system tells the number, and while it is read nothing.
+        raise OSError(error.errno, error.strerror, join(opened.path, level.path)) from None
 
 
 def is_link(directory: int, name: str) -> bool:

@@ -4,6 +4,7 @@ Each request comes with the socket of its child; the answer is the child's pidfd
 befalls it as lines of JSON, reads lines of JSON, and says nothing of its end if it is killed.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -27,21 +28,23 @@ FETCH = os.path.dirname(sys.modules["lit_storage_client.fetch"].__file__)
 FAULTS = ("die_at_line", "die_in", "die_at_bytes", "pause_at_bytes", "watch")
 
 
-def origin(line, root, name="origin"):
+def origin(line, root, name="origin", declares=(), **limits):
     """Be a Work until the other side is gone."""
     lit_storage_server.process._MOST_STARTS = 10**6  # the process that serves is killed all the time
-    with lit_storage.join(name, root=root, limits=LIMITS):
+    with lit_storage.join(name, root=root, limits=dataclasses.replace(LIMITS, **limits)) as session:
+        for path in declares:
+            session.declare(Path(path), persist=False)
         line.tell(serves=os.path.realpath(lit_storage.current().storage_root))
         line.hear()
 
 
-def get(line, root, uri, times=1, local_copy=True, grpc_only=False, wait=False, to=None, **how):
+def get(line, root, uri, times=1, local_copy=True, grpc_only=False, wait=False, to=None, limits=(), **how):
     """Get a path to one place or several in turn, once or again; tell of each how it went, and go on."""
     os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
     if grpc_only:
         lit_storage.environment.direct_ways = lambda: Ways.NONE
     faults = {name: how.pop(name) for name in FAULTS if name in how}
-    with lit_storage.connect(root=root, limits=LIMITS):
+    with lit_storage.connect(root=root, limits=dataclasses.replace(LIMITS, **dict(limits))):
         path = Path(uri)
         line.tell(ready=True)
         if wait:
