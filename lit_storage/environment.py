@@ -28,6 +28,7 @@ from dataclasses import replace
 
 from lit_storage_client.artifacts.urls import check_url
 from lit_storage_client.direct import Ways
+from lit_storage_client.directories import make_directory
 from lit_storage_client.security import Security, root_token_file
 from lit_storage_proto.errors import AccessDenied
 
@@ -58,16 +59,21 @@ def make_root(root: str) -> str:
 
     Raises:
         AccessDenied: it cannot be made or written.
+        OSError: the disk is full, and the like.
     """
     try:
         is_new = not os.path.isdir(root) or not os.listdir(root)
-        os.makedirs(root, exist_ok=True)
+        make_directory(root)
         if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            os.stat(root)  # raises where a disk that fails could not tell
             raise PermissionError
         if is_new:  # in a directory of the user's own, git goes on to see what it saw
             with open(os.path.join(root, ".gitignore"), "w", encoding="ascii") as file:
                 file.write("*\n")
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            error.filename = error.filename or root
+            raise
         why = "is not writable" if isinstance(error, PermissionError) else "cannot be a directory"
         raise AccessDenied(
             f"the root {root!r} {why}; choose another one with root= or LIT_STORAGE_ROOT"

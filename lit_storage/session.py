@@ -26,6 +26,7 @@ from lit_storage.persistence import Persistence, tell
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
+from lit_storage_client.directories import make_directory
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
 from lit_storage_client.origins import Origins
@@ -432,7 +433,7 @@ def _open(
     root = environment.make_root(environment.find_root(root))
     storage_root = os.path.join(root, directory)
     try:
-        os.makedirs(storage_root, exist_ok=True)
+        make_directory(storage_root)
     except OSError as error:
         raise AccessDenied(f"the storage root {storage_root!r} cannot be made: {error.strerror}") from None
     machine = machine_id(root)

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lit_storage_client.beneath import open_beneath
+from lit_storage_client.directories import make_directory
 from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathExists
@@ -110,7 +111,7 @@ def confine(root: str, origin: str, target: str) -> Destination:
         raise InvalidURI(f"{shown(target)} is outside of {shown(base)}, where copies of {origin!r} belong")
     parts = path.removeprefix(root).split("/")[1:]
     with _sentences(target), contextlib.ExitStack() as stack:
-        os.makedirs(root, exist_ok=True)
+        make_directory(root)
         root_fd = os.open(root, _PATH)
         stack.callback(os.close, root_fd)
         if len(parts) == 1:

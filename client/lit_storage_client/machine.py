@@ -10,6 +10,7 @@ import errno
 import os
 import secrets
 
+from lit_storage_client.directories import make_directory
 from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied, StorageError
 
@@ -42,7 +43,7 @@ def machine_id(root: str) -> str:
     except (PermissionError, NotADirectoryError) as error:
         raise _denied(root, error) from None
     try:
-        os.makedirs(root, exist_ok=True)
+        make_directory(root)
         write_once(path, secrets.token_hex(16) + "\n", mode=0o644)
     except OSError as error:
         if error.errno not in _REFUSALS:

@@ -6,6 +6,7 @@ other user could read, so that neither a planted file nor a planted link is take
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -16,6 +17,11 @@ from lit_storage_proto.errors import AccessDenied
 _MOST_TOKEN_BYTES = 64 * 1024
 _MOST_PEM_BYTES = 1 << 20
 _MOST_TOKENS = 16
+# What a path answers that is not this process's to use, or whose file system has no hard links.
+_REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENOENT, errno.EOPNOTSUPP, errno.ENAMETOOLONG, errno.ENXIO),
+)
 _FOR_OTHERS = 0o077
 _FOR_OTHERS_THAN_A_GROUP = 0o037  # root gives a file to a service by its group, as Kubernetes and systemd do
 
@@ -115,6 +121,11 @@ def read_private(path: str, what: str, most_bytes: int) -> bytes:
     return data
 
 
+def is_refusal(error: OSError) -> bool:
+    """Say whether a path is not this process's to use; else it is the disk that fails."""
+    return error.errno in _REFUSALS
+
+
 def _read(path: str, what: str, most_bytes: int) -> tuple[bytes, os.stat_result]:
     try:
         named = os.lstat(path)
@@ -131,6 +142,9 @@ def _read(path: str, what: str, most_bytes: int) -> tuple[bytes, os.stat_result]
             data = file.read(most_bytes + 1)
     except OSError as error:
         if isinstance(error, AccessDenied):
+            raise
+        if not is_refusal(error):
+            error.filename = error.filename or path
             raise
         raise AccessDenied(f"the {what} in {shown(path)} cannot be used ({error.strerror})") from None
     if len(data) > most_bytes:

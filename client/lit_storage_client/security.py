@@ -10,7 +10,8 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lit_storage_client.secret import Secret, check_token, read_tokens
+from lit_storage_client.directories import make_directory
+from lit_storage_client.secret import Secret, check_token, is_refusal, read_tokens
 from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
 
@@ -142,14 +143,18 @@ def root_token_file(root: str) -> str:
     """Return the path ``<root>/token``, in which whoever comes first puts a random token.
 
     Raises:
-        AccessDenied: the file cannot be made.
+        AccessDenied: this process may not make the file.
+        OSError: the disk is full, and the like.
     """
     path = os.path.join(root, TOKEN_FILE)
     try:
         if not os.path.lexists(path):
-            os.makedirs(root, exist_ok=True)
+            make_directory(root)
             write_once(path, secrets.token_urlsafe(_TOKEN_BYTES), mode=0o600)
     except OSError as error:
+        if not is_refusal(error):
+            error.filename = error.filename or path
+            raise
         raise AccessDenied(
             f"the token {path!r} cannot be made ({error.strerror}); check who owns {root!r}"
         ) from None
@@ -163,5 +168,6 @@ def root_token(root: str) -> str:
 
     Raises:
         AccessDenied: the file cannot be made or read, others could read it, or it is empty.
+        OSError: the disk is full, does not give it, and the like.
     """
     return read_tokens(root_token_file(root))[0]

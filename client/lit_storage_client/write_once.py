@@ -19,9 +19,15 @@ def write_once(path: str, text: str, *, mode: int) -> None:
         mode: permission bits, less the umask.
 
     Raises:
-        OSError: as of open(2), write(2) and link(2); that the name is taken is no error.
+        OSError: as of open(2), write(2) and link(2), of `path`; that the name is taken is no error.
     """
-    temporary = f"{path}.{secrets.token_hex(8)}"
+    try:
+        _write(path, f"{path}.{secrets.token_hex(8)}", text, mode)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _write(path: str, temporary: str, text: str, mode: int) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "w", encoding="ascii") as file:

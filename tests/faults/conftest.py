@@ -279,7 +279,7 @@ class FailingFileSystem:
         self._control.settimeout(SECONDS)
         with theirs:
             command = [sys.executable, FAILING_FS, self.backing, self.place, str(theirs.fileno())]
-            self._log = open(f"{directory}/log", "w+")
+            self._log = open(f"{directory}/log", "w+")  # noqa: SIM115  # closed with the file system
             self._process = subprocess.Popen(
                 command, pass_fds=[theirs.fileno()], stdout=self._log, stderr=subprocess.STDOUT
             )

@@ -7,7 +7,18 @@ import time
 import pytest
 
 FAILURES = [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE]
-WRITING = ["mkdir", "create", "write", "flush", "chmod", "utimens", "symlink", "rename", "fsyncdir", "readdir"]
+WRITING = [
+    "mkdir",
+    "create",
+    "write",
+    "flush",
+    "chmod",
+    "utimens",
+    "symlink",
+    "rename",
+    "fsyncdir",
+    "readdir",
+]
 URI = "lit://@origin/tree"
 
 
@@ -102,7 +113,9 @@ def check(target, *operations, number=errno.EIO, **how_it_fails):
     """One get on a disk that fails, and the next on one that is well; say whether a call did fail."""
     how, failed = target.during(*operations, number=number, **how_it_fails)
     assert is_plain(how, number, target.path), how
-    if target.now() is None and not target.failing.flags:  # the old one was moved aside, and then the disk failed
+    if (
+        target.now() is None and not target.failing.flags
+    ):  # the old one was moved aside, and then the disk failed
         assert target.again("lit://@origin/nothing")["error"][0] == "PathNotFound"
     assert target.is_whole()
     target.heals()
@@ -142,9 +155,13 @@ def test_any_call_fails(target, seed, soak_seconds, tally):
     until = time.monotonic() + soak_seconds
     while time.monotonic() < until:
         (target.failing.refuse_flags, target.failing.allow_flags)[seed.random() < 0.5]()
-        operations = seed.sample([*WRITING, "getattr", "unlink", "rmdir", "fsync", "open"], seed.randrange(1, 4))
+        operations = seed.sample(
+            [*WRITING, "getattr", "unlink", "rmdir", "fsync", "open"], seed.randrange(1, 4)
+        )
         times = seed.choice([1, 2, 3, 1 << 60])
-        failed = check(target, *operations, number=seed.choice(FAILURES), after=seed.randrange(60), times=times)
+        failed = check(
+            target, *operations, number=seed.choice(FAILURES), after=seed.randrange(60), times=times
+        )
         tally["calls of a disk that failed"] += failed
 
 

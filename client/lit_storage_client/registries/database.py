@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
+from lit_storage_client.directories import make_directory
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 
@@ -195,9 +196,9 @@ class Database:
         """Make the file unless it is there."""
         try:
             self._check_place(os.path.dirname(self.path))
-            if os.path.exists(self.path):
+            if _exists(self.path):
                 _check_access(self.path, os.R_OK | os.W_OK)
-            elif os.path.exists(self.path + "-wal") and not os.path.exists(self.path):
+            elif _exists(self.path + "-wal") and not _exists(self.path):
                 raise self.damaged()  # SQLite would apply what is left of the old file to the new one
             else:
                 self._link_new_file()
@@ -217,7 +218,7 @@ class Database:
             ) from error
 
     def _check_place(self, directory: str) -> None:
-        os.makedirs(directory, exist_ok=True)
+        make_directory(directory)
         file_system = file_system_of(directory)
         if spans_machines(file_system):
             raise self._of_other_machines(f"lies on a file system of many machines ({file_system})")
@@ -313,8 +314,18 @@ class Database:
         )
 
 
+def _exists(path: str) -> bool:
+    """Say whether there is a file; raise OSError where a disk that fails cannot tell."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _check_access(path: str, mode: int) -> None:
     if not os.access(path, mode, effective_ids=True):
+        os.stat(path)  # raises where a disk that fails could not tell
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
