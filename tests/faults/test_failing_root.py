@@ -1,4 +1,4 @@
-"""A disk that fails under a root, a registry or a store: a typed error that names it, and then it goes well."""
+"""A disk that fails under a root, a registry or a store: an error that names it, and then all goes well."""
 
 import errno
 import os
@@ -74,11 +74,7 @@ def test_a_registry_that_is_opened(failing, operation, number):
     opened.register(record("work"))
     opened.close()
     assert [name for name in os.listdir(failing.place) if not name.startswith("registry.db")] == []
-    assert {name for name in os.listdir(failing.place)} <= {
-        "registry.db",
-        "registry.db-wal",
-        "registry.db-shm",
-    }
+    assert set(os.listdir(failing.place)) <= {"registry.db", "registry.db-wal", "registry.db-shm"}
 
 
 @pytest.mark.parametrize("number", FAILURES, ids=NAMES)
@@ -99,7 +95,7 @@ def test_a_registry_in_use(failing, operation, number):
 @pytest.mark.parametrize("number", FAILURES, ids=NAMES)
 @pytest.mark.parametrize("operation", ["mkdir", "create", "write", "flush", "fsync", "link", "fsyncdir"])
 def test_an_object_that_is_put(failing, operation, number):
-    """An object that the disk fails is an OSError with a path; it is whole or not there, and nothing else is."""
+    """An object that the disk fails is an OSError with a path, and is whole or not there; nothing else is."""
     objects = LocalObjects(f"{failing.place}/store", create=True)
     failing.fails(operation, number=number)
     with pytest.raises(OSError) as caught:
