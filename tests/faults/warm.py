@@ -7,6 +7,7 @@ befalls it as lines of JSON, reads lines of JSON, and says nothing of its end if
 import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -53,6 +54,42 @@ def get(line, root, uri, times=1, local_copy=True, grpc_only=False, wait=False, 
         for place in times * (to if isinstance(to, list) else [to]):
             line.tell(**_get_once(line, path, seen, {"to": place, **how}, **faults))
     line.tell(left=True)
+
+
+def short(line, root, uri, to, what, amounts, user=None, local_copy=False):
+    """Get again and again with so much less of something each time; tell of each, and of the next one without."""
+    os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
+    if user is not None:
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
+    with lit_storage.connect(root=root, limits=LIMITS):
+        path, seen = Path(uri), SimpleNamespace(lines=0)
+        options = {"to": to, "overwrite": True, "durable": False}
+        line.tell(ready=True, **_get_once(line, path, seen, options))
+        for amount in amounts:
+            line.hear()
+            kind = getattr(resource, f"RLIMIT_{what}")
+            before = resource.getrlimit(kind)
+            resource.setrlimit(kind, (_in_use(what) + amount, before[1]))
+            try:
+                how = _get_once(line, path, seen, options)
+            finally:
+                resource.setrlimit(kind, before)
+            line.tell(**how)
+            line.hear()
+            line.tell(**_get_once(line, path, seen, options))
+    line.tell(left=True)
+
+
+def _in_use(what):
+    """Return how much of a limited thing this process, or user, has."""
+    if what == "NOFILE":
+        return max(map(int, os.listdir("/proc/self/fd")))
+    with open("/proc/self/status") as status:
+        found = dict(line.split(":", 1) for line in status)
+    if what == "AS":
+        return int(found["VmSize"].split()[0]) * 1024
+    return int(found["Threads"])  # NPROC: of a user who runs nothing else
 
 
 def stream(line, root, uri):
