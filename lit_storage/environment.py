@@ -28,7 +28,7 @@ from dataclasses import replace
 
 from lit_storage_client.artifacts.urls import check_url
 from lit_storage_client.direct import Ways
-from lit_storage_client.directories import make_directory
+from lit_storage_client.directories import make_directory, permits
 from lit_storage_client.security import Security, root_token_file
 from lit_storage_proto.errors import AccessDenied
 
@@ -64,8 +64,7 @@ def make_root(root: str) -> str:
     try:
         is_new = not os.path.isdir(root) or not os.listdir(root)
         make_directory(root)
-        if not os.access(root, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            os.stat(root)  # raises where a disk that fails could not tell
+        if not permits(root, os.W_OK | os.X_OK):
             raise PermissionError
         if is_new:  # in a directory of the user's own, git goes on to see what it saw
             with open(os.path.join(root, ".gitignore"), "w", encoding="ascii") as file:

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lit_storage_client.beneath import open_beneath
-from lit_storage_client.directories import make_directory
+from lit_storage_client.directories import make_directory, permits
 from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathExists
@@ -59,8 +59,7 @@ class Destination:
             PathExists: it is there, and `overwrite` is false.
             AccessDenied: it is a mount point, or its directory cannot be written.
         """
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=self.anchor_fd, effective_ids=True):
-            os.stat(".", dir_fd=self.anchor_fd)  # raises where a disk that fails could not tell
+        if not permits(".", os.W_OK | os.X_OK, dir_fd=self.anchor_fd):
             raise AccessDenied(
                 f"{shown(self.label)} cannot be written: no permission to make it in its directory"
             )

@@ -1,4 +1,4 @@
-"""Makes a directory that may be there, and tells a disk that fails from a file in its place."""
+"""Makes directories, and asks for permissions, so that a disk that fails is not taken for a refusal."""
 
 from __future__ import annotations
 
@@ -17,3 +17,22 @@ def make_directory(path: str) -> None:
     except FileNotFoundError:
         pass
     os.makedirs(path, exist_ok=True)
+
+
+def permits(path: str, mode: int, *, dir_fd: int | None = None) -> bool:
+    """Say whether this process may use `path` so, as access(2) does with its effective ids.
+
+    Args:
+        path: relative to `dir_fd`, if that is given.
+        mode: of ``os.R_OK`` and the like.
+        dir_fd: a directory.
+
+    Raises:
+        OSError: as of stat(2), also where the disk fails, of which access(2) in Python only says no.
+    """
+    effective = os.access in os.supports_effective_ids
+    for _ in range(2):  # what failed once may go well at the second time
+        if os.access(path, mode, dir_fd=dir_fd, effective_ids=effective):
+            return True
+        os.stat(path, dir_fd=dir_fd)
+    return False

@@ -74,11 +74,12 @@ class Rotating(Generic[T]):
     def _again(self, seen: Signature, former: T) -> tuple[Signature | None, T]:
         try:
             value = self._read()
-        except AccessDenied as error:
+        except OSError as error:
             if seen != self._told:
                 self._told = seen
                 _LOG.warning("%s cannot be renewed, and stays as it was: %s", self._what, error)
-            return _final(seen), former
+            # What a disk did not give, or no descriptor was free for, may come at the next look.
+            return (_final(seen) if isinstance(error, AccessDenied) else None), former
         _LOG.info("%s was renewed", self._what)
         return _final(seen), value
 

@@ -164,6 +164,8 @@ def get(fork, root):
 
     def run(uri, **options):
         child = fork("get", root=root, uri=uri, **{"durable": False, "overwrite": True, **options})
+        if options.get("failing"):
+            return child.next()
         assert child.next() == {"ready": True}
         how = child.next()
         assert child.next() == {"left": True}

@@ -1,4 +1,4 @@
-"""Too few descriptors, threads or bytes of memory on one side: a typed error, no half tree, and then all is well."""
+"""Too few descriptors or bytes of memory on one side: a typed error, no half tree, and then all is well."""
 
 import errno
 import os
@@ -86,7 +86,7 @@ def test_a_consumer_with_few_descriptors(handed, fork, root, local_copy):
 
 
 def test_a_consumer_with_little_memory(handed, fork, root):
-    """However little memory a consumer may still take, it says so or does without, and the next get goes well."""
+    """However little memory a consumer may take, it says so or does without, and the next get goes well."""
     amounts = [each * MIB for each in (2, 4, 8, 16, 32, 64, 512)]
     child = fork("short", root=root, uri=URI, to=handed.to, what="AS", amounts=amounts)
     told = steps(child, handed, amounts)
@@ -94,7 +94,7 @@ def test_a_consumer_with_little_memory(handed, fork, root):
 
 
 def test_a_server_with_few_descriptors(handed, origin, get, until):
-    """However few descriptors an origin's server has left, a get ends with a type, and the next one goes well."""
+    """However few descriptors a server has left, a get ends with a type, and the next one goes well."""
     (server,) = until(origin.children)
     before = resource.prlimit(server, resource.RLIMIT_NOFILE)
     told = []

@@ -39,13 +39,34 @@ def origin(line, root, name="origin", declares=(), **limits):
         line.hear()
 
 
-def get(line, root, uri, times=1, local_copy=True, grpc_only=False, wait=False, to=None, limits=(), **how):
+def get(
+    line,
+    root,
+    uri,
+    times=1,
+    local_copy=True,
+    grpc_only=False,
+    wait=False,
+    to=None,
+    limits=(),
+    failing=False,
+    **how,
+):
     """Get a path to one place or several in turn, once or again; tell of each how it went, and go on."""
     os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
     if grpc_only:
         lit_storage.environment.direct_ways = lambda: Ways.NONE
     faults = {name: how.pop(name) for name in FAULTS if name in how}
-    with lit_storage.connect(root=root, limits=dataclasses.replace(LIMITS, **dict(limits))):
+    limits = dataclasses.replace(LIMITS, **dict(limits))
+    if failing:  # as soon as it connects, or later
+
+        def connect_and_get():
+            with lit_storage.connect(root=root, limits=limits):
+                return {"how": Path(uri).get(to=to, overwrite=True).how}
+
+        line.tell(**_timed(connect_and_get))
+        return
+    with lit_storage.connect(root=root, limits=limits):
         path = Path(uri)
         line.tell(ready=True)
         if wait:
@@ -54,6 +75,41 @@ def get(line, root, uri, times=1, local_copy=True, grpc_only=False, wait=False, 
         for place in times * (to if isinstance(to, list) else [to]):
             line.tell(**_get_once(line, path, seen, {"to": place, **how}, **faults))
     line.tell(left=True)
+
+
+def get_when_told(line, root, uri, to, limits=()):
+    """Get once, and once more after each word."""
+    with lit_storage.connect(root=root, limits=dataclasses.replace(LIMITS, **dict(limits))):
+        while True:
+            options = {"to": to, "overwrite": True, "durable": False}
+            line.tell(**_get_once(line, Path(uri), SimpleNamespace(lines=0), options))
+            if line.hear() is None:
+                return
+
+
+def publish(line, root, store, first, name="publisher", times=1000):
+    """Publish one version after the other of a tree whose files all say which one; tell of each."""
+    with lit_storage.join(name, root=root, artifacts=store, limits=LIMITS) as session:
+        session.declare(Path("lit://tree"))
+        for version in range(first, first + times):
+            for part in range(8):
+                place = f"{session.storage_root}/tree/{part % 2}"
+                os.makedirs(place, exist_ok=True)
+                with open(f"{place}/{part}", "w") as file:
+                    file.write(f"{version} " * (1 << 14))
+            session.publish()
+            line.tell(published=version)
+    line.tell(left=True)
+
+
+def join_once(line, root, name, limits=()):
+    """Join and leave, and tell how that went."""
+
+    def join():
+        lit_storage.join(name, root=root, limits=dataclasses.replace(LIMITS, **dict(limits))).close()
+        return {}
+
+    line.tell(**_timed(join))
 
 
 def short(line, root, uri, to, what, amounts, user=None, local_copy=False):
@@ -156,17 +212,27 @@ def _get_once(
     watched = die_at_bytes or pause_at_bytes is not None or watch
     if die_at_line:
         sys.settrace(trace)
+
+    def transfer():
+        done = path.get(progress=progress if watched else None, **options)
+        return {"how": done.how, "bytes": done.bytes}
+
+    try:
+        how = _timed(transfer)
+    finally:
+        sys.settrace(None)
+    return {**how, "jump": seen.jump, "lines": seen.lines}
+
+
+def _timed(do):
     started = time.monotonic()
     try:
-        transfer = path.get(progress=progress if watched else None, **options)
-        how = {"how": transfer.how, "bytes": transfer.bytes}
+        how = do()
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         of_system = {"errno": getattr(error, "errno", None), "filename": getattr(error, "filename", None)}
         how = {"error": kinds, "text": str(error), **of_system}
-    finally:
-        sys.settrace(None)
-    return {**how, "jump": seen.jump, "lines": seen.lines, "seconds": time.monotonic() - started}
+    return {**how, "seconds": time.monotonic() - started}
 
 
 class Line:

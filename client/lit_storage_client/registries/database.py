@@ -26,7 +26,7 @@ import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from lit_storage_client.directories import make_directory
+from lit_storage_client.directories import make_directory, permits
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 
@@ -324,8 +324,7 @@ def _exists(path: str) -> bool:
 
 
 def _check_access(path: str, mode: int) -> None:
-    if not os.access(path, mode, effective_ids=True):
-        os.stat(path)  # raises where a disk that fails could not tell
+    if not permits(path, mode):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
