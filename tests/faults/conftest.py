@@ -70,6 +70,9 @@ class Child:
     def wait(self, seconds=SECONDS):
         assert select.select([self._pidfd], [], [], seconds)[0], f"process {self.pid} does not end"
 
+    def has_ended(self):
+        return self._pidfd < 0 or bool(select.select([self._pidfd], [], [], 0)[0])
+
     def kill_after(self, seconds):
         """Kill it, unless it ends before."""
         select.select([self._pidfd], [], [], seconds)
@@ -113,6 +116,13 @@ class Forks:
         pid, descriptors, _, _ = socket.recv_fds(self._requests, 64, 1)
         self._children.append(Child(int(pid), descriptors[0], ours))
         return self._children[-1]
+
+    def forget_ended(self):
+        """Let go of those that have ended."""
+        ended = [child for child in self._children if child.has_ended()]
+        self._children = [child for child in self._children if child not in ended]
+        for child in ended:
+            child.close()
 
     def end_children(self):
         while self._children:

@@ -1,4 +1,4 @@
-"""The registry of a machine is locked, damaged or gone: a typed error with a way out, in time, and it heals."""
+"""The registry of a machine is locked, damaged or gone: an error with a way out, in time, and it heals."""
 
 import contextlib
 import os

@@ -64,6 +64,13 @@ class Rounds:
         self.make(large_bytes)
         assert "error" not in self.again()
 
+    def count_lines(self):
+        """See how many lines of the code that fetches a get passes."""
+        self.lines = {
+            local_copy: self.again(local_copy=local_copy, die_at_line=1 << 40)["lines"]
+            for local_copy in (True, False)
+        }
+
     def choose(self, place):
         """Get to a target of one's own choice from now on, beside which copies are staged."""
         self.to = self.target = f"{self.root}/{place}"
@@ -142,38 +149,84 @@ def root(request, tmp_path, in_memory):
 def rounds(origin, seed, get, fork, snapshot, left, root):
     rounds = Rounds(origin, seed, get, fork, snapshot, left, root)
     assert "error" not in get(URI)
+    rounds.usual = get(URI, local_copy=False)["seconds"]
     return rounds
 
 
-@pytest.mark.parametrize(("root", "kills"), [("memory", 40), ("disk", 10)], indirect=["root"])
-def test_a_consumer_at_any_time(rounds, seed, kills):
+def kill_a_consumer(rounds, until=None):
     """A consumer that gets again and again is killed after a random time."""
-    usual = rounds.get(URI, local_copy=False)["seconds"]
+    options = rounds.prepare()
+    rounds.start(times=1000, **options).kill_after(rounds.seed.uniform(0, 1.2 * rounds.usual))
+    rounds.check()
+
+
+def kill_at_a_line(rounds, until=None):
+    """A consumer is killed at a line of the code that fetches; say whether it came to it."""
+    options = rounds.prepare()
+    line = rounds.seed.randrange(1, rounds.lines[options["local_copy"]])
+    child = rounds.start(times=3 if options["overwrite"] else 1, die_at_line=line, **options)
+    killed = child.rest()[-1:] != [{"left": True}]
+    child.wait()
+    rounds.check()
+    return killed
+
+
+def kill_at_bytes(rounds, until=None):
+    """A consumer is killed when it has some bytes, and another one goes on from them."""
+    options = rounds.prepare() | {"local_copy": False}
+    child = rounds.start(die_at_bytes=rounds.seed.randrange(LARGE // 2, LARGE), **options)
+    assert child.rest() == []
+    child.wait()
+    served = rounds.versions[0]
+    jump = rounds.check(local_copy=False, watch=True)["jump"]
+    # No other file comes in steps so large, and some MiB may not have been noted when it was killed.
+    assert (jump > 8 * MIB) == (rounds.versions[0] is served)
+
+
+def kill_the_server(rounds, until):
+    """The process that serves for the origin is killed during a get."""
+    options = rounds.prepare()
+    (server,) = until(rounds.origin.children)
+    child = rounds.start(**options)
+    time.sleep(rounds.seed.uniform(0, rounds.usual))  # a moment, and no wait for anything
+    os.kill(server, signal.SIGKILL)
+    how = child.next()
+    assert "error" not in how or how["error"][0] == "OriginUnavailable", how
+    child.kill()
+    until(lambda: set(rounds.origin.children()) - {server})
+    until(lambda: "error" not in rounds.get("lit://@origin/spare/empty"))
+    shutil.rmtree(os.path.dirname(rounds.target) + "/spare")
+    rounds.check()
+
+
+def kill_the_origin(rounds, until=None):
+    """The origin is killed during a get, and another one takes its name at once."""
+    options = rounds.prepare()
+    child = rounds.start(**options)
+    rounds.origin.kill_after(rounds.seed.uniform(0, rounds.usual))
+    how = child.next()
+    assert "error" not in how or how["error"][0] in ("OriginUnavailable", "PathNotFound"), how
+    child.kill()
+    rounds.origin = rounds.fork("origin", root=rounds.root)
+    assert rounds.origin.next() == {"serves": rounds.files}
+    rounds.check()
+
+
+@pytest.mark.parametrize(("root", "kills"), [("memory", 6), ("disk", 3)], indirect=["root"])
+def test_a_consumer_at_any_time(rounds, kills):
+    """A consumer that gets again and again is killed after a random time."""
     for _ in range(kills):
-        options = rounds.prepare()
-        rounds.start(times=1000, **options).kill_after(seed.uniform(0, 1.2 * usual))
-        rounds.check()
+        kill_a_consumer(rounds)
 
 
 @pytest.mark.parametrize("where", ["confined", "chosen"])
-def test_a_consumer_at_any_line(rounds, seed, where):
+def test_a_consumer_at_any_line(rounds, where):
     """A consumer is killed at a line of the code that fetches, so also in moments of microseconds."""
     if where == "chosen":
         rounds.choose("elsewhere/tree")
     rounds.shrink(10 * MIB)
-    lines = {
-        local_copy: rounds.again(local_copy=local_copy, die_at_line=1 << 40)["lines"]
-        for local_copy in (True, False)
-    }
-    killed = 0
-    for _ in range(40):
-        options = rounds.prepare()
-        line = seed.randrange(1, lines[options["local_copy"]])
-        child = rounds.start(times=3 if options["overwrite"] else 1, die_at_line=line, **options)
-        killed += child.rest()[-1:] != [{"left": True}]
-        child.wait()
-        rounds.check()
-    assert killed > 30
+    rounds.count_lines()
+    assert sum(kill_at_a_line(rounds) for _ in range(8)) > 3
 
 
 @pytest.mark.parametrize("absent", [True, False])
@@ -192,51 +245,35 @@ def test_a_consumer_at_each_line_of_the_swap(rounds, absent):
     assert line > 20
 
 
-def test_a_consumer_that_is_gone_on_from(rounds, seed):
+def test_a_consumer_that_is_gone_on_from(rounds):
     """A get goes on from the parts that a killed one verified, never with those of another version."""
-    for _ in range(15):
-        options = rounds.prepare() | {"local_copy": False}
-        die_at_bytes = seed.randrange(LARGE // 2, LARGE)
-        child = rounds.start(die_at_bytes=die_at_bytes, **options)
-        assert child.rest() == []
-        child.wait()
-        served = rounds.versions[0]
-        jump = rounds.check(local_copy=False, watch=True)["jump"]
-        # No other file comes in steps so large, and some MiB may not have been noted when it was killed.
-        assert (jump > 8 * MIB) == (rounds.versions[0] is served)
+    for _ in range(4):
+        kill_at_bytes(rounds)
 
 
-def test_the_server_process(rounds, seed, until):
+def test_the_server_process(rounds, until):
     """A get whose origin is served anew goes on by itself, or ends with an error that says why."""
-    usual = rounds.get(URI, local_copy=False)["seconds"]
-    for _ in range(15):
-        options = rounds.prepare()
-        (server,) = until(rounds.origin.children)
-        child = rounds.start(**options)
-        time.sleep(seed.uniform(0, usual))  # a moment, and no wait for anything
-        os.kill(server, signal.SIGKILL)
-        how = child.next()
-        assert "error" not in how or how["error"][0] == "OriginUnavailable", how
-        child.kill()
-        until(lambda server=server: set(rounds.origin.children()) - {server})
-        until(lambda: "error" not in rounds.get("lit://@origin/spare/empty"))
-        shutil.rmtree(os.path.dirname(rounds.target) + "/spare")
-        rounds.check()
+    for _ in range(3):
+        kill_the_server(rounds, until)
 
 
-def test_the_origin(rounds, seed, fork, root):
+def test_the_origin(rounds):
     """A get whose origin was killed ends with an error, or well; the origin's name is free at once."""
-    usual = rounds.get(URI, local_copy=False)["seconds"]
-    for _ in range(10):
-        options = rounds.prepare()
-        child = rounds.start(**options)
-        rounds.origin.kill_after(seed.uniform(0, usual))
-        how = child.next()
-        assert "error" not in how or how["error"][0] in ("OriginUnavailable", "PathNotFound"), how
-        child.kill()
-        rounds.origin = fork("origin", root=root)
-        assert rounds.origin.next() == {"serves": rounds.files}
-        rounds.check()
+    for _ in range(3):
+        kill_the_origin(rounds)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("root", ["memory", "disk"], indirect=True)
+def test_whoever_at_any_time(rounds, until, soak_seconds, tally):
+    """Consumers, servers and origins are killed at random moments, for as long as there is time."""
+    rounds.count_lines()
+    ways = [kill_a_consumer, kill_at_a_line, kill_at_bytes, kill_the_server, kill_the_origin]
+    deadline = time.monotonic() + soak_seconds
+    while time.monotonic() < deadline:
+        rounds.seed.choice(ways)(rounds, until)
+        rounds.fork.forget_ended()
+        tally["kills"] += 1
 
 
 def test_a_consumer_that_makes_parents(rounds, left, root):

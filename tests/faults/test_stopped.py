@@ -1,4 +1,4 @@
-"""Processes that stand still (SIGSTOP) or are killed while they publish: nobody waits for ever, nothing is torn."""
+"""Processes that stand still (SIGSTOP), or are killed while they publish: all waits end, nothing is torn."""
 
 import contextlib
 import os
@@ -54,7 +54,7 @@ def test_a_server_that_stands_still(origin, tree, get, snapshot, tmp_path, until
 def test_a_server_that_stands_still_in_mid_transfer(
     origin, tree, fork, root, tmp_path, until, left, local_copy
 ):
-    """A server that stands still while it sends is an error within the limits, and leaves what can be gone on from."""
+    """A server that stands still while it sends is an error within the limits."""
     options = {"to": f"{tmp_path}/to", "limits": SHORT, "local_copy": local_copy, "pause_at_bytes": 2 * MIB}
     child = fork("get", root=root, uri=URI, overwrite=True, **options)
     assert child.next() == {"ready": True}
@@ -109,7 +109,7 @@ def kill_publisher(fork, get, root, tmp_path, seconds, first):
 
 
 def test_a_publisher_at_any_time(fork, get, root, tmp_path, seed):
-    """A Work that is killed while it publishes leaves the version before or the new one, whole; the next goes well."""
+    """A Work that is killed while it publishes leaves the version before or the new one, whole."""
     os.makedirs(tmp_path / "store")
     first = 0
     for _ in range(4):

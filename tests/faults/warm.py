@@ -113,7 +113,7 @@ def join_once(line, root, name, limits=()):
 
 
 def short(line, root, uri, to, what, amounts, user=None, local_copy=False):
-    """Get again and again with so much less of something each time; tell of each, and of the next one without."""
+    """Get with little of something, and then without that limit, once for each amount; tell of each."""
     os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
     if user is not None:
         os.setresgid(user, user, user)
