@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import os
 import select
 import weakref
 from dataclasses import asdict, dataclass
+
+from lit_storage_client.boot_clock import boot_seconds
 
 _ENDED = (b"Z", b"X", b"x")
 _STATE, _START_TIME = 3, 22  # numbers of fields in proc_pid_stat(5)
@@ -29,7 +32,7 @@ class ProcessIdentity:
     pid: int
     """As processes of its own pid namespace see it."""
     start_time: int
-    """Clock ticks from boot to its start."""
+    """Clock ticks from boot to its start, as the first time namespace counts them: time_namespaces(7)."""
     boot_id: str
     """The kernel's random id of this boot."""
     pid_namespace: str
@@ -83,6 +86,16 @@ class ProcessIdentity:
         except PermissionError:
             return None
         return start_time == self.start_time and state not in _ENDED
+
+    def most_seconds(self) -> float:
+        """Return how long it can have been running, which no change of the clock of the wall makes longer.
+
+        Infinite for one of another boot.
+        """
+        if self.boot_id != _boot_id():
+            return math.inf
+        ticks = os.sysconf("SC_CLK_TCK")
+        return max(0.0, boot_seconds() - (self.start_time + _boot_offset(ticks)) / ticks)
 
     def to_text(self) -> str:
         """Return one line of ASCII JSON that `from_text` reads."""
@@ -197,7 +210,21 @@ def _read_stat(process: str) -> tuple[bytes, int]:
     finally:
         os.close(descriptor)
     fields = stat[stat.rindex(b")") + 1 :].split()
-    return fields[_STATE - 3], int(fields[_START_TIME - 3])
+    return fields[_STATE - 3], int(fields[_START_TIME - 3]) - _boot_offset(os.sysconf("SC_CLK_TCK"))
+
+
+@functools.cache
+def _boot_offset(ticks: int) -> int:
+    """Return by how many ticks this time namespace counts more since boot than the first one."""
+    try:
+        with open("/proc/self/timens_offsets", encoding="ascii") as file:
+            offsets = {name: int(seconds) for name, seconds, _ in map(str.split, file)}
+    except (OSError, ValueError):  # a kernel without time namespaces
+        return 0
+    return offsets.get("boottime", 0) * ticks
+
+
+os.register_at_fork(after_in_child=_boot_offset.cache_clear)  # the child may be in another one
 
 
 @functools.cache
