@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
+import math
 import os
 import select
 import stat
@@ -108,6 +109,7 @@ class _Retries:
     def __init__(self, seconds: float) -> None:
         self._first = seconds
         self._pauses: dict[str, tuple[float, float]] = {}
+        self._since: dict[str, float] = {}
 
     def is_due(self, instance_id: str) -> bool:
         """Say whether it is time to try again, or has not failed yet."""
@@ -118,12 +120,17 @@ class _Retries:
         former = self._pauses.get(instance_id)
         pause = self._first if former is None else min(2 * former[0], max(self._first, _LONGEST_PAUSE))
         self._pauses[instance_id] = (pause, time.monotonic() + pause)
+        self._since.setdefault(instance_id, time.monotonic())
         return pause
+
+    def has_failed_for(self, instance_id: str, seconds: float) -> bool:
+        """Say whether it has been failing for so long."""
+        return time.monotonic() - self._since.get(instance_id, math.inf) >= seconds
 
     def forget_others(self, instance_ids: AbstractSet[str]) -> None:
         """Keep nothing of instances that are not noted any more."""
         for gone in self._pauses.keys() - instance_ids:
-            del self._pauses[gone]
+            del self._pauses[gone], self._since[gone]
 
 
 class Custodian:
@@ -208,7 +215,9 @@ class Custodian:
         note = Note(self._root, left.instance_id)
         if note.read() is None:
             log(logging.WARNING if told else logging.INFO, "published what a Work left", **what)
-        elif 0 < left.tried_at < time.time() - self._limits.staging_seconds:
+        elif 0 < left.tried_at < time.time() - self._limits.staging_seconds and self._retries.has_failed_for(
+            left.instance_id, self._limits.staging_seconds
+        ):  # by a clock that nobody sets, too
             note.remove()
             log(logging.ERROR, "gave up publishing what a Work left", **what)
         else:

@@ -103,7 +103,7 @@ class Writer:
         """Make the version visible, all of it in this moment.
 
         Raises:
-            FormerRemovedError: an older version whose objects it names is gone.
+            FormerRemovedError: an older version whose objects it names is gone, or its own objects are.
             TransferTimeout, OSError: as of `put`.
         """
         if self._buffer:
@@ -118,8 +118,11 @@ class Writer:
         if self._replaces:
             replaced = [key for key in self._replaces if key != self._manifest_key]
             self._wait(self._lanes.submit(lambda: self._objects.remove(replaced)))
-        elif self._former_key is not None and any(key not in self.sizes for key, _ in manifest.objects):
-            self._check_former(self._former_key)
+            return
+        if self._former_key is not None and any(key not in self.sizes for key, _ in manifest.objects):
+            self._check(self._former_key)
+        if self.sizes:  # whose clock is days ahead may have taken them for those of somebody who was killed
+            self._check(data_key(next(iter(self.sizes))))
 
     def check_deadline(self) -> None:
         """See that there is time left.
@@ -154,7 +157,7 @@ class Writer:
                 f"the store {self._objects.url} took longer than {self._seconds:g} s for one object"
             ) from None
 
-    def _check_former(self, key: str) -> None:
+    def _check(self, key: str) -> None:
         try:
             self._wait(self._lanes.submit(lambda: self._objects.read(key, 0, 1)))
         except BaseException as error:

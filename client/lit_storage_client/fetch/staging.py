@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import os
 import secrets
 import stat
@@ -180,6 +181,7 @@ class Staging:
         if status.st_uid != os.geteuid():
             return False  # in a directory that other users can write, theirs are not touched
         alive: bool | None = None
+        most_seconds = math.inf
         try:
             owner = _owner_in(self._name)
             if owner is None:
@@ -189,12 +191,13 @@ class Staging:
                 owner = ProcessIdentity.from_text(text)
             # The file system may be one that several machines share, so another boot proves nothing.
             alive = owner.is_alive(same_machine=False)
+            most_seconds = owner.most_seconds() + 1.0  # ticks are rounded
         except FileNotFoundError:
             if self._name.endswith(State.DISCARDING.value):
                 return True  # the owner's file is what is removed last
         except ValueError:
             pass  # a power cut took what was written
-        return alive is False or (alive is None and time.time() - status.st_mtime > oldest_seconds)
+        return alive is False or (alive is None and min(_age(self.fd), most_seconds) > oldest_seconds)
 
     def repair(self) -> None:
         """Put back what was moved aside, if nothing took its place."""
@@ -215,9 +218,13 @@ class Staging:
     def is_worth_keeping(self, seconds: float) -> bool:
         """Say whether it has something to go on from, that was written less than `seconds` ago."""
         try:
-            age = time.time() - os.stat(JOURNAL, dir_fd=self.fd, follow_symlinks=False).st_mtime
+            fd = os.open(JOURNAL, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         except FileNotFoundError:
             return False
+        try:
+            age = _age(fd)
+        finally:
+            os.close(fd)
         return age < seconds and bool(read_journal(self.fd, None))
 
     def discard(self) -> bool:
@@ -286,6 +293,17 @@ class Staging:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
         with os.fdopen(fd, encoding="ascii") as file:
             return file.read()
+
+
+def _age(fd: int) -> float:
+    """Return for how many seconds nothing was written, by the clock of the wall.
+
+    What was written in the future, before a clock was set right, gets old from now on; else it never would.
+    """
+    age = time.time() - os.fstat(fd).st_mtime
+    if age < 0:
+        os.utime(fd)
+    return max(age, 0.0)
 
 
 def name_with_owner(stem: str) -> str:
