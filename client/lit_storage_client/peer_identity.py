@@ -6,11 +6,9 @@ of "trainer" must still have a certificate for "trainer", and gets no token in c
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from lit_storage_client.names import shown
 from lit_storage_client.security import Security
-from lit_storage_proto.endpoint import is_loopback, split_address
+from lit_storage_proto.endpoint import grpc_target, is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable
 from lit_storage_proto.registry import LiveRecord
 
@@ -36,7 +34,7 @@ def target_of(record: LiveRecord) -> str:
         OriginUnavailable: what the registry holds is no address.
     """
     address_of(record)
-    return "dns:///" + quote(record.endpoint, safe=":.")
+    return grpc_target(record.endpoint)
 
 
 def certified_name(record: LiveRecord) -> str:

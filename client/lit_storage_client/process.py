@@ -108,7 +108,11 @@ class ProcessIdentity:
         Raises:
             ValueError: `text` is not of that form, as of a file that was only partly written.
         """
-        match json.loads(text):
+        try:
+            members = json.loads(text)
+        except RecursionError:
+            raise ValueError("the text is no object") from None
+        match members:
             case {
                 "pid": int(pid),
                 "start_time": int(start_time),

@@ -7,10 +7,11 @@ stands in brackets where a port follows it (RFC 3986, section 3.2.2), and withou
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import quote
 
 from lit_storage_proto.errors import InvalidURI
 
-_MOST_DIGITS = 100  # Python takes no number of thousands of them
+_SHOWN = 200  # characters of what is no address
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -24,15 +25,26 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""
-    is_port = port.isascii() and port.isdigit() and len(port) <= _MOST_DIGITS and int(port) < 65536
-    if not (colon and host and is_port):
-        raise InvalidURI(f"{address!r} is no address: write HOST:PORT, or [IPV6]:PORT")
+    if not (colon and host and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536):
+        raise InvalidURI(f"{address[:_SHOWN]!r} is no address: write HOST:PORT, or [IPV6]:PORT")
     return host, int(port)
 
 
 def join_address(host: str, port: int) -> str:
     """Return ``HOST:PORT``, with brackets around a host that holds a colon."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def grpc_target(address: str) -> str:
+    """Return what gRPC is to dial for ``HOST:PORT``.
+
+    A bare "unix:80" or "xds:80" it would take for a URI of another scheme, and open a socket of this machine.
+    What means something in a URI is quoted, so that a host is all that it can be.
+
+    Raises:
+        InvalidURI: as of `split_address`.
+    """
+    return "dns:///" + quote(join_address(*split_address(address)), safe=":.")
 
 
 def is_loopback(host: str) -> bool:

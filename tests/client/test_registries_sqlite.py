@@ -70,7 +70,7 @@ def test_columns_are_named(path: Path, registry: SqliteRegistry):
             columns.sort(key=lambda column: (column != first, column))
             connection.execute(f"DROP TABLE {table}")
             connection.execute(f"CREATE TABLE {table} ({', '.join(columns)}, later, PRIMARY KEY (name))")
-    record = LiveRecord("trainer", "one", "127.0.0.1:4000", "machine", "tls")
+    record = LiveRecord("trainer", "one", "127.0.0.1:4000", "machine", "trainer")
     registry.register(record)
     work = WorkRecord("trainer", "one", WorkState.STOPPED, "machine", "file:///kept")
     assert (registry.update_work(work), registry.resolve("trainer")) == (True, record)
@@ -278,11 +278,13 @@ class TestDamage:
 
     @pytest.mark.parametrize("statement", ["UPDATE live SET holder = '{'", "UPDATE work SET state = 'odd'"])
     def test_an_odd_value_is_named(self, path, registry, statement):
-        """A value that this product does not write is reported as damage."""
+        """A value that this product does not write is damage to who asks for it, and hides no other name."""
         registry.register(RECORD)
         change_file(path, statement)
+        registry.register(other := dataclasses.replace(RECORD, name="other"))
         with pytest.raises(RegistryUnavailable, match="is damaged or no registry"):
-            registry.works()
+            registry.work("trainer")
+        assert ([work.name for work in registry.works()], registry.resolve("other")) == (["other"], other)
 
     def test_what_is_left_of_an_old_file_is_not_mixed_in(self, path):
         """A -wal file without its database is refused, for it would be applied to the new one."""

@@ -13,7 +13,7 @@ from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkSta
 
 
 def live_record(name: str = "trainer", instance: str = "one", endpoint: str = "127.0.0.1:4000") -> LiveRecord:
-    return LiveRecord(name, instance, endpoint, "machine", tls_name="trainer.test")
+    return LiveRecord(name, instance, endpoint, "machine", tls_name=name)
 
 
 def work_record(state: WorkState, name: str = "trainer", instance: str = "one") -> WorkRecord:

@@ -10,6 +10,10 @@ Invariants
     (same page, section 2.2).
  5. What goes wrong is one typed sentence, never an error of sqlite3.
 
+ 6. What another user may have put into the file stays data: a file that holds a view, a trigger or an
+    expression of its own is none of ours, no value is larger than a record can be, and no statement goes
+    on for longer than it may take, whatever the rows and tables of the file say.
+
 The file is in WAL mode, so that readers never wait for a writer; for that a reader too must be
 allowed to write the file and its directory.
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import sqlite3
 import threading
@@ -29,6 +34,7 @@ from urllib.parse import quote
 from lit_storage_client.directories import make_directory, permits
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
+from lit_storage_proto.limits import MIB
 
 SCHEMA_VERSION = 2
 
@@ -46,6 +52,12 @@ CREATE TABLE work (
 
 # By the version that a file has, what makes it one of the next version.
 _MIGRATIONS = {1: "ALTER TABLE live ADD COLUMN custodian INTEGER NOT NULL DEFAULT 0"}
+
+# A record has 16 KiB at most; the file may hold others' rows, which are then passed over.
+_MOST_VALUE_BYTES = 4 * MIB
+_STEPS = 10_000  # of SQLite's machine, between two looks at the clock: well below a millisecond
+# What of a table is calculated, by functions that whoever wrote the file has chosen.
+_EXPRESSION = re.compile(r"\b(check|generated|as|default\s*\(|virtual)\b", re.IGNORECASE)
 
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -74,6 +86,7 @@ class Database:
         self._opened_by = 0
         self._inode = (0, 0)
         self._closed = False
+        self._until = 0.0
         _databases.add(self)
         try:
             self._make()
@@ -99,6 +112,7 @@ class Database:
             raise self._stays_locked()
         self._turnstile.release()
         try:
+            self._until = time.monotonic() + 2 * self._timeout_seconds
             yield self._connected()
         except sqlite3.Error as error:
             self._disconnect()
@@ -253,12 +267,28 @@ class Database:
         try:
             # A power cut may take the last commits, never the file: who lived is dead then anyway.
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MOST_VALUE_BYTES)
+            connection.text_factory = _text
+            connection.set_progress_handler(self._is_over, _STEPS)
+            self._check_schema(connection)
             if self._check_owner(connection) < SCHEMA_VERSION:
                 self._migrate(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _is_over(self) -> bool:
+        """Say whether the statement that runs is to be ended."""
+        return time.monotonic() > self._until
+
+    def _check_schema(self, connection: sqlite3.Connection) -> None:
+        """Refuse a file in which a look at a table may run what another one wrote."""
+        for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master"):
+            is_table = kind == "table" and isinstance(text, str) and not _EXPRESSION.search(text)
+            if not is_table and not (kind == "index" and name.startswith("sqlite_autoindex_")):
+                raise self.damaged()
 
     def _check_owner(self, connection: sqlite3.Connection) -> int:
         """Return the version of the schema of a file that this process may use."""
@@ -307,6 +337,10 @@ class Database:
             return self._stays_locked()
         if code in _DAMAGED or "no such table" in str(error) or "no such column" in str(error):
             return self.damaged()
+        if code == sqlite3.SQLITE_INTERRUPT:
+            return RegistryUnavailable(
+                f"{self.path} takes too long to be read; it is damaged, or holds more than a registry can"
+            )
         if code == sqlite3.SQLITE_FULL:
             return RegistryUnavailable(f"{self.path} cannot grow, for its disk is full; free some space")
         return RegistryUnavailable(
@@ -321,6 +355,11 @@ def _exists(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _text(raw: bytes) -> str:
+    """Return a text of the file: one that is none fails no statement, and is no field of a record."""
+    return raw.decode("utf-8", "replace")
 
 
 def _check_access(path: str, mode: int) -> None:

@@ -2,20 +2,25 @@
 
 Invariant: a live record lives exactly while its holder's process does. It is as absent from the
 moment that process is gone, and the next `register` replaces it; a stopped process keeps its name.
-A holder that cannot be looked up, as one in another container, counts as alive.
+A holder that cannot be looked up, as one in another container, counts as alive. A row that is no record
+hides no other one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
+from lit_storage_client.names import shown
 from lit_storage_client.process import ProcessIdentity, ProcessWatch
+from lit_storage_client.registries.checked import MOST_RECORDS, checked
 from lit_storage_client.registries.database import Database
 from lit_storage_client.registries.derived import derive_state
-from lit_storage_proto.errors import NameTaken
+from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 
 _LIVE = "SELECT name, instance_id, endpoint, machine_id, tls_name, holder, custodian FROM live"
@@ -47,6 +52,12 @@ _identity_of = functools.lru_cache(256)(ProcessIdentity.from_text)
 _LiveRow = tuple[str, str, str, str, str, str, int]
 _WorkRow = tuple[str, str, str, str, str, str | None]
 
+T = TypeVar("T")
+Row = TypeVar("Row")
+
+_MOST_TOLD = 1000
+_LOG = logging.getLogger("lit_storage.registry")
+
 
 class SqliteRegistry:
     """``sqlite://PATH``, the default on one machine."""
@@ -66,6 +77,7 @@ class SqliteRegistry:
         """
         self._database = Database(path, machine_id=machine_id, timeout_seconds=timeout_seconds)
         self._watch = ProcessWatch()
+        self._told: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -147,8 +159,8 @@ class SqliteRegistry:
             RegistryUnavailable: the file cannot be read.
         """
         with self._database.reading() as connection:
-            rows: list[_LiveRow] = connection.execute(f"{_LIVE} ORDER BY name").fetchall()
-        return [record for row in rows if (record := self._live_of(row)) is not None]
+            rows: Iterable[_LiveRow] = connection.execute(f"{_LIVE} ORDER BY name")
+            return self._readable(rows, self._live_of)
 
     def works(self) -> Sequence[WorkRecord]:
         """Return all work records, by name, with the same derived state as `work`.
@@ -157,8 +169,8 @@ class SqliteRegistry:
             RegistryUnavailable: the file cannot be read.
         """
         with self._database.reading() as connection:
-            rows: list[_WorkRow] = connection.execute(f"{_WORK} ORDER BY work.name").fetchall()
-        return [self._work_of(row) for row in rows]
+            rows: Iterable[_WorkRow] = connection.execute(f"{_WORK} ORDER BY work.name")
+            return self._readable(rows, self._work_of)
 
     def close(self) -> None:
         """Close the file in this process; records stay. A second call does nothing."""
@@ -184,30 +196,61 @@ class SqliteRegistry:
             case False:
                 return
 
+    def _readable(self, rows: Iterable[Row], record_of: Callable[[Row], T | None]) -> list[T]:
+        """Return the records of rows; one that is none is told once, and hides no other."""
+        records: list[T] = []
+        for row in rows:
+            if len(records) >= MOST_RECORDS:
+                raise RegistryUnavailable(
+                    f"{self._database.path} holds more than {MOST_RECORDS} names; remove those of Works that "
+                    "are not needed any more"
+                )
+            try:
+                record = record_of(row)
+            except RegistryUnavailable:
+                self._tell(row)
+                continue
+            if record is not None:
+                records.append(record)
+        return records
+
+    def _tell(self, row: object) -> None:
+        name = shown(str(row[0])) if isinstance(row, tuple) else ""
+        if name not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(name)
+            _LOG.warning("what %s holds of %s is no record, and is passed over", self._database.path, name)
+
     def _lives(self, holder: str) -> bool:
         return self._watch.is_alive(self._identity(holder)) is not False
 
     def _identity(self, holder: str) -> ProcessIdentity:
         try:
             return _identity_of(holder)
-        except ValueError:
+        except (ValueError, TypeError):
             raise self._database.damaged() from None
 
     def _live_of(self, row: _LiveRow) -> LiveRecord | None:
         name, instance_id, endpoint, machine_id, tls_name, holder, custodian = row
         if not self._lives(holder):
             return None
-        return LiveRecord(name, instance_id, endpoint, machine_id, tls_name, custodian=bool(custodian))
+        try:
+            return checked(
+                LiveRecord(name, instance_id, endpoint, machine_id, tls_name, custodian=bool(custodian))
+            )
+        except ValueError:
+            raise self._database.damaged() from None
 
     def _work_of(self, row: _WorkRow) -> WorkRecord:
         name, instance_id, state, machine_id, artifacts_url, holder = row
         try:
-            record = WorkRecord(
-                name=name,
-                instance_id=instance_id,
-                state=WorkState(state),
-                machine_id=machine_id,
-                artifacts_url=artifacts_url,
+            record = checked(
+                WorkRecord(
+                    name=name,
+                    instance_id=instance_id,
+                    state=WorkState(state),
+                    machine_id=machine_id,
+                    artifacts_url=artifacts_url,
+                )
             )
         except ValueError:
             raise self._database.damaged() from None

@@ -15,6 +15,7 @@ from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord
 from lit_storage_proto.uri import check_name
 
 _ENDPOINT = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})", re.ASCII)
+_MOST_HOST_CHARACTERS = 253  # of a name of the DNS: RFC 1035, section 2.3.4
 
 
 class StaticRegistry:
@@ -90,8 +91,8 @@ def _parse(text: str) -> dict[str, LiveRecord]:
     for item in text.split(","):
         name, _, endpoint = item.strip().partition("=")
         match = _ENDPOINT.fullmatch(endpoint)
-        if match is None or not 0 < int(match["port"]) < 65536:
-            raise InvalidURI(f"{item!r} is no item of a static registry; write static:NAME=HOST:PORT,…")
+        if match is None or not 0 < int(match["port"]) < 65536 or len(match["host"]) > _MOST_HOST_CHARACTERS:
+            raise InvalidURI(f"{item[:200]!r} is no item of a static registry; write static:NAME=HOST:PORT,…")
         if check_name(name) in records:
             raise InvalidURI(f"the static registry lists {name!r} twice; keep one of the two")
         records[name] = LiveRecord(name, instance_id="", endpoint=endpoint, machine_id="")

@@ -2,13 +2,17 @@
 
 Invariant: of one name, what etcd said at a later revision is never replaced by what it said at an
 earlier one, in whatever order the two arrive: a load, the events of a watch, the answers to this
-process's own questions and the results of its own writes.
+process's own questions and the results of its own writes. Memory is bounded: what is larger than a record
+can be, or more than a registry holds, is not kept. Whoever does not find a name here asks etcd.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+
+from lit_storage_client.registries.checked import MOST_RECORDS
+from lit_storage_client.registries.etcd.records import MOST_BYTES
 
 
 class LiveCache:
@@ -34,7 +38,7 @@ class LiveCache:
 
     def load(self, values: Iterable[tuple[str, int, bytes]], revision: int) -> None:
         """Take all that there is at a revision: names, the revision of the last change of each, values."""
-        loaded = {name: (changed, value) for name, changed, value in values}
+        loaded = {name: (changed, value) for name, changed, value in values if len(value) <= MOST_BYTES}
         with self._lock:
             later = {name: known for name, known in self._live.items() if known[0] > revision}
             self._live = loaded | later
@@ -67,11 +71,17 @@ class LiveCache:
         known = self._live.get(name)
         if max(known[0] if known is not None else 0, self._free.get(name, 0)) > revision:
             return
-        if value is not None:
+        if value is not None and (
+            len(value) > MOST_BYTES or (known is None and len(self._live) >= MOST_RECORDS)
+        ):
+            self._live.pop(name, None)
+        elif value is not None:
             self._live[name] = (revision, value)
             self._free.pop(name, None)
         else:
             self._live.pop(name, None)
+            if len(self._free) >= MOST_RECORDS:
+                self._live, self._free = {}, {}  # nobody tells when it may be forgotten: nothing is known
             self._free[name] = revision
 
     def _advance(self, revision: int) -> None:

@@ -25,8 +25,10 @@ from google.protobuf.message import Message
 
 from lit_storage_client.backoff import backoff
 from lit_storage_client.credentials import ClientTls, Credentials
+from lit_storage_client.names import printable
 from lit_storage_client.registries.etcd.access import EtcdAccess
 from lit_storage_client.registries.etcd.address import EtcdAddress
+from lit_storage_proto.endpoint import grpc_target
 from lit_storage_proto.errors import AccessDenied, NotAttached, RegistryUnavailable
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import MIB
@@ -142,7 +144,7 @@ class Connection:
                     authenticated_anew = True
                     self.forget_token()
                     continue
-                if failure.code() in _REFUSALS:
+                if failure.code() in _REFUSALS or _is_too_large(failure):
                     raise self._refusal(failure) from None
                 failed[endpoint] = _reason(failure)
             except _EndedError:
@@ -264,8 +266,8 @@ class Connection:
             ("grpc.enable_http_proxy", 0),
         ]
         if self._tls is None:
-            return grpc.insecure_channel(endpoint, options)
-        return grpc.secure_channel(endpoint, self._tls.channel, options)
+            return grpc.insecure_channel(grpc_target(endpoint), options)
+        return grpc.secure_channel(grpc_target(endpoint), self._tls.channel, options)
 
     def _metadata(self, endpoint: str, seconds: float) -> tuple[tuple[str, str], ...]:
         if self._access.user is None:
@@ -308,6 +310,11 @@ class Connection:
         )
 
 
+def _is_too_large(failure: grpc.RpcError) -> bool:
+    """Say whether an answer was larger than a message may be, which it is at every member."""
+    return failure.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in _details(failure)
+
+
 def _reason(failure: grpc.RpcError) -> str:
     if failure.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return "no answer in time"
@@ -319,4 +326,4 @@ def _details(failure: grpc.RpcError) -> str:
     details = ""
     with contextlib.suppress(AttributeError):
         details = failure.details() or ""
-    return " ".join(details.split())[:_MAX_DETAILS]
+    return printable(" ".join(details[: 8 * _MAX_DETAILS].split())[:_MAX_DETAILS])

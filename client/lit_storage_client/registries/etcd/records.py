@@ -12,6 +12,7 @@ import json
 from typing import Any, TypeVar
 
 from lit_storage_client.names import shown
+from lit_storage_client.registries.checked import checked
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
@@ -19,7 +20,8 @@ R = TypeVar("R", LiveRecord, WorkRecord)
 
 _HOLDER = "holder"  # beside the fields of a live record: the process that registered it
 _MOST_DECODED = 1 << 14
-_MOST_BYTES = 1 << 14  # of a record; what is larger was written by nobody here, and is not kept in memory
+MOST_BYTES = 1 << 14
+"""Of a record. What is larger was written by nobody here, and is not kept in memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _encode(members: dict[str, Any]) -> bytes:
 
 def _decode(name: str, value: bytes) -> dict[str, Any]:
     try:
-        members = json.loads(value) if len(value) <= _MOST_BYTES else None
+        members = json.loads(value) if len(value) <= MOST_BYTES else None
     except (ValueError, RecursionError):
         raise _damaged(name) from None
     if not isinstance(members, dict) or members.get("name") != name:
@@ -115,8 +117,8 @@ def _record(kind: type[R], name: str, members: dict[str, Any]) -> R:
             if type(members[field.name]).__name__ not in (field.type, "WorkState"):
                 raise _damaged(name)
     try:
-        return kind(**values)
-    except TypeError:
+        return checked(kind(**values))
+    except (TypeError, ValueError):
         raise _damaged(name) from None
 
 

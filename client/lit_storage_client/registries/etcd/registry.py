@@ -27,6 +27,7 @@ from typing import TypeVar
 import grpc
 
 from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_client.names import shown
 from lit_storage_client.process import ProcessIdentity, ProcessWatch
 from lit_storage_client.registries.derived import derive_state
 from lit_storage_client.registries.etcd.access import EtcdAccess
@@ -34,12 +35,12 @@ from lit_storage_client.registries.etcd.address import EtcdAddress
 from lit_storage_client.registries.etcd.connection import (
     GRANT,
     KEEP_ALIVE,
-    RANGE,
     REVOKE,
     TXN,
     Connection,
     Refused,
 )
+from lit_storage_client.registries.etcd.pages import read_pages
 from lit_storage_client.registries.etcd.pair import Pair, put, unchanged
 from lit_storage_client.registries.etcd.records import (
     Keys,
@@ -58,8 +59,9 @@ from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 T = TypeVar("T")
 
 _LOG = logging.getLogger("lit_storage.registry")
-_PAGE = 1000  # records in one answer
 _REVOKE_SECONDS = 1.0
+_MOST_TOLD = 1000
+_LONGEST_LEASE = 10  # times what was asked for; etcd may grant more, and never as much more
 
 _this_boot = functools.cache(lambda: ProcessIdentity.current().boot_id)
 _identity_of = functools.lru_cache(256)(ProcessIdentity.from_text)
@@ -184,7 +186,8 @@ class EtcdRegistry:
             if refused.code is grpc.StatusCode.NOT_FOUND:
                 return None
             raise
-        return Lease(lease.id, float(answer.TTL), since) if answer.TTL > 0 else None
+        longest = _LONGEST_LEASE * self._limits.lease_seconds
+        return Lease(lease.id, min(float(answer.TTL), longest), since) if answer.TTL > 0 else None
 
     def unregister(self, name: str, instance_id: str) -> None:
         """Remove the live record if that instance holds it; else do nothing.
@@ -289,7 +292,11 @@ class EtcdRegistry:
         keys = [self._keys.live(name), self._keys.work(name)] if work else [self._keys.live(name)]
         reads = [pb.RequestOp(request_range=pb.RangeRequest(key=key)) for key in keys]
         answer = self._connection.call(TXN, pb.TxnRequest(success=reads), _left(deadline))
-        found = [next(iter(each.response_range.kvs), None) for each in answer.responses]
+        found = [_value_of(key, each) for key, each in zip(keys, answer.responses, strict=False)]
+        if len(found) != len(keys):
+            raise RegistryUnavailable(
+                f"etcd at {self.url} answers a question with {len(found)} answers of {len(keys)}; is it one?"
+            )
         pair = Pair(name, found[0], found[1] if work else None)
         self._watch.cache.put(
             name, pair.live_revision or answer.header.revision, found[0].value if found[0] else None
@@ -329,8 +336,10 @@ class EtcdRegistry:
         try:
             answer = self._connection.call(GRANT, request, _left(deadline))
             if answer.error:
-                raise RegistryUnavailable(f"etcd at {self.url} grants no lease ({answer.error})")
-            seconds = float(answer.TTL)
+                raise RegistryUnavailable(f"etcd at {self.url} grants no lease ({shown(answer.error)})")
+            if answer.TTL <= 0:
+                raise RegistryUnavailable(f"etcd at {self.url} grants a lease of {answer.TTL} s")
+            seconds = min(float(answer.TTL), _LONGEST_LEASE * seconds)
         except Refused as refused:
             # It has the lease already: an answer was lost, and the request was made again.
             if refused.code is not grpc.StatusCode.FAILED_PRECONDITION:
@@ -352,22 +361,11 @@ class EtcdRegistry:
         deadline = self._deadline()
         while True:
             try:
-                return self._pages(first, end_of(last), deadline)
+                # Those of another registry, whose prefix begins with ours, lie deeper.
+                return read_pages(self._connection, first, end_of(last), deadline, self._keys.is_ours)
             except Refused as refused:  # what was read first has been compacted away meanwhile
                 if refused.code is not grpc.StatusCode.OUT_OF_RANGE:
                     raise
-
-    def _pages(self, first: bytes, end: bytes, deadline: float) -> tuple[list[pb.KeyValue], int]:
-        found: list[pb.KeyValue] = []
-        request = pb.RangeRequest(key=first, range_end=end, limit=_PAGE)
-        while True:
-            answer = self._connection.call(RANGE, request, _left(deadline))
-            # Those of another registry, whose prefix begins with ours, lie deeper.
-            found += (kv for kv in answer.kvs if self._keys.is_ours(kv.key))
-            request.revision = request.revision or answer.header.revision
-            if not answer.more:
-                return found, request.revision
-            request.key = answer.kvs[-1].key + b"\0"
 
     def _living(self, pair: Pair) -> LiveRecord | None:
         return self._live_of(pair.name, pair.live_kv.value) if pair.live_kv is not None else None
@@ -386,7 +384,7 @@ class EtcdRegistry:
             try:
                 yield decode(kv.key[len(prefix) :].decode(errors="replace"), kv.value)
             except RegistryUnavailable as error:
-                if kv.key not in self._damaged:
+                if kv.key not in self._damaged and len(self._damaged) < _MOST_TOLD:
                     self._damaged.add(kv.key)
                     _LOG.warning("%s", error)
 
@@ -407,6 +405,11 @@ class EtcdRegistry:
         except ValueError:
             return False
         return identity.boot_id == _this_boot() and self._processes.is_alive(identity) is False
+
+
+def _value_of(key: bytes, answer: pb.ResponseOp) -> pb.KeyValue | None:
+    """Return the pair that was asked for, None where there is none or it is another's."""
+    return next((kv for kv in answer.response_range.kvs if kv.key == key), None)
 
 
 def _same(live: LiveRecord, work: WorkRecord) -> bool:
