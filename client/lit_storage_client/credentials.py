@@ -46,8 +46,8 @@ class Credentials:
     def __init__(self, security: Security) -> None:
         self.security = security
         self._making = threading.Lock()
-        self._tokens: Rotating[tuple[Secret, ...]] | None = None
-        self._tls: Rotating[ClientTls] | None = None
+        self._tokens: Rotating[tuple[Secret, ...], Metadata] | None = None
+        self._tls: Rotating[TlsFiles, ClientTls] | None = None
 
     def metadata(self) -> Metadata:
         """Return the metadata that a call carries.
@@ -60,8 +60,8 @@ class Credentials:
             return metadata_of(self.security.tokens())
         with self._making:
             if self._tokens is None:
-                self._tokens = Rotating("the token", [path], self.security.tokens)
-        return metadata_of(self._tokens.get())
+                self._tokens = Rotating("the token", [path], self.security.tokens, metadata_of)
+        return self._tokens.get()
 
     def tls(self) -> ClientTls | None:
         """Return what connections are made with, the same object until the files change; None without TLS.
@@ -74,8 +74,6 @@ class Credentials:
         with self._making:
             if self._tls is None:
                 self._tls = Rotating(
-                    "the certificate",
-                    self.security.tls_paths,
-                    lambda: client_tls(self.security.tls_files()),
+                    "the certificate", self.security.tls_paths, self.security.tls_files, client_tls
                 )
         return self._tls.get()

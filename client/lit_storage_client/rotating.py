@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from lit_storage_proto.errors import AccessDenied
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 # A file may change twice within one tick of its file system's clock, and look as it did after the first time.
@@ -26,62 +27,71 @@ _LOG = logging.getLogger("lit_storage.security")
 Signature = tuple[tuple[int, int, int, int, int] | None, ...]
 
 
-class Rotating(Generic[T]):
-    """The present content of some files. May be used from any thread.
+class Rotating(Generic[R, T]):
+    """The present meaning of some files. May be used from any thread.
 
     Args:
         what: they are, for the log.
         paths: the files.
-        read: reads and checks them all; raises AccessDenied where they cannot be used.
+        read: returns what they hold; raises AccessDenied where they cannot be used.
+        make: returns what that means, or raises AccessDenied. It is not asked again while they hold the same.
 
     Raises:
         AccessDenied: they cannot be used now, and no writer was about to end.
     """
 
-    def __init__(self, what: str, paths: Sequence[str], read: Callable[[], T]) -> None:
+    def __init__(
+        self, what: str, paths: Sequence[str], read: Callable[[], R], make: Callable[[R], T]
+    ) -> None:
         self._what = what
         self._paths = tuple(paths)
         self._read = read
+        self._make = make
         self._reading = threading.Lock()
         self._told: Signature | None = None
         self._held = self._first()
 
     def get(self) -> T:
         """Return what the files hold now, or held when they were good last."""
-        known, value = self._held
+        known, _, value = self._held
         seen = _signature(self._paths)
         # One thread reads; the others need not wait for it.
         if seen == known or not self._reading.acquire(blocking=False):
             return value
         try:
-            self._held = self._again(seen, value)
-            return self._held[1]
+            self._held = self._again(seen)
+            return self._held[2]
         finally:
             self._reading.release()
 
-    def _first(self) -> tuple[Signature | None, T]:
+    def _first(self) -> tuple[Signature | None, R, T]:
         deadline = time.monotonic() + _HALF_WRITTEN_SECONDS
         while True:
             seen = _signature(self._paths)
             try:
-                return _final(seen), self._read()
+                content = self._read()
+                return _final(seen), content, self._make(content)
             except AccessDenied:
                 is_being_written = _youngest(seen) < _HALF_WRITTEN_SECONDS
                 if not is_being_written or time.monotonic() > deadline:
                     raise
             time.sleep(_LOOK_SECONDS)
 
-    def _again(self, seen: Signature, former: T) -> tuple[Signature | None, T]:
+    def _again(self, seen: Signature) -> tuple[Signature | None, R, T]:
+        _, content, value = self._held
         try:
-            value = self._read()
+            present = self._read()
+            if present == content:
+                return _final(seen), content, value
+            value = self._make(present)
         except OSError as error:
             if seen != self._told:
                 self._told = seen
                 _LOG.warning("%s cannot be renewed, and stays as it was: %s", self._what, error)
             # What a disk did not give, or no descriptor was free for, may come at the next look.
-            return (_final(seen) if isinstance(error, AccessDenied) else None), former
+            return (_final(seen) if isinstance(error, AccessDenied) else None), content, value
         _LOG.info("%s was renewed", self._what)
-        return _final(seen), value
+        return _final(seen), present, value
 
 
 def _signature(paths: tuple[str, ...]) -> Signature:

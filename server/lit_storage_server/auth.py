@@ -17,7 +17,9 @@ from typing import Any
 import grpc
 
 from lit_storage_client.rotating import Rotating
+from lit_storage_client.secret import Secret
 from lit_storage_client.security import Security
+from lit_storage_client.tls_files import TlsFiles
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied
 from lit_storage_server.refusal import terminator
@@ -62,12 +64,12 @@ class TokenInterceptor(grpc.ServerInterceptor):
 
 
 def _expected_of(security: Security) -> Callable[[], list[bytes]]:
-    def read() -> list[bytes]:
-        return [f"Bearer {token}".encode() for token in security.tokens()]
+    def headers(tokens: tuple[Secret, ...]) -> list[bytes]:
+        return [f"Bearer {token}".encode() for token in tokens]
 
     if security.token_file is not None:
-        return Rotating("the token", [security.token_file], read).get
-    fixed = read()
+        return Rotating("the token", [security.token_file], security.tokens, headers).get
+    fixed = headers(security.tokens())
     return lambda: fixed
 
 
@@ -103,7 +105,7 @@ class ServerTls:
                 "a server needs a certificate and its key to serve with TLS: set both beside the CA"
             )
         self._security = security
-        self._state = Rotating("the certificate", security.tls_paths, self._read)
+        self._state = Rotating("the certificate", security.tls_paths, security.tls_files, _state_of)
 
     def context(self) -> ssl.SSLContext:
         """Return what the next socket of the standard library is wrapped with."""
@@ -120,17 +122,17 @@ class ServerTls:
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         return self._state.get().configuration
 
-    def _read(self) -> _State:
-        files = self._security.tls_files()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        files.load_into(context)
-        if files.ca is not None:
-            context.verify_mode = ssl.CERT_REQUIRED
-        assert files.key is not None
-        assert files.certificate is not None
-        pair = (files.key, files.certificate)
-        return _State(grpc.ssl_server_certificate_configuration([pair], files.ca), context)
+
+def _state_of(files: TlsFiles) -> _State:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files.load_into(context)
+    if files.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    assert files.key is not None
+    assert files.certificate is not None
+    pair = (files.key, files.certificate)
+    return _State(grpc.ssl_server_certificate_configuration([pair], files.ca), context)
 
 
 def server_tls(security: Security) -> ServerTls | None:

@@ -148,6 +148,15 @@ def test_a_change_within_a_tick_of_the_clock_is_seen(rotated, ask, tmp_path, rou
 # Certificates.
 
 
+def test_a_file_that_is_written_anew_as_it_was_changes_nothing(authority, serve, ask, place):
+    """No connection is made anew for it, nor while the clock of its file system has not gone on."""
+    client = ask(serve("trainer", authority.issue("trainer")), place(authority.issue("consumer"), "client"))
+    tls = client._channels.credentials.tls()
+    for _ in range(3):
+        place(client._channels.credentials.security, "client")
+        assert client._channels.credentials.tls() is tls
+
+
 @pytest.fixture
 def place(tmp_path):
     """Copy what was issued over the files of a process, as an operator does: each by a rename."""
