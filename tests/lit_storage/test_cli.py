@@ -310,7 +310,7 @@ def test_help_summaries(lit: Run) -> None:
     """In 80 columns the help shows the summary of each command whole."""
     text = lit("--help", env={**os.environ, "COLUMNS": "80"}).stdout.decode()
     commands = text.partition("Commands:")[2].split("\n")[1:-1]
-    names = ["run", "works", "ls", "stat", "get", "cat", "serve", "health", "artifacts"]
+    names = ["run", "works", "ls", "stat", "get", "cat", "serve", "health", "artifacts", "certs"]
     assert [line.split()[0] for line in commands] == names
     assert all(line.endswith(".") and not line.endswith("...") for line in commands)
 
