@@ -103,7 +103,10 @@ class Channels:
         return opened.calls
 
     def close(self) -> None:
-        """Close every channel; calls that still run are cancelled. A second call does nothing."""
+        """Close every channel; calls that still run are cancelled. A second call does nothing.
+
+        Those that began before TLS files changed go on until they end.
+        """
         if os.getpid() != self._process:
             return  # the connections are the parent's, and closing them here would hang
         with self._lock:

@@ -126,10 +126,12 @@ def serve(root):
             shares = Shares(str(root), name=name)
             server = PeerServer(name, "i1", shares, bind=bind, security=security)
             endpoint = server.start()
+            start.beside[endpoint] = server._ways._tcp_port
             stack.callback(shares.close)
             stack.callback(server.stop)
             return LiveRecord(name, "i1", **{"endpoint": endpoint, "machine_id": "m", **said})
 
+        start.beside = {}  # by endpoint, the port of the direct way
         yield start
 
 

@@ -1,9 +1,7 @@
 """Who may call: every lie about a token, a certificate or a protocol is refused, typed and soon."""
 
-import contextlib
 import dataclasses
 import datetime
-import os
 import socket
 import ssl
 import time
@@ -151,7 +149,7 @@ def test_beside_grpc_a_bad_certificate_opens_nothing_either(authority, serve, fo
     record = serve("trainer", authority.issue("trainer"))
     context = forgeries[which]("consumer").client_context()
     context.check_hostname = False
-    port = direct_port(record)
+    port = serve.beside[record.endpoint]
     plain = socket.create_connection(("127.0.0.1", port), 20)
     # With TLS 1.3 the refusal comes after what the client takes for the end of the handshake.
     with (
@@ -162,23 +160,6 @@ def test_beside_grpc_a_bad_certificate_opens_nothing_either(authority, serve, fo
         tls.sendall(b"x" * 40)
         if not tls.recv(1):
             raise ConnectionResetError("reset")
-
-
-def direct_port(record):
-    """Return the other port on which this process listens for the server of a record."""
-    own = int(record.endpoint.rpartition(":")[2])
-    ports = set()
-    with open("/proc/self/net/tcp") as table:
-        for line in list(table)[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                ports.add((fields[9], int(fields[1].rpartition(":")[2], 16)))
-    inodes = set()
-    for fd in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            inodes.add(os.readlink(f"/proc/self/fd/{fd}"))
-    (port,) = {port for inode, port in ports if f"socket:[{inode}]" in inodes} - {own}
-    return port
 
 
 def of_another_key(authority, where):
@@ -246,7 +227,7 @@ def test_old_tls_is_refused(authority, serve, version, way):
     context.check_hostname = False
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, version
-    port = direct_port(record) if way == "direct" else int(record.endpoint.rpartition(":")[2])
+    port = serve.beside[record.endpoint] if way == "direct" else int(record.endpoint.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), 20) as plain, pytest.raises(OSError) as caught:
         context.wrap_socket(plain).recv(1)
     assert not isinstance(caught.value, TimeoutError)
