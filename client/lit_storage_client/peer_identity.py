@@ -12,6 +12,32 @@ from lit_storage_proto.endpoint import grpc_target, is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable
 from lit_storage_proto.registry import LiveRecord
 
+# What gRPC and BoringSSL say, and what it means here.
+_MEANINGS = (
+    (
+        "Hostname Verification Check failed",
+        "its certificate is not for {name!r}: give it one with `lit-storage certs issue {name}`",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "its certificate has expired, or is of no authority in LIT_STORAGE_TLS_CA",
+    ),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS, as this process does"),
+    (
+        "Socket closed",
+        "it hung up, as who asks for TLS does, or for another certificate: see LIT_STORAGE_TLS_CERT, _KEY "
+        "and _CA",
+    ),
+)
+
+
+def meaning_of(details: str, record: LiveRecord) -> str:
+    """Return what an error of a connection means, in words of this product; "" where that is not known."""
+    for said, meaning in _MEANINGS:
+        if said in details:
+            return meaning.format(name=record.name)
+    return ""
+
 
 def address_of(record: LiveRecord) -> tuple[str, int]:
     """Return host and port at which a Work is dialed.

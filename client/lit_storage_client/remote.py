@@ -27,6 +27,7 @@ from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.entries import Listing, check_root
 from lit_storage_client.names import shown
+from lit_storage_client.peer_identity import meaning_of
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall, TreeOptions
@@ -343,7 +344,7 @@ def _typed(failure: grpc.RpcError, location: Location, record: LiveRecord, limit
     if code in _STALE:
         return OriginUnavailable(
             f"{where}: {record.name!r} is live by the registry, but cannot be asked at "
-            f"{record.endpoint} ({details})"
+            f"{record.endpoint} ({meaning_of(failure.details() or '', record) or details})"
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         if _TOO_LONG in (failure.details() or ""):  # which gRPC says on this side, under the code of the busy

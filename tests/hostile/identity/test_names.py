@@ -73,6 +73,27 @@ def test_a_name_that_resembles_it_is_another(authority, serve, ask, tmp_path, na
         ask(serve("trainer", similar), authority.issue("consumer")).exists(HERE)
 
 
+def test_the_way_out_is_said(authority, stranger, serve, ask):
+    """Whoever set up certificates reads what is wrong with which, and not what OpenSSL calls it."""
+    own = authority.issue("consumer")
+    servers = {
+        "is not for .trainer.: .*certs issue trainer": authority.issue("mallory"),
+        "of no authority in LIT_STORAGE_TLS_CA": stranger.issue("trainer"),
+        "does not speak TLS": None,
+    }
+    for said, security in servers.items():
+        with pytest.raises(OriginUnavailable, match=said):
+            ask(serve("trainer", security), own).exists(HERE)
+
+
+@pytest.mark.parametrize("shown", [None, "another authority"])
+def test_the_way_out_is_said_to_who_is_not_let_in(authority, stranger, serve, ask, shown):
+    """Also to a consumer without TLS, and to one with a certificate that the server does not take."""
+    security = shown and dataclasses.replace(stranger.issue("consumer"), ca=authority.ca)
+    with pytest.raises(OriginUnavailable, match="LIT_STORAGE_TLS_CERT"):
+        ask(serve("trainer", authority.issue("trainer")), security).exists(HERE)
+
+
 def test_a_list_of_ones_own_may_name_an_address(authority, serve, ask):
     """With static:, which the operator wrote, a certificate of the address that stands there will do."""
     at_home = authority.issue("elsewhere", hosts=["127.0.0.1"])
