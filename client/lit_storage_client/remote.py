@@ -92,7 +92,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> bool:
             request = _addressed(pb.ExistsRequest(), record, location)
             answer = calls.exists(request, self.limits.unary_seconds, self._channels.metadata)
-            _check_origin((answer.origin.name, answer.origin.instance_id), record)
+            _check_answer(answer, record)
             return answer.exists
 
         try:
@@ -111,7 +111,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> Entry:
             request = _addressed(pb.StatRequest(), record, location)
             answer = calls.stat(request, self.limits.unary_seconds, self._channels.metadata)
-            _check_origin((answer.origin.name, answer.origin.instance_id), record)
+            _check_answer(answer, record)
             return check_root(entries_.from_wire(answer.entry))
 
         return self._ask(location, call)
@@ -321,6 +321,12 @@ def _tree_request(options: TreeOptions) -> pb.StreamFilesRequest:
         message.starts.extend(start for start, _ in file.spans)
         message.ends.extend(end for _, end in file.spans)
     return request
+
+
+def _check_answer(answer: pb.ExistsResponse | pb.StatResponse | None, record: LiveRecord) -> None:
+    if answer is None:  # as gRPC returns of a call that ended well without any answer
+        raise ProtocolViolation("the peer ended a call without an answer")
+    _check_origin((answer.origin.name, answer.origin.instance_id), record)
 
 
 def _check_origin(origin: tuple[str, str], record: LiveRecord) -> None:

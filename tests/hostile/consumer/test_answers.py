@@ -70,7 +70,7 @@ def aborting(code, details):
 )
 def test_status_with_a_sentence_that_steers(liar, consumer_of, call, code):
     """Each status is a typed error, escaped and cut; only to `exists` is NOT_FOUND an answer."""
-    consumer = consumer_of(liar.record, connect_seconds=0.3)
+    consumer = consumer_of(liar.record, connect_seconds=1.0)
     answer_all(liar, aborting(code, STEERING * 20))
     if code is grpc.StatusCode.NOT_FOUND and call is CALLS["exists"]:
         assert call(consumer) is False
@@ -82,7 +82,7 @@ def test_status_with_a_sentence_that_steers(liar, consumer_of, call, code):
 @pytest.mark.parametrize("size", [7_000, 60_000, 1 << 20])
 def test_status_with_a_long_sentence(liar, consumer_of, call, size):
     """A sentence of a megabyte is cut, or ends the call."""
-    consumer = consumer_of(liar.record, connect_seconds=0.3)
+    consumer = consumer_of(liar.record, connect_seconds=1.0)
     answer_all(liar, aborting(grpc.StatusCode.PERMISSION_DENIED, "\x1b" * size))
     refused(consumer, call)
 

@@ -172,10 +172,10 @@ def code(liar, tmp_path):
     (tmp_path / ".lit").mkdir()
     (tmp_path / ".lit" / "token").write_text("secret")
 
-    def run():
+    def run(program=CODE):
         arguments = [str(tmp_path / ".lit"), f"static:trainer={liar.record.endpoint}", str(tmp_path / "to")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-c", CODE, *arguments]
+        command = [sys.executable, "-c", program, *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr.decode()
         return (done.stdout + done.stderr).decode()
@@ -201,3 +201,34 @@ def test_lies_through_the_public_paths(liar, code, tmp_path):
     assert text.count("ProtocolViolation") == 4
     assert not os.path.exists(tmp_path / "to")
     assert not os.path.exists(tmp_path / "key")
+
+
+FETCH = """
+import lit_storage, sys
+from lit_storage.handover import fetch_all
+root, registry, target = sys.argv[1:]
+with lit_storage.connect(root=root, registry=registry):
+    try:
+        fetch_all([lit_storage.Path("lit://@trainer/out"), lit_storage.Path("lit://@trainer/log")], workers=2)
+        print("there")
+    except lit_storage.StorageError as error:
+        print(type(error).__name__, error)
+"""
+BEFORE_RUN = {
+    "a name that leads up": told(ROOT, a_file("../../../../key")),
+    "a link, and a file through it": told(ROOT, a_link("l", "../.."), a_file("l/key")),
+    "no summary": told(ROOT)[:-1],
+    "damaged": told(ROOT, a_pack(["f"], digest=bytes(16))),
+    "set-user-id": told(ROOT, a_file("f", mode=0o4755)),
+    "another name": told(ROOT, origin=("other", "i1")),
+}
+
+
+@pytest.mark.parametrize("frames", BEFORE_RUN.values(), ids=BEFORE_RUN)
+def test_lies_before_a_run(liar, code, tmp_path, frames):
+    """What is fetched before a Work runs is held to the same, and a lie ends it: the Work does not start."""
+    liar.frames = frames
+    text = code(FETCH)
+    assert is_clean(text)
+    assert "there" not in text
+    assert [path for path in tmp_path.rglob("*") if path.name in ("key", "f", "l")] == []
