@@ -1,6 +1,7 @@
 """Lies on and about the direct way: where it leads, what comes on it, and which descriptors."""
 
 import array
+import contextlib
 import os
 import socket
 import struct
@@ -39,8 +40,8 @@ def on_the_way(peer, tell):
         yield from beginning(peer.offer)
         connected, _ = peer.accept()
         yield Frame(moved=True)
-        tell(connected)
-        connected.close()
+        with connected, contextlib.suppress(OSError):  # who has heard enough hangs up
+            tell(connected)
 
     return frames
 

@@ -217,7 +217,7 @@ def test_exact_tree_or_nothing(liar, consumer):
     """Whatever a stream says, the target is the very tree that it told, or the old one after an error."""
     outcomes = []
 
-    @hypothesis.settings(max_examples=250, derandomize=True, **settings)
+    @hypothesis.settings(max_examples=200, derandomize=True, **settings)
     @hypothesis.given(streams())
     def run(frames):
         outcomes.append(check(liar, consumer, frames))

@@ -25,20 +25,38 @@ WHO = pb.Origin(name=ORIGIN[0], instance_id=ORIGIN[1])
 
 
 @pytest.fixture
-def lit(liar, tmp_path):
-    """Run the command line against the peer; return its exit code, and all that it wrote."""
-    root = tmp_path / ".lit"
-    root.mkdir()
-    (root / "token").write_text("secret")
+def options(liar, tmp_path):
+    """A root, and a registry that knows the peer."""
+    (tmp_path / ".lit").mkdir()
+    (tmp_path / ".lit" / "token").write_text("secret")
+    return ["--root", str(tmp_path / ".lit"), "--registry", f"static:trainer={liar.record.endpoint}"]
 
-    def run(*arguments, terminal=False):
-        registry = f"static:trainer={liar.record.endpoint}"
-        command = [*COMMAND, "--root", str(root), "--registry", registry, *arguments]
-        if not terminal:
-            done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60)
-            return done.returncode, (done.stdout + done.stderr).decode()
+
+@pytest.fixture
+def lit(options, tmp_path, monkeypatch, capfd):
+    """Run the command line; return its exit code, and all that it wrote."""
+    from lit_storage.cli import main
+
+    def run(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["lit-storage", *options, *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, "".join(capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def lit_on_a_terminal(options, tmp_path):
+    """Run the command line in a process of its own that writes on a terminal."""
+
+    def run(*arguments):
         ours, theirs = pty.openpty()
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=theirs, stderr=theirs)
+        process = subprocess.Popen(
+            [*COMMAND, *options, *arguments], cwd=tmp_path, stdout=theirs, stderr=theirs
+        )
         os.close(theirs)
         written = b""
         with contextlib.suppress(OSError):  # EIO: nobody holds the other end any more
@@ -124,7 +142,7 @@ def test_get(liar, lit):
     assert len(text.splitlines()) == 3
 
 
-def test_get_on_a_terminal(liar, lit):
+def test_get_on_a_terminal(liar, lit_on_a_terminal):
     """A bar whose total is told by a peer holds only escapes of its own, whatever the total."""
     liar.pages = listed(*[pb.Entry(path=f"{STEERING}{n}", kind=1, size=2**63 - 1) for n in range(50)])
 
@@ -136,16 +154,16 @@ def test_get_on_a_terminal(liar, lit):
         yield told(ROOT, a_pack([STEERING]))[-1]
 
     liar.frames = frames
-    code, text = lit("get", "trainer:out", "copy", terminal=True)
+    code, text = lit_on_a_terminal("get", "trainer:out", "copy")
     assert code == 0
     assert "owned" not in text
     assert "\x07" not in text
 
 
-def test_get_that_fails_on_a_terminal(liar, lit):
+def test_get_that_fails_on_a_terminal(liar, lit_on_a_terminal):
     """Nor does the error that ends it."""
     liar.frames = told(ROOT, a_file(STEERING, b"x"), Frame(entries=[a_file(STEERING)]))
-    code, text = lit("get", "trainer:out", "copy", terminal=True)
+    code, text = lit_on_a_terminal("get", "trainer:out", "copy")
     assert code == 1
     assert "]0;owned" not in text.replace("\\x1b]0;owned", "")
     assert "\x07" not in text
@@ -167,16 +185,15 @@ with lit_storage.connect(root=root, registry=registry):
 
 
 @pytest.fixture
-def code(liar, tmp_path):
+def code(options, tmp_path):
     """Run Python code that asks the peer in each way there is; return what it printed."""
-    (tmp_path / ".lit").mkdir()
-    (tmp_path / ".lit" / "token").write_text("secret")
 
-    def run(program=CODE):
-        arguments = [str(tmp_path / ".lit"), f"static:trainer={liar.record.endpoint}", str(tmp_path / "to")]
+    def run():
+        arguments = [*options[1::2], str(tmp_path / "to")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-c", program, *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, *arguments], env=environment, capture_output=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr.decode()
         return (done.stdout + done.stderr).decode()
 
@@ -203,17 +220,6 @@ def test_lies_through_the_public_paths(liar, code, tmp_path):
     assert not os.path.exists(tmp_path / "key")
 
 
-FETCH = """
-import lit_storage, sys
-from lit_storage.handover import fetch_all
-root, registry, target = sys.argv[1:]
-with lit_storage.connect(root=root, registry=registry):
-    try:
-        fetch_all([lit_storage.Path("lit://@trainer/out"), lit_storage.Path("lit://@trainer/log")], workers=2)
-        print("there")
-    except lit_storage.StorageError as error:
-        print(type(error).__name__, error)
-"""
 BEFORE_RUN = {
     "a name that leads up": told(ROOT, a_file("../../../../key")),
     "a link, and a file through it": told(ROOT, a_link("l", "../.."), a_file("l/key")),
@@ -225,10 +231,22 @@ BEFORE_RUN = {
 
 
 @pytest.mark.parametrize("frames", BEFORE_RUN.values(), ids=BEFORE_RUN)
-def test_lies_before_a_run(liar, code, tmp_path, frames):
+def test_lies_before_a_run(liar, options, tmp_path, frames):
     """What is fetched before a Work runs is held to the same, and a lie ends it: the Work does not start."""
+    import lit_storage
+    from lit_storage.handover import fetch_all
+
     liar.frames = frames
-    text = code(FETCH)
-    assert is_clean(text)
-    assert "there" not in text
+    with lit_storage.connect(root=options[1], registry=options[3]):
+        paths = [lit_storage.Path(f"lit://@trainer/{name}") for name in ("out", "log")]
+        with pytest.raises(lit_storage.StorageError) as caught:
+            fetch_all(paths, workers=2)
+    assert is_clean(str(caught.value))
     assert [path for path in tmp_path.rglob("*") if path.name in ("key", "f", "l")] == []
+
+
+def test_garbage_on_a_terminal(liar, lit_on_a_terminal):
+    """No library writes a traceback of it there either."""
+    liar.stat = b"\xff" * 9
+    code, text = lit_on_a_terminal("stat", "trainer:out")
+    assert (code, "Traceback" in text, len(text.splitlines())) == (1, False, 1)

@@ -109,7 +109,7 @@ def test_contact_that_is_lost_again_and_again(liar, consumer_of):
     assert liar.calls["frames"] >= 2
 
 
-MANY = 60_000
+MANY = 25_000
 WIDE = [a_directory(f"d{number}") for number in range(MANY)]
 DUE = [a_file(f"d{number}", b"x") for number in range(MANY)]
 
