@@ -24,17 +24,17 @@ class Room:
     def __init__(self) -> None:
         self._left = MAX_TREE_BYTES
 
-    def take(self, entry: Entry) -> None:
-        """Take what one more entry needs.
+    def take(self, path: str, link_target: str = "") -> None:
+        """Take what one more name needs that is remembered.
 
         Raises:
             ProtocolViolation: there is no more.
         """
-        self._left -= len(entry.path) + len(entry.link_target) + TREE_ENTRY_BYTES
+        self._left -= len(path) + len(link_target) + TREE_ENTRY_BYTES
         if self._left < 0:
             raise ProtocolViolation(
                 "the peer names more directories, links and large files than one transfer takes, at "
-                f"{shown(entry.path)}; ask for directories of the tree one by one"
+                f"{shown(path)}; ask for directories of the tree one by one"
             )
 
 
@@ -59,7 +59,7 @@ class Listing:
         path = entry.path
         check_path(path)
         check_entry(entry)
-        self._room.take(entry)
+        self._room.take(path, entry.link_target)
         if path in self._is_directory:
             raise ProtocolViolation(f"the peer listed {shown(path)} twice")
         parent = path.rpartition("/")[0]

@@ -192,6 +192,17 @@ def test_removals_without_end(liar, consumer, monkeypatch):
     assert "than one transfer takes" in consumer.refuse(ProtocolViolation)
 
 
+def test_packs_of_a_round_without_end(liar, consumer, monkeypatch):
+    """And a round of small files, whose names are remembered, as those of the first pass are not."""
+    monkeypatch.setattr(entries, "MAX_TREE_BYTES", entries.MAX_TREE_BYTES // 10_000)
+    numbers = itertools.count()
+    liar.frames = lambda context: (
+        Frame(ORIGIN, [ROOT]) if not n else Frame(packs=[a_pack([f"{n}-{i}" for i in range(50)])], round=1)
+        for n in numbers
+    )
+    assert "than one transfer takes" in consumer.refuse(ProtocolViolation)
+
+
 def test_list_without_end(liar, consumer, monkeypatch):
     """And a list."""
     from lit_storage_proto.uri import Location
