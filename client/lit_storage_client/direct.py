@@ -282,6 +282,11 @@ class DirectWay:
 
 def _is_trusted(connected: socket.socket) -> bool:
     """Say whether this user or root listens there: anybody may take a name of the abstract namespace."""
+    return user_of(connected) in (0, os.geteuid())
+
+
+def user_of(connected: socket.socket) -> int:
+    """Return the user id of the process that made the other end of a Unix socket: unix(7), SO_PEERCRED."""
     credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(credentials)
-    return user in (0, os.geteuid())
+    return int(user)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES
+from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES, user_of
 from lit_storage_client.stripes import MAX_STRIPES, STRIPED_HELLO, Stripe
 from lit_storage_client.tls_socket import TlsSocket
 from lit_storage_proto.errors import OriginUnavailable, StorageError
@@ -41,8 +41,13 @@ class Way:
     def __init__(self, connected: Stripe | StripedSender, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
-        self.passes_descriptors = connected.family == socket.AF_UNIX
-        """Whether files can be passed as descriptors."""
+        self.passes_descriptors = connected.family == socket.AF_UNIX and _is_own(connected)
+        """Whether files are passed as descriptors.
+
+        Whoever holds one can open the file anew, for whatever its mode lets him do, though he may not enter
+        its directory, and can go on reading when nothing is shared with him any more. So another user is
+        sent the bytes.
+        """
         if not isinstance(connected, StripedSender):
             connected.settimeout(seconds)
 
@@ -300,6 +305,11 @@ class DirectWays:
         if offer is None or not (striped or hello.startswith(HELLO)):
             return None
         return offer if offer.claim(host, striped=striped, seconds=self._seconds) else None
+
+
+def _is_own(connected: Stripe | StripedSender) -> bool:
+    """Say whether this user, or root, is at the other end of a Unix socket."""
+    return isinstance(connected, socket.socket) and user_of(connected) in (0, os.geteuid())
 
 
 def _host_of(accepted: socket.socket) -> str:
