@@ -205,15 +205,20 @@ os.register_at_fork(after_in_child=_let_go_after_fork)
 
 
 def _open_trusted(path: str, flags: int) -> int:
-    """Open a note; raise PermissionError if neither this user nor the owner of the root wrote it.
+    """Open a note; raise PermissionError if neither this user nor root wrote it.
 
-    Others who may write into the root do not say what is read with this user's rights.
+    Others, be the root theirs, do not say what is read with this user's rights, nor where that is copied to.
     """
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        status, owner = os.fstat(fd), os.stat(os.path.dirname(os.path.dirname(path))).st_uid
-        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), owner):
-            raise PermissionError(errno.EACCES, "it is no file of this user or the owner of the root", path)
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, or a socket
+            raise PermissionError(errno.EACCES, "it is no file", path) from None
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EACCES, "it is no file of this user or of root", path)
     except BaseException:
         os.close(fd)
         raise

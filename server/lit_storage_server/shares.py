@@ -6,7 +6,7 @@ function of this floor opens a file by a name that came from a peer.
 
 A share is the storage root without its reserved names, or one declared absolute path with all
 below it. A symbolic link is followed as long as it stays within its own share. A declared path is
-its owner's word, so links on the way to it are followed as the system follows them.
+its owner's word, so links on the way to it are followed wherever they lead; see `declared_path`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lit_storage_client.beneath import reach_beneath
+from lit_storage_client.beneath import open_without_links, reach_beneath
 from lit_storage_client.mounts import below_path
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import STAGING, is_reserved, normalise
+from lit_storage_server.declared_path import open_declared
 
 # How a regular file is opened. O_NONBLOCK: the name may have become a FIFO, and opening one would
 # wait for a writer.
@@ -75,7 +76,8 @@ class Shares:
         self.root = os.path.abspath(root)
         self.name = name
         self.writable_only = writable_only
-        self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # One that became a link since it was resolved leads to what nobody meant.
+        self._root_fd = open_without_links(self.root)
         self._above = frozenset(_identity(os.stat(above)) for above in _ancestors(self.root))
         self._declared: frozenset[str] = frozenset()
         self._lock = threading.Lock()
@@ -234,7 +236,7 @@ class Shares:
         raise AccessDenied(f"{path!r} is not shared by {self.name!r}; assign it to an attribute of the Work")
 
     def _open_declared(self, share: str, below: str, path: str) -> Opened:
-        return self._open_below(os.open(share, os.O_PATH | os.O_CLOEXEC), share, below, path)
+        return self._open_below(open_declared(share), share, below, path)
 
     def _open_below(self, fd: int, share: str, below: str, path: str) -> Opened:
         """Open what is below a share, whose descriptor is taken over."""
