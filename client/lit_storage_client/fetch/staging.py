@@ -87,6 +87,11 @@ class Staging:
         """Note that it belongs to this process."""
         self._replace(_OWNER, ProcessIdentity.current().to_text())
 
+    @property
+    def maker(self) -> int:
+        """The user id that made the file which names the owner."""
+        return os.stat(_OWNER, dir_fd=self.fd, follow_symlinks=False).st_uid
+
     def salvage(self) -> None:
         """Lay aside what was verified of large files, and begin the tree anew.
 

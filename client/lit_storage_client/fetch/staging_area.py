@@ -75,11 +75,23 @@ class StagingArea:
             raise
         try:
             staging.write_owner()
+            self._check_maker(staging)
             self._rename(staging, name)
         except BaseException as error:
             staging.__exit__(type(error))
             raise
         return staging
+
+    def _check_maker(self, staging: Staging) -> None:
+        """Refuse the directory of another user, who put it in the place of the one just made.
+
+        What is made in it tells whose one's own would be: a file system may give all files to one user.
+        """
+        if staging.maker != os.fstat(staging.fd).st_uid:
+            raise AccessDenied(
+                f"no copy can be staged beside {shown(self.target_path)}: another user replaces what is made "
+                "there; get into a directory that others may not write"
+            )
 
     def discard_dead(self, oldest_seconds: float, *, keep: bool = True) -> bool:
         """Remove what dead processes left, after putting back what they had moved aside.

@@ -103,7 +103,7 @@ def test_links_that_a_work_may_rely_on_are_followed(base, public, stub, user, ow
 
 
 def test_links_of_a_declared_path(tmp_path):
-    """Relative, absolute, with "..", through each other, to itself: they mean what they mean to the system."""
+    """Relative, absolute, with "..", through each other, to itself: as the system takes them."""
     (tmp_path / "R").mkdir()
     (tmp_path / "real" / "data").mkdir(parents=True)
     (tmp_path / "real" / "data" / "x").write_text("x")
