@@ -4,6 +4,9 @@ Invariant: "absent" is only said on good evidence: the registry knows nobody of 
 live peer, proven to be the one asked, says no. A peer that is registered but silent, or a
 registry that does not answer, is an error and never a "no".
 
+A peer that is busy refuses calls, or cancels those that have not begun so that others have their turn: they
+are made again after a pause, for as long as a connection may take.
+
 An address may meanwhile belong to another process. Each request names its target, each answer its
 origin, and where they differ, or nobody answers, the name is resolved once more: a Work that was
 restarted elsewhere is asked there, one that is gone is absent, all else is an error.
@@ -203,16 +206,20 @@ class Remote:
                 return call(record, self._channels.calls(record))
             except grpc.RpcError as failure:
                 error, stale = _typed(failure, location, record, self.limits), failure.code() in _STALE
+                gave_way = failure.code() is grpc.StatusCode.CANCELLED
                 if isinstance(error, OriginUnavailable) and not stale and pauses.pause():
                     continue
             except _OtherOriginError as other:
                 error, stale = OriginUnavailable(f"{shown(str(location))}: {other}"), True
+                gave_way = False
             if not stale or resolved_again:
                 raise error
             resolved_again = True
             newer = self._live(location, fresh=True)
             if newer == record:
-                raise error
+                if not (gave_way and pauses.pause()):
+                    raise error
+                resolved_again = False
             record = newer
 
     def _live(self, location: Location, *, fresh: bool = False) -> LiveRecord:

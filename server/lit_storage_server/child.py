@@ -25,6 +25,7 @@ from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, Sto
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, Registry
 from lit_storage_server.control import LEASE_LOST, described, encode, receive
+from lit_storage_server.descriptors import raise_limit
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 
@@ -38,6 +39,7 @@ _LOOK_MILLISECONDS = 1000
 def main(parent: int) -> None:
     """Serve for the process `parent`, which holds the other end of the socket that is standard input."""
     code = 1
+    raise_limit()
     try:
         threading.Thread(target=_end_with, args=(parent,), name="lit-storage-parent", daemon=True).start()
         with contextlib.suppress(EOFError, BrokenPipeError):

@@ -29,6 +29,7 @@ from lit_storage_server.auth import (
     check_bind,
     server_tls,
 )
+from lit_storage_server.descriptors import most_connections
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.health import HealthServicer
 from lit_storage_server.observation import Observer, ObservingInterceptor
@@ -50,6 +51,8 @@ _OPTIONS = (
     # A consumer whose machine is gone closes nothing; it is noticed within a minute.
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    # Who connects and says nothing holds a descriptor no longer; gRPC by itself allows two minutes.
+    ("grpc.server_handshake_timeout_ms", 10_000),
 )
 
 # Calls of one connection at once; gRPC has further ones wait at the caller. It is far above the streams and
@@ -57,7 +60,7 @@ _OPTIONS = (
 _CONNECTION_CALLS = 2048
 
 # Threads in which requests are awaited that may never come: the more, the sooner others have their turn.
-_AWAITING_THREADS = 64
+_AWAITING_THREADS = 128
 # Calls of all connections that wait for a thread, each with some KiB. What is too much for those is refused.
 _WAITING_CALLS = 1024
 
@@ -211,7 +214,11 @@ class PeerServer:
 
     def _options(self) -> list[tuple[str, int]]:
         calls = max(_CONNECTION_CALLS, 2 * (self._limits.server_streams + self._limits.server_reserve))
-        return [*_OPTIONS, ("grpc.max_concurrent_streams", calls)]
+        return [
+            *_OPTIONS,
+            ("grpc.max_concurrent_streams", calls),
+            ("grpc.max_allowed_incoming_connections", most_connections()),
+        ]
 
     def _address(self, port: int) -> str:
         return join_address(self._host, port)

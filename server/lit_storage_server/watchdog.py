@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
-# A request comes in the packet of its headers, or right behind it, unless its caller means no good.
-_PATIENCE_SECONDS = 0.05
+# A request comes in the packet of its headers, or right behind it, unless its caller means no good. One that
+# a flood delays for longer is cancelled, and its caller asks again.
+_PATIENCE_SECONDS = 0.1
 
 
 class Watchdog:
