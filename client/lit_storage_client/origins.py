@@ -223,9 +223,9 @@ class Origins:
         custodians = self._custodians_of.of(machine_id)
         if is_in_place and not custodians:
             raise OriginUnavailable(
-                f"what {work.name!r} left is in place on another machine ({machine_id}), where no custodian "
-                "runs: start 'lit-storage serve' on it, or name a store that all machines reach with "
-                "LIT_STORAGE_ARTIFACTS"
+                f"what {work.name!r} left is in place on another machine ({shown(machine_id)[1:-1]}), where "
+                "no custodian runs: start 'lit-storage serve' on it, or name a store that all machines reach "
+                "with LIT_STORAGE_ARTIFACTS"
             )
         return custodians
 
@@ -294,12 +294,13 @@ class Origins:
         return _find(store, location, deadline)
 
     def _store_here(self, work: WorkRecord) -> ArtifactStore:
-        from lit_storage_client.artifacts.urls import open_store
+        from lit_storage_client.artifacts.urls import check_told, open_store
 
         with self._opening:
             key = (work.artifacts_url, work.name)
             if key not in self._stores:
-                self._stores[key] = open_store(work.artifacts_url, work.name, limits=self.limits)
+                url = check_told(work.artifacts_url, work.name)
+                self._stores[key] = open_store(url, work.name, limits=self.limits)
             return self._stores[key]
 
     def _may_be_of_another(self, work: WorkRecord) -> bool:

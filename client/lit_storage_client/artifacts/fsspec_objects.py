@@ -14,12 +14,14 @@ import datetime
 import errno
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final, TypeVar
 
+from lit_storage_client.artifacts import s3_requests
 from lit_storage_client.artifacts.lanes import Lanes, LateError, remaining
 from lit_storage_client.artifacts.objects import Found
-from lit_storage_client.names import shown
+from lit_storage_client.names import printable, shown
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,
@@ -31,6 +33,7 @@ from lit_storage_proto.errors import (
 
 T = TypeVar("T")
 
+_S3 = ("s3", "s3a")
 _CONNECT_SECONDS = 5.0
 _REMOVE_SECONDS = 2.0
 _NO_BUCKET = "The specified bucket does not exist"  # of an object that is not there s3fs says its path
@@ -66,6 +69,7 @@ class FsspecObjects:
         self._deadline = deadline
         self._lanes = Lanes(2 * requests, "lit-storage-store")
         protocol, _, self._root = url.partition("://")
+        self._is_s3 = protocol in _S3
         self._files = _file_system(protocol, seconds)
 
     @property
@@ -81,9 +85,14 @@ class FsspecObjects:
         """See `Objects.read`."""
         if size == 0:
             return b""
-        end = None if size is None else start + size
+        path, end = f"{self._root}/{key}", None if size is None else start + size
         options = {} if end is None and not start else {"start": start, "end": end}
-        data: bytes = self._ask(lambda: self._files.cat_file(f"{self._root}/{key}", **options), key)
+        if self._is_s3 and size is not None:
+            data = self._ask(
+                lambda: self._complete(s3_requests.read_part(self._files, path, start, size)), key
+            )
+        else:
+            data = self._ask(lambda: self._files.cat_file(path, **options), key)
         if size is not None and len(data) != size:
             raise IntegrityError(f"{shown(key)} in {self.url} is shorter than it was")
         return data
@@ -91,7 +100,7 @@ class FsspecObjects:
     def list(self, prefix: str) -> list[Found]:
         """See `Objects.list`."""
         try:
-            found = self._ask(lambda: self._files.find(f"{self._root}/{prefix}", detail=True), prefix)
+            found = self._ask(lambda: self._find(f"{self._root}/{prefix}"), prefix)
         except FileNotFoundError as error:
             raise OriginUnavailable(f"the store {shown(self.url)} is not there: {_words(error)}") from None
         base = self._files._strip_protocol(self._root).rstrip("/") + "/"
@@ -111,6 +120,15 @@ class FsspecObjects:
                 for path in batch:
                     with contextlib.suppress(FileNotFoundError):
                         self._remove(self._files.rm_file, path)
+
+    def _find(self, path: str) -> dict[str, dict[str, Any]]:
+        if self._is_s3:
+            return self._complete(s3_requests.list_below(self._files, path))
+        found: dict[str, dict[str, Any]] = self._files.find(path, detail=True)
+        return found
+
+    def _complete(self, request: Coroutine[Any, Any, T]) -> T:
+        return s3_requests.complete(self._files, request, remaining(self._deadline, self._seconds))
 
     def _remove(self, remove: Callable[[Any], object], what: Any) -> None:
         self._ask(lambda: remove(what), self._root, least_seconds=_REMOVE_SECONDS)
@@ -139,7 +157,7 @@ class FsspecObjects:
         seconds = max(least_seconds, remaining(self._deadline, self._seconds))
         try:
             return self._lanes.call(call, seconds)
-        except LateError:
+        except (LateError, FutureTimeoutError):
             if seconds < self._seconds:
                 raise TransferTimeout(
                     f"there was no time left for the store {shown(self.url)}; see Limits.publish_seconds"
@@ -192,7 +210,7 @@ def check_protocol(protocol: str) -> None:
 
 
 def _not_installed(protocol: str, error: ImportError) -> InvalidURI:
-    extra = "lit-storage[s3]" if protocol in ("s3", "s3a") else "fsspec and what it needs for it"
+    extra = "lit-storage[s3]" if protocol in _S3 else "fsspec and what it needs for it"
     return InvalidURI(
         f"artifacts at {protocol}:// need a file system that is not installed ({_words(error)}); "
         f"pip install '{extra}'"
@@ -206,7 +224,7 @@ def _file_system(protocol: str, seconds: float) -> Any:
     except ImportError as error:
         raise _not_installed(protocol, error) from None
     options: dict[str, Any] = {"skip_instance_cache": protocol != "memory", "use_listings_cache": False}
-    if protocol in ("s3", "s3a"):
+    if protocol in _S3:
         options["config_kwargs"] = {
             "connect_timeout": min(_CONNECT_SECONDS, seconds),
             "read_timeout": seconds,
@@ -214,7 +232,10 @@ def _file_system(protocol: str, seconds: float) -> Any:
             # Our own digests see to it. Some servers send that of a whole object with a part of it.
             "response_checksum_validation": "when_required",
         }
-    return kind(**options)
+    try:
+        return kind(**options)
+    except Exception as error:  # noqa: BLE001  each file system has errors of its own
+        raise InvalidURI(f"no store can be opened at {protocol}://: {_words(error)}") from None
 
 
 def _modified(info: dict[str, Any]) -> float:
@@ -229,5 +250,5 @@ def _modified(info: dict[str, Any]) -> float:
 
 def _words(error: Exception) -> str:
     """Return the first line of an error, without secrets: what fsspec says holds paths and no keys."""
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:_MOST_CHARACTERS]
+    text = str(error)[: 8 * _MOST_CHARACTERS].strip().splitlines()
+    return printable((text[0] if text else type(error).__name__)[:_MOST_CHARACTERS])

@@ -70,7 +70,9 @@ class LocalObjects:
             fd = os.open(self._path(key), _OLD_FILE)
             try:
                 status = os.fstat(fd)
-                if self._own and not (stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()):
+                if not stat.S_ISREG(status.st_mode):
+                    raise IntegrityError(f"{shown(key)} in {self.url} is no file")
+                if self._own and status.st_uid != os.geteuid():
                     raise IntegrityError(
                         f"{shown(key)} in {self.url} was written by user {status.st_uid}, for whom user "
                         f"{os.geteuid()} reads nothing"

@@ -132,7 +132,7 @@ class ArtifactStore:
         where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
         if kept.size > MAX_MANIFEST_BYTES:
             raise IntegrityError(f"the manifest {where} is larger than any can be")
-        found = decode_manifest(self.objects.read(kept.key), where=where)
+        found = decode_manifest(self.objects.read(kept.key, 0, kept.size), where=where)
         self._check(found, kept, where)
         with self._lock:
             self._decoded[kept.key] = found

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from lit_storage_client.names import shown
-from lit_storage_proto.errors import InvalidURI
+from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.limits import Limits
+from lit_storage_proto.uri import check_name
 
 if TYPE_CHECKING:
     from lit_storage_client.artifacts.objects import Objects
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 _IN_PLACE = "in-place://"
 _FILE = "file://"
 
+STORE_VARIABLE = "LIT_STORAGE_ARTIFACTS"
+
+_PROVIDERS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
+_own_kinds: set[str] = set()  # of stores in which this process publishes
+
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 
@@ -59,10 +66,11 @@ def check_url(url: str) -> str:
     scheme, _, rest = url.partition("://")
     on_disk = is_on_disk(url)
     if not _URL.fullmatch(url) or ("::" in url and not on_disk):
-        # The rest is not shown: it may hold a password.
+        # The rest is not shown, nor what is no scheme: it may hold a password.
+        what = shown(scheme[:32]) if _SCHEME.fullmatch(scheme) else "what is given"
         raise InvalidURI(
-            f"a store of artifacts needs a URL such as file:///DIRECTORY or s3://BUCKET/PREFIX, and "
-            f"{shown(scheme[:32])} begins none"
+            f"a store of artifacts needs a URL such as file:///DIRECTORY or s3://BUCKET/PREFIX, and {what} "
+            "begins none"
         )
     if not on_disk and ("?" in rest or "@" in rest.partition("/")[0]):
         raise InvalidURI(
@@ -84,9 +92,36 @@ def check_store(url: str) -> None:
         InvalidURI: as of `open_store`.
     """
     if not is_on_disk(check_url(url)):
+        _own_kinds.add(url.partition("://")[0])
         from lit_storage_client.artifacts.fsspec_objects import check_protocol
 
         check_protocol(url.partition("://")[0])
+
+
+def check_told(url: str, name: str) -> str:
+    """Return the URL of a store of which a registry tells, if it may be opened for that alone.
+
+    Whoever can write into a registry can write any URL into it. Directories and the stores of the large
+    providers are read with what this process is given for them, at places that it would ask anyway. Other
+    kinds reach whatever host a URL names, or do more than read; they are opened where a user named one of
+    that kind.
+
+    Args:
+        url: of the store.
+        name: of the Work that is said to have left something there.
+
+    Raises:
+        InvalidURI: as of `check_url`.
+        AccessDenied: it is of a kind that nobody here has named.
+    """
+    kind = check_url(url).partition("://")[0]
+    own = os.environ.get(STORE_VARIABLE, "").partition("://")[0]
+    if is_on_disk(url) or kind in _PROVIDERS or kind in (own, *_own_kinds):
+        return url
+    raise AccessDenied(
+        f"what {name!r} left is in a store of the kind {kind[:32]!r}, which is not opened because a registry "
+        f"says so: if it is one of yours, set {STORE_VARIABLE} to its URL here too"
+    )
 
 
 def open_store(
@@ -110,11 +145,14 @@ def open_store(
             which files are read with its rights.
 
     Raises:
-        InvalidURI: as of `check_url`, or what is needed for its scheme is not installed.
+        InvalidURI: as of `check_url`, or what is needed for its scheme is not installed, or `name` is none.
     """
     from lit_storage_client.artifacts.store import ArtifactStore
 
     url = check_url(url)
+    check_name(name)
+    if create:
+        _own_kinds.add(url.partition("://")[0])
     objects = _open_objects(url, name, limits, create, deadline, own)
     in_place = ""
     if is_in_place(url):
