@@ -22,7 +22,8 @@ KINDS = [
     "http", "https", "ftp", "sftp", "ssh", "scp", "smb", "hdfs", "webhdfs", "arrow_hdfs", "github", "gist",
     "git", "hg", "jupyter", "jlab", "dask", "dbfs", "local", "memory", "dir", "zip", "tar", "libarchive",
     "root", "reference", "simplecache", "filecache", "blockcache", "cached", "generic", "hf", "oci",
-    "ocilake", "data", "pyscript", "lakefs", "asynclocal", "box", "gdrive", "dropbox", "wandb", "tos", "ssh+git", "x",
+    "ocilake", "data", "pyscript", "lakefs", "asynclocal", "box", "gdrive", "dropbox", "wandb", "tos",
+    "ssh+git", "x",
 ]  # fmt: skip
 
 NOT_URLS = [
