@@ -22,7 +22,10 @@ An argument beats its variable. Those of etcd are read by `lit_storage_client.re
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import stat
 import sys
 from dataclasses import replace
 
@@ -34,6 +37,9 @@ from lit_storage_proto.errors import AccessDenied
 
 ROOT_NAME = ".lit"
 
+_SHARED = 0o775  # less the umask: a group may share a root, all users of a machine may not
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 def find_root(root: str | os.PathLike[str] | None) -> str:
     """Return the absolute path of the root, without making it.
@@ -41,6 +47,9 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
     Args:
         root: what the caller gave; None looks at the environment, then for ``.lit`` upwards from
             the working directory as git looks for ``.git``.
+
+    Raises:
+        AccessDenied: the one that was found is another user's, or every user can write it.
     """
     given = os.fspath(root) if root is not None else os.environ.get("LIT_STORAGE_ROOT")
     if given:
@@ -51,7 +60,24 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
         if above == os.path.dirname(above):
             return os.path.join(os.path.realpath(here), ROOT_NAME)
         above = os.path.dirname(above)
-    return os.path.realpath(os.path.join(above, ROOT_NAME))
+    found = os.path.realpath(os.path.join(above, ROOT_NAME))
+    _check_found(found)
+    return found
+
+
+def _check_found(root: str) -> None:
+    """Refuse a root that another user may have put in the way: it says where files are read and written."""
+    status = os.stat(root)
+    if status.st_uid not in (os.geteuid(), 0):
+        whose = f"belongs to user {status.st_uid}"
+    elif status.st_mode & stat.S_IWOTH:
+        whose = "can be written by every user of this machine"
+    else:
+        return
+    raise AccessDenied(
+        f"the root {root!r}, which was found above the working directory, {whose}; if it is meant, name it "
+        "with root= or LIT_STORAGE_ROOT"
+    )
 
 
 def make_root(root: str) -> str:
@@ -63,12 +89,14 @@ def make_root(root: str) -> str:
     """
     try:
         is_new = not os.path.isdir(root) or not os.listdir(root)
-        make_directory(root)
+        make_directory(root, _SHARED)
         if not permits(root, os.W_OK | os.X_OK):
             raise PermissionError
         if is_new:  # in a directory of the user's own, git goes on to see what it saw
-            with open(os.path.join(root, ".gitignore"), "w", encoding="ascii") as file:
-                file.write("*\n")
+            with contextlib.suppress(FileExistsError):
+                fd = os.open(os.path.join(root, ".gitignore"), _NEW_FILE, 0o644)
+                with os.fdopen(fd, "w", encoding="ascii") as file:
+                    file.write("*\n")
     except OSError as error:
         if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
             error.filename = error.filename or root
@@ -78,6 +106,33 @@ def make_root(root: str) -> str:
             f"the root {root!r} {why}; choose another one with root= or LIT_STORAGE_ROOT"
         ) from None
     return root
+
+
+def make_storage_root(root: str, directory: str) -> str:
+    """Make the directory `directory` below `root`, and return its path.
+
+    Raises:
+        AccessDenied: it cannot be made, or another user's link leads away from there.
+    """
+    path = root
+    try:
+        for part in directory.split("/"):
+            path = os.path.join(path, part)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, _SHARED)
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode) and status.st_uid not in (os.geteuid(), 0):
+                raise AccessDenied(
+                    f"the storage root {path!r} is a link of user {status.st_uid}, who would say which files "
+                    "are served and written; remove it, or choose another root with root= or LIT_STORAGE_ROOT"
+                )
+            if not os.path.isdir(path):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except AccessDenied:
+        raise
+    except OSError as error:
+        raise AccessDenied(f"the storage root {path!r} cannot be made: {error.strerror}") from None
+    return path
 
 
 def registry_url(registry: str | None, root: str) -> str:

@@ -26,7 +26,6 @@ from lit_storage.persistence import Persistence, tell
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
-from lit_storage_client.directories import make_directory
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.machine import machine_id
 from lit_storage_client.origins import Origins
@@ -34,7 +33,7 @@ from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries import open_registry, renewal_of
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
-from lit_storage_proto.errors import AccessDenied, InvalidURI, NameTaken, NotAttached
+from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, Registry, WorkRecord, WorkState
 from lit_storage_proto.uri import Location, check_name
@@ -431,11 +430,7 @@ def _open(
         _current.close()
     limits = limits or Limits()
     root = environment.make_root(environment.find_root(root))
-    storage_root = os.path.join(root, directory)
-    try:
-        make_directory(storage_root)
-    except OSError as error:
-        raise AccessDenied(f"the storage root {storage_root!r} cannot be made: {error.strerror}") from None
+    storage_root = environment.make_storage_root(root, directory)
     machine = machine_id(root)
     security = environment.security_of(security, root)
     opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-def make_directory(path: str) -> None:
+def make_directory(path: str, mode: int = 0o777) -> None:
     """Make the directory `path`, and those that it lies in, unless it is there.
 
     Raises:
@@ -16,7 +16,7 @@ def make_directory(path: str) -> None:
         os.stat(path)  # which tells why, where os.makedirs only says that there is no directory
     except FileNotFoundError:
         pass
-    os.makedirs(path, exist_ok=True)
+    os.makedirs(path, mode, exist_ok=True)
 
 
 def permits(path: str, mode: int, *, dir_fd: int | None = None) -> bool:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 
 from lit_storage_client.directories import make_directory
+from lit_storage_client.names import is_id
 from lit_storage_client.write_once import write_once
 from lit_storage_proto.errors import AccessDenied, StorageError
 
 MACHINE_ID_VARIABLE = "LIT_STORAGE_MACHINE_ID"
 MACHINE_ID_FILE = "machine-id"
+
+_MOST_BYTES = 1024
 
 # What a root answers that cannot be made or written, or whose file system has no hard links.
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EOPNOTSUPP)
@@ -29,11 +33,16 @@ def machine_id(root: str) -> str:
 
     Raises:
         AccessDenied: no id is kept yet, and `root` cannot be made or written.
-        StorageError: the file of the id is empty.
+        StorageError: the variable, or the file, holds no id.
         OSError: the disk is full, or the like.
     """
     given = os.environ.get(MACHINE_ID_VARIABLE, "").strip()
     if given:
+        if not is_id(given):
+            raise StorageError(
+                f"{MACHINE_ID_VARIABLE} is no id of a machine: it has 128 characters at most, all of them "
+                "printable and none a slash"
+            )
         return given
     path = os.path.join(root, MACHINE_ID_FILE)
     try:
@@ -60,8 +69,12 @@ def _denied(root: str, error: OSError) -> AccessDenied:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="utf-8", errors="replace") as file:
-        kept = file.read().strip()
-    if not kept:
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would keep us waiting
+    try:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        kept = os.read(fd, _MOST_BYTES).decode(errors="replace").strip() if is_file else ""
+    finally:
+        os.close(fd)
+    if not kept or not is_id(kept):
         raise StorageError(f"{path} holds no machine id; remove it, and the next process writes a new one")
     return kept

@@ -11,6 +11,7 @@ from lit_storage_proto.limits import MAX_PATH_BYTES
 
 MAX_PART_BYTES = 255  # NAME_MAX of Linux
 _SHOWN_CHARACTERS = 200
+_MOST_ID_CHARACTERS = 128
 
 
 def shown(name: str) -> str:
@@ -21,6 +22,11 @@ def shown(name: str) -> str:
 def printable(text: str) -> str:
     """Return `text` with each character that could break a line or steer a terminal written as its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_id(text: str) -> bool:
+    """Say whether a text can be the id of an instance or a machine, or stands for none."""
+    return len(text) <= _MOST_ID_CHARACTERS and text.isprintable() and "/" not in text
 
 
 def check_path(path: str) -> None:

@@ -76,7 +76,7 @@ class Note:
             OSError: the disk is full, and the like.
         """
         directory, own = os.path.split(self._path)
-        os.makedirs(directory, exist_ok=True)
+        os.makedirs(directory, 0o775, exist_ok=True)
         for other in set(os.listdir(directory)) - {beside}:
             note = Note(os.path.dirname(directory), other)
             with contextlib.suppress(OSError):  # as in `noted`

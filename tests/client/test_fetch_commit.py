@@ -208,6 +208,7 @@ import json, os, sys
 from lit_storage_client.process import ProcessIdentity
 staging, journal = sys.argv[1:]
 os.makedirs(f"{staging}/tree")
+os.chmod(staging, 0o1700)
 open(f"{staging}/owner", "w").write(ProcessIdentity.current().to_text())
 if journal:
     os.makedirs(f"{staging}/old/kept")
@@ -244,7 +245,7 @@ def test_staging_of_the_dead_is_removed(leave_behind, tmp_path):
 def test_staging_of_the_living_stays(tmp_path):
     """What a running process stages is left alone."""
     staging = tmp_path / ".lit-staging-1"
-    staging.mkdir()
+    staging.mkdir(0o1700)
     (staging / "owner").write_text(ProcessIdentity.current().to_text())
     discard_dead(str(tmp_path / "target"), seconds=0)
     assert staging.exists()
@@ -254,7 +255,7 @@ def test_staging_of_the_living_stays(tmp_path):
 def test_staging_of_who_knows_whom(tmp_path, owner):
     """A staging whose owner cannot be looked up is removed when it is old, and not before."""
     staging = tmp_path / ".lit-staging-1"
-    staging.mkdir()
+    staging.mkdir(0o1700)
     (staging / "owner").write_text(owner)
     discard_dead(str(tmp_path / "target"), seconds=3600)
     assert staging.exists()

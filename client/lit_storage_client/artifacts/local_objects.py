@@ -158,7 +158,7 @@ def _make_directories(directory: str) -> None:
         directory = os.path.dirname(directory)
     for each in reversed(missing):
         try:
-            os.mkdir(each)
+            os.mkdir(each, 0o775)
         except FileExistsError:
             continue  # another process was first
         _sync_directory(os.path.dirname(each))

@@ -183,8 +183,8 @@ class Staging:
     def is_dead(self, oldest_seconds: float) -> bool:
         """Say whether nobody can be using it any more."""
         status = os.fstat(self.fd)
-        if status.st_uid != os.geteuid():
-            return False  # in a directory that other users can write, theirs are not touched
+        if status.st_uid != os.geteuid() or status.st_mode & self._area.mark != self._area.mark:
+            return False  # where other users can write, or what an origin sent lies, theirs is not touched
         alive: bool | None = None
         most_seconds = math.inf
         try:

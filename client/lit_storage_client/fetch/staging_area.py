@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from lit_storage_proto.errors import AccessDenied
 from lit_storage_proto.uri import STAGING
 
 _SIBLING_PREFIX = ".lit-staging-"
+
+# What reading a staging raises in which there is something that no process of ours wrote.
+_DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -40,6 +44,16 @@ class StagingArea:
     copied: Mapping[str, Any] = field(default_factory=dict)
     """What the present get copies, and how: only what agrees in it is gone on from."""
 
+    @property
+    def mark(self) -> int:
+        """The permission bit by which a staging beside its target is known to be made by a process of ours.
+
+        A tree that came from an origin may hold directories of any name and content, and gets may be made
+        into it: what looks like a staging there must not be gone on from, nor put back or removed. No entry
+        of a peer has this bit. In ``R/.staging`` no copy is ever put.
+        """
+        return stat.S_ISVTX if self.prefix else 0
+
     def adopt(self, oldest_seconds: float) -> Staging | None:
         """Return a staging in which another get of this very copy got stuck, now of this process.
 
@@ -48,13 +62,13 @@ class StagingArea:
         """
         best, most = "", 0
         for name in self._names(State.FILLING):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, *_DAMAGED):
                 size = self._adoptable_bytes(name, oldest_seconds)
                 if size > most:
                     best, most = name, size
         if not best:
             return None
-        with contextlib.suppress(OSError):  # someone else was faster, or is removing it
+        with contextlib.suppress(OSError, *_DAMAGED):  # someone else was faster, or is removing it
             return self._take(best)
         return None
 
@@ -66,7 +80,7 @@ class StagingArea:
         """
         name = name_with_owner(self.prefix + secrets.token_hex(8))
         try:
-            os.mkdir(name, 0o700, dir_fd=self.fd)
+            os.mkdir(name, 0o700 | self.mark, dir_fd=self.fd)
             staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
         except (PermissionError, FileNotFoundError) as error:  # the latter in /proc, or in what was removed
             raise AccessDenied(f"no copy can be staged: {error.strerror} in its directory") from None
@@ -106,7 +120,7 @@ class StagingArea:
         removed = False
         for name in self._names():
             # Someone else removes it too, or may not: it harms nobody, and is tried again.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, *_DAMAGED):
                 removed |= self._discard_if_dead(name, oldest_seconds, keep)
         return removed
 
@@ -122,7 +136,7 @@ class StagingArea:
         try:
             staging.write_owner()
             staging.salvage()
-        except OSError:
+        except (OSError, *_DAMAGED):
             staging.remove()
             raise
         return staging

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
+from lit_storage_client.names import is_id
 from lit_storage_proto.endpoint import split_address
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
@@ -22,7 +23,6 @@ R = TypeVar("R", LiveRecord, WorkRecord)
 MOST_RECORDS = 100_000
 """That a registry lists. More were written by nobody who runs Works."""
 
-_MOST_ID_CHARACTERS = 128
 _MOST_URL_CHARACTERS = 1 << 14
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}", re.ASCII)
 
@@ -52,11 +52,6 @@ def checked(record: R) -> R:
     elif len(record.artifacts_url) > _MOST_URL_CHARACTERS:
         raise ValueError("a URL is too long")
     return record
-
-
-def is_id(text: str) -> bool:
-    """Say whether a text can be the id of an instance or a machine, or stands for none."""
-    return len(text) <= _MOST_ID_CHARACTERS and text.isprintable() and "/" not in text
 
 
 def check_endpoint(endpoint: str) -> None:
