@@ -13,6 +13,7 @@ import grpc
 
 from lit_storage_client.registries.checked import MOST_RECORDS
 from lit_storage_client.registries.etcd.connection import RANGE, Connection, Refused
+from lit_storage_client.registries.etcd.records import MOST_BYTES as MOST_RECORD_BYTES
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import MIB
@@ -53,6 +54,8 @@ def read_pages(
             continue
         for kv in answer.kvs:
             if keep(kv.key):
+                if len(kv.value) > MOST_RECORD_BYTES:
+                    kv.ClearField("value")  # it is no record, and neither is what is left
                 found.append(kv)
                 held += kv.ByteSize()
         if held > MOST_BYTES or len(found) > _MOST_KEYS:
