@@ -1,4 +1,4 @@
-"""Any one process of an app is killed or stands still: trees are whole, no process stays, the next run is well."""
+"""Any one process of an app is killed or stands still: trees are whole, and no process stays."""
 
 import contextlib
 import os
