@@ -14,6 +14,7 @@ as the deadline of one attempt to connect, up to the first HTTP/2 settings of th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from dataclasses import dataclass
@@ -101,6 +102,17 @@ class Channels:
         if known is not None and known.record != record:
             known.channel.close()  # else only its TLS files are older: it ends with its last call
         return opened.calls
+
+    def forget(self, record: LiveRecord) -> None:
+        """Use the present channel of a Work no more, for no thread could be started for it.
+
+        gRPC then believes that it has one: who makes calls on that channel, closes it, or lets it be
+        collected as garbage, waits for ever. So it stays as it is until the process ends.
+        """
+        with self._lock:
+            known = self._open.pop(record.name, None)
+        if known is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(known[1]))
 
     def close(self) -> None:
         """Close every channel; calls that still run are cancelled. A second call does nothing.

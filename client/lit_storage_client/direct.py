@@ -66,7 +66,10 @@ class Dialer:
         """Begin to connect to what the peer of `record` offers, if that may be taken up."""
         if len(offer.ticket) != TICKET_BYTES or not self.ways & Ways.ALL:
             return None
-        return DirectWay(self, offer, record)
+        try:
+            return DirectWay(self, offer, record)
+        except RuntimeError:  # no more threads can be had: all comes over gRPC then
+            return None
 
 
 class _Message:

@@ -209,6 +209,14 @@ class Remote:
                 gave_way = failure.code() is grpc.StatusCode.CANCELLED
                 if isinstance(error, OriginUnavailable) and not stale and pauses.pause():
                     continue
+            except RuntimeError as short:
+                if type(short) is not RuntimeError:
+                    raise
+                self._channels.forget(record)
+                raise OriginUnavailable(
+                    f"{shown(str(location))}: {record.name!r} cannot be asked ({short}); let some of this "
+                    "process's threads end, or allow it more"
+                ) from None
             except _OtherOriginError as other:
                 error, stale = OriginUnavailable(f"{shown(str(location))}: {other}"), True
                 gave_way = False

@@ -78,7 +78,11 @@ class StreamCall(Generic[T]):
         self._ended = False
         self._late = ""
         self._timer = threading.Thread(target=self._watch, name="lit-storage-stream-timer", daemon=True)
-        self._timer.start()
+        try:
+            self._timer.start()
+        except BaseException:
+            responses.cancel()
+            raise
 
     def __enter__(self) -> Self:
         return self

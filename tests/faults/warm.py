@@ -115,13 +115,13 @@ def join_once(line, root, name, limits=()):
 def short(line, root, uri, to, what, amounts, user=None, local_copy=False):
     """Get with little of something, and then without that limit, once for each amount; tell of each."""
     os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
-    if user is not None:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
     with lit_storage.connect(root=root, limits=LIMITS):
         path, seen = Path(uri), SimpleNamespace(lines=0)
         options = {"to": to, "overwrite": True, "durable": False}
-        line.tell(ready=True, **_get_once(line, path, seen, options))
+        line.tell(ready=True, **_get_once(line, path, seen, {**options, "to": f"{to}-before"}))
+        if user is not None:  # by now all is imported, which that user may not read
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
         for amount in amounts:
             line.hear()
             kind = getattr(resource, f"RLIMIT_{what}")
