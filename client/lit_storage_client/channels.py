@@ -112,7 +112,7 @@ class Channels:
         with self._lock:
             known = self._open.pop(record.name, None)
         if known is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(known[1]))
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(known.channel))
 
     def close(self) -> None:
         """Close every channel; calls that still run are cancelled. A second call does nothing.

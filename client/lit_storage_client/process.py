@@ -221,11 +221,11 @@ def _read_stat(process: str) -> tuple[bytes, int]:
 def _boot_offset(ticks: int) -> int:
     """Return by how many ticks this time namespace counts more since boot than the first one."""
     try:
-        with open("/proc/self/timens_offsets", encoding="ascii") as file:
-            offsets = {name: int(seconds) for name, seconds, _ in map(str.split, file)}
+        with open("/proc/self/timens_offsets", "rb") as file:
+            offsets = {name: int(seconds) for name, seconds, _ in map(bytes.split, file)}
     except (OSError, ValueError):  # a kernel without time namespaces
         return 0
-    return offsets.get("boottime", 0) * ticks
+    return offsets.get(b"boottime", 0) * ticks
 
 
 os.register_at_fork(after_in_child=_boot_offset.cache_clear)  # the child may be in another one
