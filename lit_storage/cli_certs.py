@@ -16,7 +16,7 @@ certs = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Make a private authority, and certificates for Works and daemons.",
+    help="Make certificates for Works and daemons.",
 )
 
 Directory = Annotated[

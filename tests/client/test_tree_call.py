@@ -102,7 +102,7 @@ def get(tmp_path, remote_of, script):
 
     def get(ways=Ways.ALL, **limits):
         remote = remote_of(script.record, **limits)
-        remote._dialer = type(remote._dialer)(remote._dialer.security, 2.0, ways)
+        remote._dialer = type(remote._dialer)(remote._dialer.credentials, 2.0, ways)
         fd = os.open(tmp_path, os.O_RDONLY)
         try:
             with remote.stream(WHERE, DIRECT) as frames:
