@@ -1,6 +1,7 @@
 """What a custodian hands out of what stopped Works left, and what it refuses."""
 
 import dataclasses
+import itertools
 import os
 
 import pytest
@@ -248,8 +249,8 @@ class Lying(LeftSource):
     def entries(self, path, *, recursive):
         listed = [understated(entry) for entry in super().entries(path, recursive=recursive)]
         yield from listed
-        while self.endless:
-            yield listed[-1]
+        for number in itertools.count() if self.endless else ():
+            yield dataclasses.replace(listed[-1], path=f"{listed[-1].path}{number}")
 
 
 def understated(entry):
