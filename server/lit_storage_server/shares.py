@@ -219,6 +219,7 @@ class Shares:
         fd, reached = reach_beneath(self._root_fd, relative, root_path=self.root)
         try:
             self._refuse_reserved(reached, path)
+            self._refuse_staging(reached, path)
             return Opened(fd, path, os.fstat(fd), is_storage_root=not reached)
         except BaseException:
             os.close(fd)
@@ -255,10 +256,28 @@ class Shares:
 
     def _refuse_reserved(self, relative: str, path: str) -> None:
         if is_reserved(relative):
-            raise AccessDenied(
-                f"{path!r} is not shared by {self.name!r}: directly under its storage root, '@…' and "
-                f"{STAGING!r} hold copies; ask the Work that owns the files"
+            raise self._reserved(path)
+
+    def _refuse_staging(self, reached: str, path: str) -> None:
+        """Refuse the staging by whatever name: a file system may know it in capitals, or by a short name.
+
+        What begins with "@" does so in each of its names.
+        """
+        try:
+            first, staging = (
+                os.stat(name, dir_fd=self._root_fd, follow_symlinks=False)
+                for name in (reached.partition("/")[0] or ".", STAGING)
             )
+        except OSError:
+            return  # there is no staging
+        if os.path.samestat(first, staging):
+            raise self._reserved(path)
+
+    def _reserved(self, path: str) -> AccessDenied:
+        return AccessDenied(
+            f"{path!r} is not shared by {self.name!r}: directly under its storage root, '@…' and "
+            f"{STAGING!r} hold copies; ask the Work that owns the files"
+        )
 
     def _refuse_above(self, status: os.stat_result, path: str) -> None:
         if _identity(status) in self._above:

@@ -197,16 +197,22 @@ def _files(directory: str, prefix: str) -> Iterator[Found]:
     except (FileNotFoundError, NotADirectoryError):  # a link is none of ours
         return
     try:
-        items = list(os.scandir(directory))
+        found = list(_looked_at(fd))
     finally:
         os.close(fd)
-    for item in items:
-        key = f"{prefix}/{item.name}"
-        if item.is_dir(follow_symlinks=False):
-            yield from _files(item.path, key)
-        elif item.is_file(follow_symlinks=False):
+    for name, status in found:
+        key = f"{prefix}/{name}"
+        if stat.S_ISDIR(status.st_mode):
+            yield from _files(os.path.join(directory, name), key)
+        elif stat.S_ISREG(status.st_mode):
+            yield Found(key, status.st_size, status.st_mtime)
+
+
+def _looked_at(fd: int) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what the very directory of a descriptor holds, whatever is at its path by now."""
+    with os.scandir(fd) as items:
+        for item in items:
             try:
-                status = item.stat(follow_symlinks=False)
+                yield item.name, item.stat(follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            yield Found(key, status.st_size, status.st_mtime)

@@ -178,3 +178,14 @@ def test_a_loop_of_mounts_ends(own_origin, mounted, rpc):
     """A share that is mounted within itself is walked once, as find(1) does."""
     mounted("--bind", own_origin.root, at=own_origin.root / "a" / "again")
     assert ask(own_origin.stub, rpc, "a")[1] is OK
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("rpc", ASK)
+@pytest.mark.parametrize("name", [".STAGING", "STAGIN~1", ".staging.", ".\u017ftaging"])
+def test_the_staging_by_another_name_is_not_shared(own_origin, mounted, rpc, name):
+    """Some file systems know a directory by several names: here it is mounted at one, to the same effect."""
+    mounted("--bind", own_origin.root / ".staging", at=own_origin.root / name)
+    came, code = ask(own_origin.stub, rpc, f"{name}/x/f")
+    assert code in REFUSALS
+    assert CANARY not in came

@@ -22,7 +22,7 @@ from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
 from tests.hostile.origin.attacker import ASK, CANARY, Swapper, ask
 
-QUICK_SECONDS = 0.4
+QUICK_SECONDS = 0.25
 
 
 def fill(directory, content):

@@ -17,7 +17,7 @@ from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
 from tests.hostile.origin.attacker import Swapper
 
-SECONDS = 0.7
+SECONDS = 0.4
 
 
 @pytest.fixture(scope="module")
