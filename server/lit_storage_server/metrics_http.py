@@ -17,6 +17,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 MOST_CONNECTIONS = 8
+_PAUSE_SECONDS = 0.1
 CONNECTION_SECONDS = 5.0  # from its beginning to the end of its answer; a scrape takes milliseconds
 
 
@@ -42,7 +43,15 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
         self._began: dict[socket.socket, float] = {}
         self._changing = threading.Lock()
         super().__init__((str(address[0]), port), _Handler)
-        self.set_app(application)
+        self.set_app(_refusing(application))
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; where that fails, as for want of descriptors, not at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_PAUSE_SECONDS)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread of its own, or end the connection where there are too many."""
@@ -80,6 +89,19 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
                     # Not closed: its thread wakes with an error, and closes it.
                     with contextlib.suppress(OSError):
                         request.shutdown(socket.SHUT_RDWR)
+
+
+def _refusing(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer with 400 where an application fails on what a caller sent, who is not to fill the log."""
+
+    def answer(environ: Any, start_response: Callable[..., Any]) -> Any:
+        try:
+            return application(environ, start_response)
+        except Exception:  # noqa: BLE001  # a library raises what it likes at headers that are none
+            start_response("400 Bad Request", [("Content-Type", "text/plain")])
+            return [b"the request cannot be understood\n"]
+
+    return answer
 
 
 class _Handler(WSGIRequestHandler):

@@ -8,12 +8,13 @@ anew. Streams that run are not touched by any of it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from lit_storage_client.backoff import backoff
 from lit_storage_client.boot_clock import boot_seconds
@@ -119,7 +120,8 @@ class Registration:
         """
         name, instance_id = self.record.name, self.record.instance_id
         try:
-            found = self._registry.resolve(name, fresh=True)
+            with _own_failures():
+                found = self._registry.resolve(name, fresh=True)
             if self._keeper is not None:
                 pass  # whoever keeps the lease learns it first, and does what is to be done
             elif found is None and not self._stopped.is_set():
@@ -138,7 +140,8 @@ class Registration:
         self._answered(self._is_reachable)
 
     def _register(self) -> None:
-        lease = self._registry.register(self.record)
+        with _own_failures():
+            lease = self._registry.register(self.record)
         if lease is not None:
             self._hold(lease)
 
@@ -160,7 +163,8 @@ class Registration:
         def step() -> None:
             nonlocal until
             try:
-                self._registry.unregister(former.name, former.instance_id)
+                with _own_failures():
+                    self._registry.unregister(former.name, former.instance_id)
                 self._register()
             except RegistryUnavailable:
                 until = max(until, boot_seconds() + lost.lease.seconds + _LONGEST_PAUSE_SECONDS)
@@ -190,6 +194,17 @@ class Registration:
 
 class _TakenError(Exception):
     """Another process has the name for good."""
+
+
+@contextlib.contextmanager
+def _own_failures() -> Iterator[None]:
+    """Have a registry be out of reach where this process lacks what to ask it with, such as descriptors."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise RegistryUnavailable(f"the registry cannot be asked: {error.strerror or error}") from None
 
 
 def retry(
