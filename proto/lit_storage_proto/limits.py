@@ -68,7 +68,7 @@ class Limits:
     reader_seconds: float = 30.0
     """How long a replaced tree stays for readers that hold a descriptor of its directory."""
     chunk_bytes: int = 512 * KIB
-    """Largest run of bytes of one file in one message."""
+    """Largest run of bytes of one file in one message; what is more than a frame holds is cut to that."""
     server_streams: int = 16
     """Streams that one peer server runs at once; more are refused with RESOURCE_EXHAUSTED."""
     peer_share: float = 0.75
@@ -89,7 +89,7 @@ class Limits:
 
 _MOST_SECONDS = 1e9  # thirty years; what waits for so long waits for ever, and is none of a clock's overflows
 _MOST_COUNT = 4096
-_MOST = {"chunk_bytes": MAX_FRAME_BYTES, "peer_share": 1}
+_MOST = {"chunk_bytes": 64 * MIB, "peer_share": 1}
 
 
 def _check(name: str, value: object, *, whole: bool) -> None:
@@ -99,5 +99,5 @@ def _check(name: str, value: object, *, whole: bool) -> None:
     if not (is_number and math.isfinite(value) and least <= value <= most):  # type: ignore[arg-type, operator]
         kind = "a whole number" if whole else "a number"
         raise InvalidConfig(
-            f"the limit {name} must be {kind} from {least:g} to {most:g}, and is {value!r:.40}"
+            f"the limit {name} must be {kind} from {least} to {most:.10g}, and is {value!r:.40}"
         )
