@@ -6,6 +6,7 @@ import contextlib
 import re
 import socket
 
+from lit_storage_client.registries.checked import check_endpoint
 from lit_storage_proto.endpoint import is_loopback, is_wildcard, join_address, split_address
 from lit_storage_proto.errors import AccessDenied
 from lit_storage_proto.registry import Registry
@@ -29,7 +30,9 @@ def advertised_endpoint(endpoint: str, advertise: str | None, registry: Registry
             f"{join_address(host, port)} cannot be dialed from other machines; set bind= or advertise= "
             "(LIT_STORAGE_BIND, LIT_STORAGE_ADVERTISE) to an address that they reach"
         )
-    return join_address(host, port)
+    address = join_address(host, port)
+    check_endpoint(address)
+    return address
 
 
 def _own_address(registry_url: str, wildcard: str) -> str:

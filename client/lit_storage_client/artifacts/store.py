@@ -89,9 +89,20 @@ class ArtifactStore:
         return sorted(_kept(self.objects.list(MANIFESTS)), key=lambda kept: kept.version, reverse=True)
 
     def next_version(self, instance_id: str) -> Version:
-        """Return a version that is newer than all that are there."""
+        """Return a version that is newer than all that are there.
+
+        Raises:
+            IntegrityError: somebody put one there after which no other can come.
+            AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
+        """
         kept = self.versions()
-        return Version(kept[0].version.number + 1 if kept else 1, instance_id)
+        version = Version(kept[0].version.number + 1 if kept else 1, instance_id)
+        if kept and Version.parse(str(version)) is None:
+            raise IntegrityError(
+                f"{shown(kept[0].key)} in {self.url} has the greatest number that a version can have; remove "
+                f"it with 'lit-storage artifacts rm {self.name} --version {kept[0].version.number}'"
+            )
+        return version
 
     def covering(self, path: str) -> Manifest | None:
         """Return the newest whole version of a declared path that is `path`, or holds it.

@@ -12,7 +12,11 @@ from typing import NamedTuple
 
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import IntegrityError
 from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_LINKS
+
+MOST_FOLLOWED = 1_000_000
+"""Entries that come by links, beside those that there are: a few links to each other multiply."""
 
 
 class Item(NamedTuple):
@@ -70,12 +74,18 @@ class ArtifactTree:
 
     def _in(self, directory: str, shown: str, recursive: bool, follow: bool) -> Iterator[Item]:
         """Yield what a directory holds, with paths below `shown`; no recursion, trees are deep."""
-        linked = 0
+        linked = found = 0
         pending: list[tuple[str, str, frozenset[str]]] = [(directory, shown, frozenset())]
         while pending:
             real, name, above = pending.pop()
             for child in self._held_by(real):
                 path = _join(name, child.entry.path.rpartition("/")[2])
+                found += 1
+                if found > len(self._by_path) + MOST_FOLLOWED:
+                    raise IntegrityError(
+                        f"the links of an artifact lead to more than {MOST_FOLLOWED} files; get it with its "
+                        'links as they are: symlinks="keep"'
+                    )
                 meant: StoredEntry | None = child
                 if follow and child.entry.kind is Kind.SYMLINK:
                     meant = self.find(child.entry.path)

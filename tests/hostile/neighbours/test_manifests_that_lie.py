@@ -1,0 +1,166 @@
+"""A store whose manifests are sealed and lie: nobody holds, writes or removes more than there is."""
+
+import dataclasses
+import os
+
+import pytest
+
+from lit_storage_client.artifacts import tree
+from lit_storage_client.artifacts.artifact import Artifact
+from lit_storage_client.artifacts.urls import open_store
+from lit_storage_client.tree_call import TreeOptions
+from lit_storage_proto.artifact import (
+    Extent,
+    Manifest,
+    StoredEntry,
+    StoredObject,
+    Version,
+    manifest_key,
+    unit_of,
+)
+from lit_storage_proto.digest import chunk_digest
+from lit_storage_proto.entry import Entry, Kind
+from lit_storage_proto.errors import IntegrityError
+from lit_storage_proto.manifest_codec import encode_manifest
+from lit_storage_proto.uri import Location
+from tests.hostile.neighbours.conftest import LIMITS
+
+UNIT, VERSION, DATA = unit_of("out"), Version(1, "i1"), b"x" * 10
+KEY = f"00000001-i1/{UNIT}-aa-00000"
+ROOT = StoredEntry(Entry("", Kind.DIRECTORY, 0, 0o755, 1))
+FILE = StoredEntry(Entry("a", Kind.FILE, 10, 0o644, 1), (), (Extent(0, 0, 10),), chunk_digest(DATA))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = open_store(f"file://{tmp_path}/store", "train", limits=LIMITS, create=True)
+    yield opened
+    opened.close()
+
+
+def put(store, *entries, version=VERSION, **fields):
+    manifest = Manifest("train", "out", version, 1, "m", 512 * 1024, entries, [StoredObject(KEY, 10)])
+    manifest = dataclasses.replace(manifest, **fields)
+    store.objects.put(manifest_key(UNIT, version), encode_manifest(manifest))
+
+
+OBJECTS = [
+    "../../../../etc/passwd",
+    "/etc/passwd",
+    "00000001-i1/../../x",
+    f"00000001-i1/{UNIT}-aa-00000/../x",
+    "http://127.0.0.1/x",
+    "file:///etc/passwd",
+    f"00000001-i1\n/{UNIT}-aa-00000",
+    f"00000001-i1/{UNIT}-aa-00000\0",
+    f"1-i1/{UNIT}-aa-00000",
+    f"00000001-{'i' * 65}/{UNIT}-aa-00000",
+    "",
+    ".",
+    "..",
+    "manifests/x/00000001-i1",
+]
+
+
+@pytest.mark.parametrize("key", OBJECTS, ids=ascii)
+def test_an_object_of_another_name_is_not_read(store, key):
+    """A manifest that names an object outside of the store's grammar is damaged, for whoever reads it."""
+    put(store, ROOT, FILE, objects=[StoredObject(key, 10)])
+    with pytest.raises(IntegrityError):
+        store.covering("out")
+
+
+@pytest.mark.parametrize("key", OBJECTS[:6], ids=ascii)
+def test_removing_a_version_removes_no_other_file(store, tmp_path, key):
+    """Nor does removing such a version remove what it names."""
+    victim = tmp_path / "passwd"
+    victim.write_text("kept")
+    put(store, ROOT, FILE, objects=[StoredObject(key, 10)])
+    store.remove(store.versions(), now=10**11)
+    assert victim.exists()
+    assert os.path.exists("/etc/passwd")
+
+
+EXTENTS = [(0, 0, 11), (0, 1, 10), (1, 0, 10), (0, 2**63, 10), (0, 0, 0), (0, 5, 4), (2**63, 0, 10)]
+
+
+@pytest.mark.parametrize("extent", EXTENTS, ids=str)
+def test_bytes_outside_of_an_object_are_damage(store, extent):
+    """An extent that is not all within an object, or does not fit its chunks, is damage."""
+    put(store, ROOT, dataclasses.replace(FILE, extents=(Extent(*extent),)))
+    with pytest.raises(IntegrityError):
+        store.covering("out")
+
+
+def test_an_object_of_a_million_names_is_held_once(store):
+    """One run of bytes that many files name is asked for once, and is no more in memory than once."""
+    store.objects.put(f"data/{KEY}", DATA)
+    files = [
+        dataclasses.replace(FILE, entry=dataclasses.replace(FILE.entry, path=f"f{n}")) for n in range(5000)
+    ]
+    put(store, ROOT, *files)
+    reads = []
+    read = store.objects.read
+    store.objects.read = lambda key, *rest: reads.append(key) or read(key, *rest)
+    with Artifact.find(store, Location("train", "out")).stream(TreeOptions(), None) as stream:
+        assert sum(len(chunk.data) for frame in stream for chunk in frame.chunks) == 50_000
+    assert reads.count(f"data/{KEY}") == 1
+
+
+def test_a_petabyte_that_is_a_hole_is_one_frame(store):
+    """A file that is said to have a petabyte, and has no byte, is one hole."""
+    put(store, ROOT, StoredEntry(Entry("a", Kind.FILE, 10**15, 0o644, 1)))
+    with Artifact.find(store, Location("train", "out")).stream(TreeOptions(holes=True), None) as stream:
+        assert [chunk.hole for frame in stream for chunk in frame.chunks] == [10**15]
+
+
+def test_links_that_multiply_end(store, monkeypatch):
+    """Links to one directory multiply what is in it only up to a number, and then it is an error."""
+    monkeypatch.setattr(tree, "MOST_FOLLOWED", 1000)
+    entries = [Entry("d", Kind.DIRECTORY, 0, 0o755, 1)]
+    entries += [Entry(f"d/{n}", Kind.DIRECTORY, 0, 0o755, 1) for n in range(100)]
+    entries += [Entry(f"l{n}", Kind.SYMLINK, 0, 0o777, 1, "d") for n in range(100)]
+    put(store, ROOT, *map(StoredEntry, entries))
+    artifact = Artifact.find(store, Location("train", "out"))
+    with pytest.raises(IntegrityError, match='symlinks="keep"'):
+        artifact.stream(TreeOptions(follow_links=True), None)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "." * 60_000, "../" * 20_000 + "x", "d\0x", "/etc", "l0", "d/" * 30_000]
+)
+def test_the_text_of_a_link_leads_nowhere_else(store, text):
+    """A link, whatever its text, is followed within the artifact or not at all."""
+    put(store, ROOT, StoredEntry(Entry("l0", Kind.SYMLINK, 0, 0o777, 1, text)))
+    artifact = Artifact.find(store, Location("train", "out"))
+    with artifact.stream(TreeOptions(follow_links=True), None) as stream:
+        entries = [entry for frame in stream for entry in frame.entries]
+    assert [(entry.path, entry.kind) for entry in entries] == [("", Kind.DIRECTORY), ("l0", Kind.SKIPPED)]
+
+
+def test_the_greatest_number_hides_no_later_version(store):
+    """After a version of the greatest number none is written that nobody would find; the error says so."""
+    store.objects.put(manifest_key(UNIT, Version(10**18 - 1, "x")), b"nonsense")
+    with pytest.raises(IntegrityError, match="artifacts rm train --version 999999999999999999"):
+        store.next_version("i2")
+
+
+NAMES = [
+    "00000001-i1/x",
+    "x",
+    "-1-i1",
+    "٠٠٠٠٠٠٠١-i1",
+    "00000001-i1\n",
+    "00000001-",
+    "1-i1",
+    "9" * 19 + "-i",
+    ".tmp-x",
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_that_is_no_version_is_none(store, name):
+    """What lies among manifests, and is not named as one, is neither listed nor read nor removed."""
+    store.objects.put(f"manifests/{UNIT}/{name}", b"x")
+    assert store.versions() == []
+    assert store.covering("out") is None
