@@ -56,3 +56,8 @@ def put(key: bytes, value: bytes, lease_id: int = 0) -> pb.RequestOp:
 def unchanged(key: bytes, revision: int) -> pb.Compare:
     """Return the comparison that holds while a key is as it was found; at 0 it was not there."""
     return pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.MOD, key=key, mod_revision=revision)
+
+
+def value_of(key: bytes, answer: pb.ResponseOp) -> pb.KeyValue | None:
+    """Return the pair that was asked for, None where there is none or it is another's."""
+    return next((kv for kv in answer.response_range.kvs if kv.key == key), None)

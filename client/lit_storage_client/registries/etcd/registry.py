@@ -41,7 +41,7 @@ from lit_storage_client.registries.etcd.connection import (
     Refused,
 )
 from lit_storage_client.registries.etcd.pages import read_pages
-from lit_storage_client.registries.etcd.pair import Pair, put, unchanged
+from lit_storage_client.registries.etcd.pair import Pair, put, unchanged, value_of
 from lit_storage_client.registries.etcd.records import (
     Keys,
     decode_live,
@@ -292,7 +292,7 @@ class EtcdRegistry:
         keys = [self._keys.live(name), self._keys.work(name)] if work else [self._keys.live(name)]
         reads = [pb.RequestOp(request_range=pb.RangeRequest(key=key)) for key in keys]
         answer = self._connection.call(TXN, pb.TxnRequest(success=reads), _left(deadline))
-        found = [_value_of(key, each) for key, each in zip(keys, answer.responses, strict=False)]
+        found = [value_of(key, each) for key, each in zip(keys, answer.responses, strict=False)]
         if len(found) != len(keys):
             raise RegistryUnavailable(
                 f"etcd at {self.url} answers a question with {len(found)} answers of {len(keys)}; is it one?"
@@ -405,11 +405,6 @@ class EtcdRegistry:
         except ValueError:
             return False
         return identity.boot_id == _this_boot() and self._processes.is_alive(identity) is False
-
-
-def _value_of(key: bytes, answer: pb.ResponseOp) -> pb.KeyValue | None:
-    """Return the pair that was asked for, None where there is none or it is another's."""
-    return next((kv for kv in answer.response_range.kvs if kv.key == key), None)
 
 
 def _same(live: LiveRecord, work: WorkRecord) -> bool:
