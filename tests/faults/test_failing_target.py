@@ -194,3 +194,21 @@ def test_what_was_replaced_cannot_be_removed(target, operation):
     assert failed
     assert "error" not in how
     target.heals()
+
+
+@pytest.mark.parametrize("operation", ["write", "mkdir", "rename", "flush"])
+def test_a_target_that_hangs(target, fork, root, tmp_path, operation):
+    """A get whose disk hangs keeps nobody else waiting, and ends well or as too late when it goes on."""
+    target.before = target.now()
+    target.change()
+    target.failing.fails(operation, how="hang")
+    child = fork("get", root=root, uri=URI, to=target.path, overwrite=True, local_copy=False, timeout=2.0)
+    assert child.next() == {"ready": True}
+    assert "error" not in target.get(URI, to=f"{tmp_path}/elsewhere")
+    time.sleep(2.5)  # by now it is late
+    assert target.failing.lift() > 0
+    how = child.next()
+    assert "error" not in how or how["error"][0] == "TransferTimeout", how
+    assert target.is_whole()
+    child.wait()
+    target.heals()
