@@ -13,7 +13,7 @@ from lit_storage_client.channels import Channels
 from lit_storage_client.registries import open_registry
 from lit_storage_client.security import Security
 from lit_storage_proto.endpoint import grpc_target
-from lit_storage_proto.errors import InvalidURI, RegistryUnavailable, StorageError
+from lit_storage_proto.errors import InvalidURI, OriginUnavailable, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
 from tests.hostile.neighbours.conftest import LIMITS, MACHINE, live, this_process, work
@@ -154,7 +154,7 @@ def test_a_lie_opens_no_socket_of_this_machine(
 def test_a_dialed_target_is_checked_too(tmp_path, monkeypatch):
     """Whatever registry gave it, what is not HOST:PORT is not dialed."""
     channels = Channels(Security(token="x"), LIMITS)
-    with contextlib.closing(channels), pytest.raises(InvalidURI, match="no address"):
+    with contextlib.closing(channels), pytest.raises(OriginUnavailable, match="no address"):
         channels.calls(LiveRecord("trainer", "i1", "unix:/run/docker.sock", "m"))
 
 
