@@ -170,7 +170,7 @@ def check_bind(bind: str, security: Security) -> tuple[str, int]:
 
 
 def _stays_here(host: str) -> bool:
-    """Say whether all that a loopback address or "localhost" stands for is loopback, as the resolver has it."""
+    """Say whether all that a loopback host stands for is loopback, as the resolver of this machine has it."""
     if host.lower() != "localhost":
         return True  # an address stands for itself
     try:

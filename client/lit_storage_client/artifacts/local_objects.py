@@ -198,6 +198,9 @@ def _files(directory: str, prefix: str) -> Iterator[Found]:
         return
     try:
         found = list(_looked_at(fd))
+    except OSError as error:
+        error.filename = directory  # it names a descriptor's number, or a name without its directory
+        raise
     finally:
         os.close(fd)
     for name, status in found:
