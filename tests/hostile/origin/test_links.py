@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 
 import grpc
 import pytest
@@ -13,16 +14,23 @@ _numbers = itertools.count()
 
 @pytest.fixture
 def plant(origin):
-    """Make a directory in the share with links by their names; return its path in the share."""
+    """Make a directory in the share with links by their names; return its path in the share.
+
+    It is removed after the test, since others get the whole share.
+    """
+    made = []
 
     def plant(**links):
         name = f"planted-{next(_numbers)}"
-        (origin.root / name).mkdir()
+        made.append(origin.root / name)
+        made[-1].mkdir()
         for link, target in links.items():
-            os.symlink(target, origin.root / name / link)
+            os.symlink(target, made[-1] / link)
         return name
 
-    return plant
+    yield plant
+    for directory in made:
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="module")
