@@ -120,6 +120,7 @@ def short(line, root, uri, to, what, amounts, user=None, local_copy=False):
         options = {"to": to, "overwrite": True, "durable": False}
         line.tell(ready=True, **_get_once(line, path, seen, {**options, "to": f"{to}-before"}))
         if user is not None:  # by now all is imported, which that user may not read
+            os.chown(f"{root}/token", user, user)
             os.setresgid(user, user, user)
             os.setresuid(user, user, user)
         for amount in amounts:

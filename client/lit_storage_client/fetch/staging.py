@@ -296,8 +296,8 @@ class Staging:
 
     def _read(self, name: str) -> str:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.fd)
-        with os.fdopen(fd, encoding="ascii") as file:
-            return file.read()
+        with os.fdopen(fd, "rb") as file:
+            return file.read().decode("ascii")
 
 
 def _age(fd: int) -> float:

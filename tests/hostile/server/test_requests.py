@@ -99,13 +99,15 @@ def test_too_many_of_a_repeated_field(attacked, number, count):
 
 
 def test_millions_of_spans(attacked):
-    """Two million held spans that are none cost no more memory than their request."""
+    """Four million numbers of held spans that are none cost the 8 bytes of each, and no object."""
     half = 2 * MIB - 100
     spans = delimited(4, b"\x01" * half) + delimited(5, b"\x01" * half)
     before = attacked.resident()
     body = delimited(2, attacked.path("directory/file").encode()) + delimited(10, spans)
     assert refusal(attacked, body) is Code.INVALID_ARGUMENT
-    assert attacked.resident() - before < 64 * MIB
+    assert (
+        attacked.resident() - before < 128 * MIB
+    )  # an array is doubled as it grows; a list takes 32 bytes each
 
 
 def test_many_spans(attacked):
