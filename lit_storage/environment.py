@@ -40,6 +40,9 @@ ROOT_NAME = ".lit"
 _SHARED = 0o775  # less the umask: a group may share a root, all users of a machine may not
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+# What asking for a directory says where none can be; in /proc, that it is not there.
+_CANNOT_BE = (PermissionError, FileExistsError, FileNotFoundError, NotADirectoryError)
+
 
 def find_root(root: str | os.PathLike[str] | None) -> str:
     """Return the absolute path of the root, without making it.
@@ -98,7 +101,7 @@ def make_root(root: str) -> str:
                 with os.fdopen(fd, "w", encoding="ascii") as file:
                     file.write("*\n")
     except OSError as error:
-        if not isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+        if not isinstance(error, _CANNOT_BE):
             error.filename = error.filename or root
             raise
         why = "is not writable" if isinstance(error, PermissionError) else "cannot be a directory"

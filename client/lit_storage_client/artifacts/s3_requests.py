@@ -59,14 +59,25 @@ async def list_below(files: Any, path: str) -> dict[str, dict[str, Any]]:
     """Return what is known of all objects below a path, by their paths.
 
     Raises:
-        OriginUnavailable: the server lists more than any Work leaves.
+        OriginUnavailable: the server answers without a list, which is no empty one, or lists more than any
+            Work leaves.
     """
     bucket, key, _ = files.split_path(path)
     found: dict[str, dict[str, Any]] = {}
     seen = 0
-    async for info in files._iterdir(bucket, delimiter="", prefix=f"{key}/"):
-        seen += 1
+    follows: dict[str, str] = {}
+    while True:
+        page = await files._call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", **follows)
+        if "IsTruncated" not in page:
+            raise OriginUnavailable("the store answers with what is no list of its objects")
+        for info in page.get("Contents", ()):
+            found[f"{bucket}/{info['Key']}"] = {
+                "size": info["Size"],
+                "LastModified": info.get("LastModified"),
+            }
+            seen += 1
         if seen > MOST_LISTED:
             raise OriginUnavailable(f"the store lists more than {MOST_LISTED} objects of one Work")
-        found[info["name"]] = {name: info.get(name) for name in ("size", "LastModified")}
-    return found
+        if not page["IsTruncated"]:
+            return found
+        follows = {"ContinuationToken": page.get("NextContinuationToken", "")}

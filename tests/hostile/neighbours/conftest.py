@@ -44,6 +44,10 @@ def work(name="trainer", **fields):
     return json.dumps(record | fields).encode()
 
 
+class Compacted(Exception):
+    """What is asked for has been compacted away: the way etcd says it is an answer that a test may give."""
+
+
 class ScriptedEtcd:
     """A server that speaks etcd's protocol, holds what a test puts into it, and may lie in each answer."""
 
@@ -108,9 +112,12 @@ class ScriptedEtcd:
         self._server.stop(0)
 
     def _of(self, name):
-        def answer(request, _context):
+        def answer(request, context):
             self.calls += 1
-            return getattr(self, name)(request)
+            try:
+                return getattr(self, name)(request)
+            except Compacted:
+                context.abort(grpc.StatusCode.OUT_OF_RANGE, "required revision has been compacted")
 
         return answer
 
