@@ -20,7 +20,7 @@ NOT_OF_ONE_HOST := --ignore tests/cluster
 soak: SOAK_SECONDS ?= 600
 test-cluster: SOAK_SECONDS ?= 300
 # These try the Makefile, the wheel, the benchmarks and what is in deploy, which are the same for every Python.
-NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_requirements.py test_wheel.py)
+NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_deploy.py test_make.py test_requirements.py test_security_table.py test_wheel.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
