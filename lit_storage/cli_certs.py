@@ -22,15 +22,14 @@ certs = typer.Typer(
 Directory = Annotated[
     str, typer.Option("--dir", metavar="DIR", help="Where the authority is; by default ./certs.")
 ]
+Days = Annotated[int, typer.Option(min=1, max=MOST_DAYS, metavar="DAYS", help="How long it is good.")]
 
 
 @certs.command()
 @reporting
 def init(
     directory: Directory = "certs",
-    days: Annotated[
-        int, typer.Option(min=1, max=MOST_DAYS, metavar="DAYS", help="How long it is good.")
-    ] = 3650,
+    days: Days = 3650,
     as_json: Json = False,
 ) -> None:
     """Make an authority: ca.pem, which everybody gets, and ca.key, which stays here.
@@ -57,9 +56,7 @@ def issue(
         ),
     ] = None,
     directory: Directory = "certs",
-    days: Annotated[
-        int, typer.Option(min=1, max=MOST_DAYS, metavar="DAYS", help="How long it is good.")
-    ] = 90,
+    days: Days = 90,
     as_json: Json = False,
 ) -> None:
     """Issue a certificate with which NAME serves and asks others; again to renew it.

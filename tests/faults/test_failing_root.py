@@ -2,7 +2,6 @@
 
 import errno
 import os
-import warnings
 
 import pytest
 
@@ -13,6 +12,7 @@ from lit_storage_client.registries.sqlite import SqliteRegistry
 from lit_storage_client.security import root_token
 from lit_storage_proto.errors import PathNotFound, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord
+from tests.faults.leaving import left_by
 
 FAILURES = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
 NAMES = errno.errorcode.get
@@ -123,17 +123,6 @@ def test_an_object_that_is_read(failing, operation):
     assert caught.value.errno == errno.EIO
     assert failing.place in str(caught.value)
     assert objects.read("data/one") == b"content" * 1000
-
-
-def left_by(root, store, text):
-    """Be a Work that leaves a file; return what it warns of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with lit_storage.join("work", root=root, artifacts=store) as session:
-            with open(f"{session.storage_root}/file", "w") as file:
-                file.write(text)
-            session.declare(lit_storage.Path("lit://file"))
-    return [str(each.message) for each in caught]
 
 
 def read_by_another(root, to):

@@ -15,6 +15,7 @@ from lit_storage_client.registries.sqlite import SqliteRegistry
 from lit_storage_client.security import root_token
 from lit_storage_proto.errors import RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord
+from tests.faults.leaving import left_by
 from tests.waiting import within
 
 FULL = {"bytes": "size=128k", "inodes": "size=8m,nr_inodes=12"}
@@ -85,39 +86,28 @@ def test_a_registry_in_use(mounted):
     registry.close()
 
 
-def end_a_work(root, artifacts=None, text="text"):
-    """Be a Work that leaves a file of its own; return what it warns of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with lit_storage.join("work", root=root, artifacts=artifacts) as session:
-            with open(f"{session.storage_root}/file", "w") as file:
-                file.write(text)
-            session.declare(lit_storage.Path("lit://file"))
-    return [str(each.message) for each in caught]
-
-
 @pytest.mark.parametrize("by", FULL)
 def test_a_store(mounted, tmp_path, by):
     """A Work whose store is full ends well and warns; the next one publishes, and no part stays behind."""
     place = mounted("full", "size=256k" if by == "bytes" else "size=8m,nr_inodes=24")
     store = f"file://{place}/store"
-    assert end_a_work(tmp_path / "root", store) == []
+    assert left_by(tmp_path / "root", store) == []
     filler = fill(place, by)
     before = sorted(os.walk(f"{place}/store"))
-    (told,) = end_a_work(tmp_path / "root", store, "other" * 10_000)
+    (told,) = left_by(tmp_path / "root", store, "other" * 10_000)
     assert "No space left" in told
     assert [each[2] for each in sorted(os.walk(f"{place}/store"))][: len(before)] == [
         each[2] for each in before
     ]
     free(filler)
-    assert end_a_work(tmp_path / "root", store, "another") == []
+    assert left_by(tmp_path / "root", store, "another") == []
 
 
 @pytest.mark.parametrize("by", FULL)
 def test_a_root(mounted, by):
     """A Work whose whole root is full in the middle of its life ends, and the next one starts."""
     place = mounted("full", "size=512k" if by == "bytes" else "size=8m,nr_inodes=40")
-    end_a_work(place)
+    left_by(place)
     session = lit_storage.join("work", root=place)
     filler = fill(place, by)
     with warnings.catch_warnings(record=True), contextlib.suppress(RegistryUnavailable):
@@ -125,7 +115,7 @@ def test_a_root(mounted, by):
         session.declare(lit_storage.Path("lit://file"))
         session.close()
     free(filler)
-    assert end_a_work(place) == []
+    assert left_by(place) == []
 
 
 def test_the_daemon_when_its_log_has_no_room(tmp_path):
