@@ -28,7 +28,9 @@ WHO = pb.Origin(name=ORIGIN[0], instance_id=ORIGIN[1])
 def options(liar, tmp_path):
     """A root, and a registry that knows the peer."""
     (tmp_path / ".lit").mkdir()
-    (tmp_path / ".lit" / "token").write_text("secret")
+    token = tmp_path / ".lit" / "token"
+    token.touch(0o600)
+    token.write_text("secret")
     return ["--root", str(tmp_path / ".lit"), "--registry", f"static:trainer={liar.record.endpoint}"]
 
 
@@ -118,6 +120,7 @@ def test_sentence_that_steers(liar, lit, arguments, extra):
     liar.frames = liar.pages = lambda context: [liar.stat(context)]
     code, text = lit(*arguments, *extra)
     assert (code, is_clean(text), len(text.splitlines())) == (1, True, 1)
+    assert "owned" in text  # it is the peer's sentence
 
 
 @commands
@@ -126,6 +129,7 @@ def test_garbage(liar, lit, arguments):
     liar.stat, liar.frames, liar.pages = b"\xff" * 9, [b"\xff" * 9], [b"\xff" * 9]
     code, text = lit(*arguments)
     assert (code, is_clean(text), len(text.splitlines())) == (1, True, 1)
+    assert "trainer" in text or "cannot be decoded" in text  # and not, say, that our token is refused
 
 
 def test_get(liar, lit):
