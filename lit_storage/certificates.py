@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING
 from lit_storage_client.names import shown
 from lit_storage_client.secret import read_key, read_pem
 from lit_storage_client.write_once import write_once
-from lit_storage_proto.errors import AccessDenied, InvalidConfig, InvalidURI, PathExists, PathNotFound
+from lit_storage_proto.errors import (
+    AccessDenied,
+    InvalidConfig,
+    InvalidURI,
+    PathExists,
+    PathNotFound,
+    StorageError,
+)
 from lit_storage_proto.uri import check_name
 
 if TYPE_CHECKING:
@@ -109,7 +116,7 @@ def issue(directory: str, name: str, *, hosts: Sequence[str] = (), days: int) ->
         key = _new_key()
         certificate = _leaf(name, names, key, authority, authority_key, _days(days))
         for file, text, mode in (
-            ("ca.pem", _certificate_pem(authority), 0o644),
+            (CA_CERTIFICATE, _certificate_pem(authority), 0o644),
             (KEY, _pem_of(key), 0o600),
             (CERTIFICATE, _certificate_pem(certificate), 0o644),
         ):
@@ -138,7 +145,7 @@ def _writing(directory: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if type(error).__module__ == AccessDenied.__module__:
+        if isinstance(error, StorageError):
             raise
         where = shown(os.fsdecode(error.filename or directory))
         raise AccessDenied(f"{where} cannot be written ({error.strerror or error})") from None
@@ -160,14 +167,15 @@ def _directory_for(directory: str, name: str, names: Sequence[str]) -> str:
     issued = os.path.join(directory, ISSUED)
     _make_private(directory)
     _make_private(issued)
+    where = os.path.join(issued, name)
+    renewed = _names_of(os.path.join(where, CERTIFICATE))
     folded = {each.lower() for each in names}
     for other in os.listdir(issued):
-        if other != name and other.lower() in folded:
+        if other != name and other.lower() in folded and other not in renewed:
             raise PathExists(
-                f"there is a certificate for {other!r}, and this one would be good for it too: names that "
-                "differ in case alone are one to TLS; take another name"
+                f"there is a certificate for {other!r}, and this one would be good for it too (names that "
+                "differ in case alone are one to TLS): take another name or host"
             )
-    where = os.path.join(issued, name)
     _make_private(where)
     return where
 
@@ -248,6 +256,18 @@ def _load_authority(directory: str) -> tuple[x509.Certificate, EllipticCurvePriv
     if certificate.public_key() != key.public_key():
         raise AccessDenied(f"{shown(certificate_file)} is not the certificate of {shown(key_file)}")
     return certificate, key
+
+
+def _names_of(path: str) -> frozenset[str]:
+    """Return the names for which the certificate in a file is good; none if it holds none."""
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(read_pem(path))
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (OSError, ValueError, x509.ExtensionNotFound):
+        return frozenset()
+    return frozenset(names.get_values_for_type(x509.DNSName))
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lit_storage.certificates import CERTIFICATE, KEY, MOST_DAYS, Issued
+from lit_storage import certificates
+from lit_storage.certificates import CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, MOST_DAYS, Issued
 from lit_storage.cli_command import Json, reporting
 from lit_storage.cli_output import print_json
 from lit_storage_client.names import printable
@@ -37,10 +38,8 @@ def init(
     It is never written over. To exchange it, make another one in another directory and let all trust both:
     put both ca.pem into one file. They read it anew by themselves.
     """
-    from lit_storage import certificates
-
     made = certificates.init(os.path.abspath(directory), days=days)
-    _tell(made, {"ca": certificates.CA_CERTIFICATE, "key": certificates.CA_KEY}, as_json=as_json)
+    _tell(made, {"ca": CA_CERTIFICATE, "key": CA_KEY}, as_json=as_json)
 
 
 @certs.command()
@@ -64,10 +63,8 @@ def issue(
     The directory that it prints is what NAME needs: LIT_STORAGE_TLS_CERT, _KEY and _CA name its files. Copied
     over those of a running process, they are used from the next connection on.
     """
-    from lit_storage import certificates
-
     made = certificates.issue(os.path.abspath(directory), name, hosts=host or (), days=days)
-    _tell(made, {"certificate": CERTIFICATE, "key": KEY, "ca": "ca.pem"}, as_json=as_json)
+    _tell(made, {"certificate": CERTIFICATE, "key": KEY, "ca": CA_CERTIFICATE}, as_json=as_json)
 
 
 def _tell(made: Issued, files: dict[str, str], *, as_json: bool) -> None:

@@ -63,15 +63,17 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
         if above == os.path.dirname(above):
             return os.path.join(os.path.realpath(here), ROOT_NAME)
         above = os.path.dirname(above)
-    found = os.path.realpath(os.path.join(above, ROOT_NAME))
+    found = os.path.join(above, ROOT_NAME)
     _check_found(found)
-    return found
+    return os.path.realpath(found)
 
 
 def _check_found(root: str) -> None:
     """Refuse a root that another user may have put in the way: it says where files are read and written."""
-    status = os.stat(root)
-    if status.st_uid not in (os.geteuid(), 0):
+    status, link = os.stat(root), os.lstat(root)
+    if link.st_uid not in (os.geteuid(), 0) and stat.S_ISLNK(link.st_mode):
+        whose = f"is a link of user {link.st_uid}"
+    elif status.st_uid not in (os.geteuid(), 0):
         whose = f"belongs to user {status.st_uid}"
     elif status.st_mode & stat.S_IWOTH:
         whose = "can be written by every user of this machine"

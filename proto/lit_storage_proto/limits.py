@@ -7,7 +7,6 @@ and that nobody would change, is a named constant of that module.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 
 from lit_storage_proto.errors import InvalidConfig
@@ -96,7 +95,7 @@ def _check(name: str, value: object, *, whole: bool) -> None:
     least = 0 if name.endswith("_seconds") else 1 if whole else 1 / _MOST_COUNT
     most = _MOST.get(name, _MOST_COUNT if whole else _MOST_SECONDS)
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and least <= value <= most):  # type: ignore[arg-type, operator]
+    if not (is_number and least <= value <= most):  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
         raise InvalidConfig(
             f"the limit {name} must be {kind} from {least} to {most:.10g}, and is {value!r:.40}"

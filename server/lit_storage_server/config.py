@@ -88,7 +88,7 @@ class Config:
                 check()
             except StorageError as error:
                 raise InvalidConfig(f"{setting}: {error}") from None
-        if not (math.isfinite(self.drain_seconds) and 0 <= self.drain_seconds <= 24 * 3600):
+        if not 0 <= self.drain_seconds <= 24 * 3600:
             raise InvalidConfig("drain_seconds must be a number from 0 to 86400")
         if self.log_format not in _LOG_FORMATS:
             raise InvalidConfig(f"log_format is {shown(self.log_format)}; it can be 'plain' or 'json'")
@@ -160,7 +160,7 @@ class _File:
         limits: dict[str, Any] = {}
         for key, value in table.items():
             limits[key] = self._typed(value, type(fields[key]), f"limits.{key}")
-            if not (math.isfinite(limits[key]) and limits[key] > 0):
+            if not 0 < limits[key] < math.inf:
                 raise InvalidConfig(f"{self.path}: limits.{key} must be more than 0")
         try:
             return Limits(**limits)

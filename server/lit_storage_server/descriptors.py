@@ -24,7 +24,8 @@ def raise_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def most_connections() -> int:
-    """Return how many connections this process may have at once: half of its descriptors at the most."""
+def most_connections(listeners: int = 1) -> int:
+    """Return how many connections each listener may have: half of the descriptors at the most for all."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(soft // 2, _MOST_CONNECTIONS))
+    most = _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else min(soft // 2, _MOST_CONNECTIONS)
+    return max(1, most // listeners)

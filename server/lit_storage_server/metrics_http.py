@@ -8,6 +8,7 @@ can reach the address needs no token, and must not be able to use up what transf
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 MOST_CONNECTIONS = 8
 _PAUSE_SECONDS = 0.1
 CONNECTION_SECONDS = 5.0  # from its beginning to the end of its answer; a scrape takes milliseconds
+_LOG = logging.getLogger("lit_storage.metrics")
 
 
 class MetricsServer(ThreadingMixIn, WSGIServer):
@@ -92,14 +94,15 @@ class MetricsServer(ThreadingMixIn, WSGIServer):
 
 
 def _refusing(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer with 400 where an application fails on what a caller sent, who is not to fill the log."""
+    """Answer with an error where an application fails: it may be on what a caller sent, who fills no log."""
 
     def answer(environ: Any, start_response: Callable[..., Any]) -> Any:
         try:
             return application(environ, start_response)
         except Exception:  # noqa: BLE001  # a library raises what it likes at headers that are none
-            start_response("400 Bad Request", [("Content-Type", "text/plain")])
-            return [b"the request cannot be understood\n"]
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            _LOG.debug("a request for metrics failed", exc_info=True)
+            return [b"the request cannot be understood, or the metrics cannot be collected\n"]
 
     return answer
 

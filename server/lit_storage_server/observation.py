@@ -109,7 +109,8 @@ def observing(observer: Observer, peer: str, path: str) -> Iterator[Seen]:
 class ObservingInterceptor(grpc.ServerInterceptor):
     """Tells of each call that ended with an error, by the name of its status code; health checks aside.
 
-    It is the first of a server's interceptors, so that it sees what the others refuse.
+    It is the first of a server's interceptors, so that it sees what the others refuse. Calls and connections
+    that gRPC itself turns away, for there are too many, it does not see.
     """
 
     def __init__(self, observer: Observer) -> None:

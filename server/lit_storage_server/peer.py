@@ -53,6 +53,8 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
     # Who connects and says nothing holds a descriptor no longer; gRPC by itself allows two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
+    # Nor does who then asks nothing; a consumer that comes back later connects anew by itself.
+    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 # Calls of one connection at once; gRPC has further ones wait at the caller. It is far above the streams and
@@ -115,7 +117,7 @@ class PeerServer:
         self._health = HealthServicer(SERVICE, holds=holds)
         self._holds = holds
         self._servicer: PathStorageServicer | None = None
-        self._watchdog = Watchdog(lambda: self._pool.queued > 0)
+        self._watchdog = Watchdog(lambda: self._pool.is_short())
         self._places = Places(name, self._limits.server_streams, self._limits.peer_share)
         kept = self._limits.server_streams + self._limits.server_reserve
         self._pool = DaemonThreadPool(
@@ -217,8 +219,17 @@ class PeerServer:
         return [
             *_OPTIONS,
             ("grpc.max_concurrent_streams", calls),
-            ("grpc.max_allowed_incoming_connections", most_connections()),
+            # gRPC counts those to each address by themselves, of which a name such as localhost may have two.
+            ("grpc.max_allowed_incoming_connections", most_connections(self._addresses())),
         ]
+
+    def _addresses(self) -> int:
+        """Return to how many addresses the host is bound."""
+        try:
+            found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError:
+            return 1  # nothing can listen there, which is told soon
+        return len({address for *_, address in found})
 
     def _address(self, port: int) -> str:
         return join_address(self._host, port)

@@ -50,10 +50,12 @@ class DaemonThreadPool(Executor):
         self._idle = 0
         self._stopped = False
 
-    @property
-    def queued(self) -> int:
-        """How many calls wait for a thread."""
-        return len(self._work)
+    def is_short(self) -> bool:
+        """Say whether calls wait for a thread, after trying once more to start one."""
+        with self._changed:
+            if len(self._work) > self._idle:
+                self._start_thread()
+        return bool(self._work)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Run a call on a thread of the pool; queue it while all are busy.
@@ -123,8 +125,9 @@ class DaemonThreadPool(Executor):
         with self._changed:
             self._idle += 1
             while not self._work and not self._stopped:
-                waited = self._changed.wait(_IDLE_SECONDS)
-                if not (waited or self._work) and len(self._threads) > self._kept:
+                is_kept = len(self._threads) <= self._kept
+                waited = self._changed.wait(None if is_kept else _IDLE_SECONDS)
+                if not (is_kept or waited or self._work) and len(self._threads) > self._kept:
                     break
             self._idle -= 1
             if self._work:

@@ -16,7 +16,6 @@ from lit_storage_client.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Frame
-from lit_storage_proto.limits import MAX_RANGES
 from lit_storage_server.assembly import Assembly
 from lit_storage_server.reader import Reader, ShortFileError
 from lit_storage_server.shares import Shares
@@ -96,12 +95,8 @@ def by_file(ranges: Sequence[ByteRange]) -> dict[str, list[ByteRange]]:
     """Return the ranges of each file, which ascend and are disjoint.
 
     Raises:
-        ProtocolViolation: they do not, or there are too many.
+        ProtocolViolation: they do not.
     """
-    if len(ranges) > MAX_RANGES:
-        raise ProtocolViolation(
-            f"{len(ranges)} ranges were asked for in one request; {MAX_RANGES} are allowed, so send several"
-        )
     files: dict[str, list[ByteRange]] = {}
     for item in ranges:
         if item.path.startswith("/"):

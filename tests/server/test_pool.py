@@ -3,10 +3,21 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
+from lit_storage_server import pool as pool_module
 from lit_storage_server.pool import DaemonThreadPool
+
+
+def _no_thread():
+    raise RuntimeError("can't start new thread")
+
+
+def _switches(task):
+    with open(f"/proc/self/task/{task}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("voluntary_ctxt_switches"))
 
 
 @pytest.fixture
@@ -48,6 +59,33 @@ def test_shutdown_ends_the_threads(pool):
     assert (done.result(0), [t for t in threading.enumerate() if t.name.startswith("test-")]) == ("1", [])
     with pytest.raises(RuntimeError):
         pool.submit(str)
+
+
+def test_a_call_waits_for_a_thread_that_the_system_has_again(monkeypatch):
+    """What was submitted when no thread could be started runs once one can."""
+    pool = DaemonThreadPool(3, "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", lambda self: _no_thread())
+        call = pool.submit(str, 1)
+        assert pool.is_short()
+    assert not call.done()
+    pool.is_short()
+    assert call.result(5) == "1"
+    assert not pool.is_short()
+    pool.shutdown()
+
+
+def test_idle_threads_that_are_kept_do_not_wake(pool):
+    """An idle server costs nothing: no thread of it looks now and then whether there is something to do."""
+    together = threading.Barrier(4)
+    calls = [pool.submit(together.wait, 5) for _ in range(3)]
+    together.wait(5)
+    for call in calls:
+        call.result(5)
+    tasks = [t.native_id for t in threading.enumerate() if t.name.startswith("test-")]
+    before = sum(map(_switches, tasks))
+    time.sleep(2 * pool_module._IDLE_SECONDS + 0.5)
+    assert sum(map(_switches, tasks)) - before <= 1
 
 
 def test_busy_thread_does_not_keep_the_process():

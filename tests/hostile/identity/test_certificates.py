@@ -252,6 +252,13 @@ def test_a_certificate_that_would_be_good_for_another_work(made, second):
         certificates.issue(made, second[0], hosts=second[1], days=1)
 
 
+def test_what_is_good_for_another_one_too_can_be_renewed(made):
+    """A name that was given to it before that had a certificate of its own stays in it."""
+    certificates.issue(made, "app", hosts=["trainer"], days=1)
+    certificates.issue(made, "trainer", days=1)
+    assert certificates.issue(made, "app", hosts=["trainer"], days=2).names == ("app", "trainer")
+
+
 @pytest.mark.parametrize("name", ["ca", "ca.pem", "ca.key", "issued", "cert.pem"])
 def test_names_that_are_those_of_files(made, name):
     """A Work may be called so, and the authority stays as it was."""

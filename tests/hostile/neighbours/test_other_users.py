@@ -51,6 +51,15 @@ def test_a_link_to_a_root_of_another_user_is_not_found(here):
         environment.find_root(None)
 
 
+def test_a_link_of_another_user_to_a_root_is_not_found(here):
+    """Nor is one of our own that somebody else's link leads to: he would choose which of ours is used."""
+    (here / "ours").mkdir()
+    (here / ".lit").symlink_to(here / "ours")
+    os.lchown(here / ".lit", NOBODY, NOBODY)
+    with pytest.raises(AccessDenied, match="is a link of user 65534"):
+        environment.find_root(None)
+
+
 def test_a_root_that_everybody_can_write_is_not_found(here):
     """A .lit into which every user can write says nothing of who filled it."""
     (here / ".lit").mkdir()

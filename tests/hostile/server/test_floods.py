@@ -8,9 +8,12 @@ import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 
 from lit_storage_proto.limits import MIB
+from lit_storage_server import peer
+from lit_storage_server.shares import Shares
 from tests.hostile.server import http2
 from tests.hostile.server.attacked import KINDS, Attacked
 from tests.hostile.server.fuzzing import delimited
@@ -19,6 +22,7 @@ from tests.waiting import within
 
 wait_until = within(60, pause=0.1)
 MOST_BYTES = 96 * MIB
+IDLE = "grpc.max_connection_idle_ms"
 # Four floods at once cost 400 MiB, most of it between the arenas of malloc; more would be a leak.
 SOAK_BYTES = 768 * MIB
 
@@ -204,6 +208,30 @@ def test_more_connections_than_descriptors(attack, begin):
         assert attacked.cpu_seconds() - before < 1.0
     with attacked.channel() as another:
         assert another.unary_unary(http2.CHECK)(delimited(15, b"")[:0], timeout=20, wait_for_ready=True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_connections_that_ask_nothing_end(tmp_path, monkeypatch, host):
+    """Callers that hold all connections there may be, and ask nothing, keep a new one waiting for a while only."""
+    options = [*filter(lambda option: option[0] != IDLE, peer._OPTIONS), (IDLE, 2000)]
+    assert len(options) == len(peer._OPTIONS)
+    monkeypatch.setattr(peer, "_OPTIONS", tuple(options))
+    monkeypatch.setattr(peer, "most_connections", lambda listeners: 16 // listeners)
+    server = peer.PeerServer("work", "i1", Shares(tmp_path, name="work"), bind=f"{host}:0")
+    port = int(server.start().rpartition(":")[2])
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(40):
+                stack.enter_context(Connection(port, begin=True))
+            time.sleep(0.5)
+            assert len(os.listdir("/proc/self/fd")) < 120
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as another:
+                check = another.unary_unary(http2.CHECK)
+                with pytest.raises(grpc.RpcError):
+                    check(b"", timeout=0.5)
+                assert check(b"", timeout=20, wait_for_ready=True)
+    finally:
+        server.stop()
 
 
 @pytest.mark.soak
