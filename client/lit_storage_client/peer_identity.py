@@ -33,6 +33,8 @@ _MEANINGS = (
 
 def meaning_of(details: str, record: LiveRecord) -> str:
     """Return what an error of a connection means, in words of this product; "" where that is not known."""
+    if "Stream removed" in details:  # it stood, so nobody was refused
+        return ""
     for said, meaning in _MEANINGS:
         if said in details:
             return meaning.format(name=record.name)

@@ -20,7 +20,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import grpc
 
-from lit_storage_proto.errors import StorageError, TransferTimeout
+from lit_storage_proto.errors import OriginUnavailable, StorageError, TransferTimeout
 
 T = TypeVar("T")
 
@@ -49,6 +49,9 @@ class StreamCall(Generic[T]):
         first_seconds: the longest wait for the first message.
         progress_seconds: the longest wait for something new after it.
         deadline: when the call must have ended, on the clock of time.monotonic(); None for never.
+
+    Raises:
+        OriginUnavailable: there is no thread for its timer.
     """
 
     def __init__(
@@ -80,9 +83,12 @@ class StreamCall(Generic[T]):
         self._timer = threading.Thread(target=self._watch, name="lit-storage-stream-timer", daemon=True)
         try:
             self._timer.start()
-        except BaseException:
+        except RuntimeError as short:
             responses.cancel()
-            raise
+            raise OriginUnavailable(
+                f"{what} cannot be watched over ({short}); let some of this process's threads end, or "
+                "allow it more"
+            ) from None
 
     def __enter__(self) -> Self:
         return self

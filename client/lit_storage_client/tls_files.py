@@ -32,6 +32,7 @@ class TlsFiles:
 
         Raises:
             AccessDenied: they hold no certificates, do not go together, or the key has a passphrase.
+            OSError: the process has no descriptor or memory left to say so.
         """
         try:
             if self.certificate is not None and self.key is not None:
@@ -40,7 +41,7 @@ class TlsFiles:
             if self.ca is not None:
                 context.load_verify_locations(cadata=self.ca.decode("ascii", "ignore"))
         except (OSError, ValueError) as error:
-            if isinstance(error, AccessDenied):
+            if isinstance(error, AccessDenied) or not isinstance(error, ssl.SSLError | ValueError):
                 raise
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
             names = ", ".join(map(shown, self.names))

@@ -13,6 +13,7 @@ put together in `job`, each in a module of its own:
 from __future__ import annotations
 
 import errno
+import os
 import time
 
 from lit_storage_client.fetch.discards import Discards
@@ -109,7 +110,8 @@ def _done(job: Job) -> Transfer:
         raise
     except OSError as error:
         # What lies around a copy while it grows has names that say nothing to the caller, or none.
-        if error.errno is None or str(error.filename).startswith(job.target):
+        name = error.filename  # a number where a descriptor was all that was asked with
+        if error.errno is None or (isinstance(name, str | bytes) and os.path.isabs(name)):
             raise
         raise OSError(error.errno, error.strerror, job.target) from None
 

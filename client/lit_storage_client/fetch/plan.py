@@ -99,7 +99,7 @@ class Plan:
         elif path or kind in (Kind.SYMLINK, Kind.REMOVED):
             raise ProtocolViolation(f"the first entry of a tree must be its root, but is {shown(path)}")
         check_entry(entry)
-        self._room.take(path, entry.link_target)
+        self._room.take(entry)
         number, self._count = self._count, self._count + 1
         if kind is Kind.REMOVED:
             return self._remove(path)
@@ -158,7 +158,7 @@ class Plan:
         """
         if self._kinds.get(path) is Kind.DIRECTORY:
             raise _other_kind(path)
-        self._room.take(path)
+        self._room.take_name(path)
         self._take_once(path, self._came)
         self._forget(path)
 

@@ -69,7 +69,7 @@ class StagingArea:
         if not best:
             return None
         with contextlib.suppress(OSError, *_DAMAGED):  # someone else was faster, or is removing it
-            return self._take(best)
+            return self._take(best, oldest_seconds)
         return None
 
     def create(self) -> Staging:
@@ -88,20 +88,27 @@ class StagingArea:
             error.filename = self.target_path
             raise
         try:
-            staging.write_owner()
-            self._check_maker(staging)
+            self._check_new(staging)
+        except BaseException:
+            staging.close()  # and no more: what lies there is none of ours to remove
+            raise
+        try:
             self._rename(staging, name)
         except BaseException as error:
             staging.__exit__(type(error))
             raise
         return staging
 
-    def _check_maker(self, staging: Staging) -> None:
-        """Refuse the directory of another user, who put it in the place of the one just made.
+    def _check_new(self, staging: Staging) -> None:
+        """Note its owner; refuse what was put in the place of the directory just made.
 
-        What is made in it tells whose one's own would be: a file system may give all files to one user.
+        Another user may put one of his own there, or one of this user's with all that is in it. What is made
+        in it tells whose one's own would be: a file system may give all files to one user.
         """
-        if staging.maker != os.fstat(staging.fd).st_uid:
+        is_new = not os.listdir(staging.fd)
+        if is_new:
+            staging.write_owner()
+        if not is_new or staging.maker != os.fstat(staging.fd).st_uid:
             raise AccessDenied(
                 f"no copy can be staged beside {shown(self.target_path)}: another user replaces what is made "
                 "there; get into a directory that others may not write"
@@ -124,9 +131,12 @@ class StagingArea:
                 removed |= self._discard_if_dead(name, oldest_seconds, keep)
         return removed
 
-    def _take(self, former: str) -> Staging | None:
+    def _take(self, former: str, oldest_seconds: float) -> Staging | None:
         staging = Staging(self, former, os.open(former, _DIRECTORY, dir_fd=self.fd))
         try:
+            if not staging.is_dead(oldest_seconds):  # it is another one than was looked at
+                staging.close()
+                return None
             # Written before and after: in between nobody may take it for one of the dead.
             staging.write_owner()
             self._rename(staging, former)

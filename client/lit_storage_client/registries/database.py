@@ -57,7 +57,7 @@ _MIGRATIONS = {1: "ALTER TABLE live ADD COLUMN custodian INTEGER NOT NULL DEFAUL
 _MOST_VALUE_BYTES = 4 * MIB
 _STEPS = 10_000  # of SQLite's machine, between two looks at the clock: well below a millisecond
 # What of a table is calculated, by functions that whoever wrote the file has chosen.
-_EXPRESSION = re.compile(r"\b(check|generated|as|default\s*\(|virtual)\b", re.IGNORECASE)
+_EXPRESSION = re.compile(r"\b(check|generated|as|virtual)\b|[(,\s]default\s*[^\s0-9]|/\*|--", re.IGNORECASE)
 
 _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -287,7 +287,8 @@ class Database:
         """Refuse a file in which a look at a table may run what another one wrote."""
         for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master"):
             is_table = kind == "table" and isinstance(text, str) and not _EXPRESSION.search(text)
-            if not is_table and not (kind == "index" and name.startswith("sqlite_autoindex_")):
+            is_index = kind == "index" and isinstance(name, str) and name.startswith("sqlite_autoindex_")
+            if not (is_table or is_index):
                 raise self.damaged()
 
     def _check_owner(self, connection: sqlite3.Connection) -> int:

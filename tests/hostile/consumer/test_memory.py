@@ -2,11 +2,14 @@
 
 import itertools
 import time
+import tracemalloc
 
 import grpc
 import pytest
 
 from lit_storage_client import entries
+from lit_storage_client.fetch.plan import Plan
+from lit_storage_client.fetch.verify import Verifier
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frame_codec import encode_frame
@@ -177,6 +180,35 @@ def test_entries_without_end(liar, consumer, monkeypatch):
         for n in numbers
     )
     assert "than one transfer takes" in consumer.refuse(ProtocolViolation)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Entry(f"{n:x}", Kind.FILE, size=1),
+        lambda n: Entry(f"{n:x}", Kind.FILE, size=1, version=n.to_bytes(256, "big")),
+        lambda n: Entry(f"{n:x}", Kind.DIRECTORY, version=n.to_bytes(40, "big")),
+        lambda n: Entry(f"{n:x}", Kind.SYMLINK, link_target=f"to/{n}"),
+        lambda n: Entry(f"{n:x}", Kind.SKIPPED),
+        lambda n: Entry("\U0001f4be" + "x" * 200 + f"{n:x}", Kind.FILE, size=1),
+    ],
+    ids=["files", "files of versions", "directories", "links", "skipped", "names of wide characters"],
+)
+def test_what_is_remembered_is_counted(make):
+    """Entries of every kind, whose bytes never come, take no more memory than is counted for them."""
+    tracemalloc.start()
+    try:
+        plan, verifier, kept = Plan(), Verifier(), []
+        room = entries.MAX_TREE_BYTES
+        for n in range(20_001):
+            entry = make(n) if n else ROOT
+            plan.add(entry)
+            verifier.announce(entry)
+            kept.append(entry if entry.kind is Kind.DIRECTORY else None)  # as TreeWriter keeps them
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1.1 * (room - plan._room._left)
 
 
 def test_removals_without_end(liar, consumer, monkeypatch):

@@ -257,14 +257,20 @@ def test_a_descriptor_stays_of_its_file_when_that_is_replaced(own_origin, conten
     assert os.pread(passed[0], SIZE, 0) == content
 
 
+# Once all is imported, for another user may not even read this Python.
+AS_NOBODY = """
+import os, socket, sys
+os.setgroups([])
+os.setresgid(65534, 65534, 65534)
+os.setresuid(65534, 65534, 65534)
+"""
 _AS_ANOTHER = """
 import os, socket, sys
-from lit_storage_client.direct import HEADER, HELLO
 name, ticket = sys.argv[1], bytes.fromhex(sys.argv[2])
 connected = socket.socket(socket.AF_UNIX)
 connected.settimeout(30)
 connected.connect("\\0" + name)
-connected.sendall(HELLO + ticket)
+connected.sendall(bytes.fromhex(sys.argv[3]) + ticket)
 print("said", flush=True)
 came, descriptors = 0, 0
 try:
@@ -279,25 +285,21 @@ print(came, descriptors)
 """
 
 
-def run_as_another(call, *prefix, ticket=None):
+def run_as_another(call, *prefix, before="", ticket=None):
     """Take up what a call offers from a process behind a command; return its program, which has begun."""
     shown = call.offer.ticket if ticket is None else ticket
     return subprocess.Popen(
-        [*prefix, sys.executable, "-c", _AS_ANOTHER, call.offer.unix_name, shown.hex()],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        [*prefix, sys.executable, "-c", before + _AS_ANOTHER, call.offer.unix_name, shown.hex(), HELLO.hex()],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-
-
 @pytest.mark.root
 def test_another_user_with_the_ticket_is_sent_bytes_and_no_descriptor(call):
     """Through a descriptor he could open the file anew, for writing where its mode allows that."""
-    with run_as_another(call, *AS_NOBODY) as other:
+    with run_as_another(call, before=AS_NOBODY) as other:
         assert other.stdout.readline() == "said\n"
         time.sleep(0.2)
         drained(call)
@@ -308,7 +310,7 @@ def test_another_user_with_the_ticket_is_sent_bytes_and_no_descriptor(call):
 @pytest.mark.root
 def test_another_user_without_the_ticket_is_sent_nothing(call, content):
     """The name of the socket is no secret: /proc/net/unix tells it to all."""
-    with run_as_another(call, *AS_NOBODY, ticket=secrets.token_bytes(TICKET_BYTES)) as other:
+    with run_as_another(call, before=AS_NOBODY, ticket=secrets.token_bytes(TICKET_BYTES)) as other:
         assert other.stdout.read() == "said\n0 0\n"
     assert data_of(call) == content
 
@@ -376,7 +378,6 @@ def impostor():
 def test_a_consumer_shows_its_ticket_to_no_other_user(dial):
     """Who took the name of the socket before the server could is asked for its user by the kernel."""
     code = """
-import os, socket, sys
 listener = socket.socket(socket.AF_UNIX)
 listener.bind("\\0" + sys.argv[1])
 listener.listen()
@@ -386,7 +387,7 @@ connected.settimeout(30)
 print(connected.recv(100), flush=True)
 """
     name = f"lit-storage-{secrets.token_hex(16)}"
-    command = [*AS_NOBODY, sys.executable, "-c", code, name]
+    command = [sys.executable, "-c", AS_NOBODY + code, name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "ready\n"
         assert dial(name).receive() is None

@@ -161,4 +161,23 @@ def test_a_staging_of_another_user_is_not_filled(remote, base, monkeypatch, mode
     monkeypatch.setattr(os, "mkdir", make_and_lose)
     with pytest.raises(AccessDenied, match="another user"):
         get(remote, base, public / "t", root=None)
-    assert [path.name for path in public.iterdir()] == ["aside"]
+    assert len(list(public.iterdir())) == 2  # "aside", and what is his
+
+
+def test_a_directory_of_ours_in_the_place_of_a_staging_stays(remote, base, monkeypatch):
+    """Nor does he have us take another directory of our own for the staging, and remove what is in it."""
+    public = base / "public"
+    (public / "ours").mkdir(parents=True)
+    (public / "ours" / "kept").write_text("kept")
+    make = os.mkdir
+
+    def make_and_lose(path, *arguments, dir_fd=None, **options):
+        make(path, *arguments, dir_fd=dir_fd, **options)
+        if str(path).startswith(".lit-staging-") and (public / "ours").exists():
+            (public / path).rename(public / "aside")
+            (public / "ours").rename(public / path)
+
+    monkeypatch.setattr(os, "mkdir", make_and_lose)
+    with pytest.raises(AccessDenied, match="another user"):
+        get(remote, base, public / "t", root=None)
+    assert [path.read_text() for path in public.glob(".lit-staging-*/*")] == ["kept"]

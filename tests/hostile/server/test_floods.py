@@ -212,7 +212,7 @@ def test_more_connections_than_descriptors(attack, begin):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_connections_that_ask_nothing_end(tmp_path, monkeypatch, host):
-    """Callers that hold all connections there may be, and ask nothing, keep a new one waiting for a while only."""
+    """Callers that hold all the connections there may be, and ask nothing, keep a new one waiting a while."""
     options = [*filter(lambda option: option[0] != IDLE, peer._OPTIONS), (IDLE, 2000)]
     assert len(options) == len(peer._OPTIONS)
     monkeypatch.setattr(peer, "_OPTIONS", tuple(options))

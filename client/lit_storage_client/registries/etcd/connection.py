@@ -224,8 +224,8 @@ class Connection:
         raise _EndedError
 
     def _multicallable(self, endpoint: str, method: Method[Q, A]) -> Any:
-        tls = self._credentials.tls()
         with self._lock:
+            tls = self._credentials.tls()  # not before: another thread may renew meanwhile
             if tls is not self._tls:
                 self._renew(tls)
             known = self._multicallables.get((endpoint, method.path))
