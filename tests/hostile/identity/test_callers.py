@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from lit_storage_client.security import Security
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable, StorageError
 from lit_storage_proto.uri import Location
+from lit_storage_server import auth
 from tests.hostile.identity.conftest import DAY, pem
 
 TOKEN = "the-token-0123456789"
@@ -253,14 +254,38 @@ def test_a_right_certificate_does_not_stand_for_the_token(authority, serve, ask)
     assert ask(record, dataclasses.replace(authority.issue("consumer"), token=TOKEN)).exists(HERE)
 
 
-def test_health_and_nothing_else_needs_no_token(guarded, call):
-    """A path that only begins as a health check does is no health check."""
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(f"/lit_storage.v1.PathStorage/{rpc}" for rpc in ("Exists", "Stat", "ListFiles", "StreamFiles")),
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        "/grpc.health.v1.Health/../Exists",
+        "/grpc.health.v1.Healthy/Check",
+        "/grpc.health.v1.Health",
+    ],
+)
+@pytest.mark.parametrize("metadata", [[], [("authorization", "Bearer other")]], ids=["no token", "another"])
+def test_health_and_nothing_else_needs_no_token(guarded, method, metadata):
+    """Each rpc asks for it, and a path that only begins as a health check does is no health check."""
     with grpc.insecure_channel(guarded) as channel:
-        for method in (
-            "/grpc.health.v1.Health/../Exists",
-            "/grpc.health.v1.Healthy/Check",
-            "/grpc.health.v1.Health",
-        ):
-            with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary(method)(b"", timeout=10)
-            assert caught.value.code() in (UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED)
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(method)(b"", metadata=metadata, timeout=10)
+        is_one = "Health" not in method
+        assert caught.value.code() in (UNAUTHENTICATED, *([] if is_one else [grpc.StatusCode.UNIMPLEMENTED]))
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_tokens_are_compared_in_constant_time(serve, call, monkeypatch, says):
+    """Nothing but `hmac.compare_digest` decides, and it is asked of each token, whatever it said before."""
+    given, asked = ("wrong" if says else TOKEN), []
+
+    def compare(value, expected):
+        asked.append((value, expected))
+        return says
+
+    monkeypatch.setattr(auth.hmac, "compare_digest", compare)
+    endpoint = serve("trainer", Security(TOKEN)).endpoint
+    answer = call(endpoint, [("authorization", f"Bearer {given}")])
+    assert (answer is UNAUTHENTICATED) is not says
+    assert asked == [(f"Bearer {given}".encode(), f"Bearer {TOKEN}".encode())]

@@ -70,15 +70,29 @@ def test_an_object_of_another_name_is_not_read(store, key):
         store.covering("out")
 
 
-@pytest.mark.parametrize("key", OBJECTS[:6], ids=ascii)
+@pytest.mark.parametrize(
+    "key",
+    [
+        "{base}/victim",
+        "../../../victim",
+        "../victim",
+        "00000001-i1/../../victim",
+        f"00000001-i1/{UNIT}-aa-00000/../../victim",
+        "victim",
+    ],
+)
 def test_removing_a_version_removes_no_other_file(store, tmp_path, key):
-    """Nor does removing such a version remove what it names."""
-    victim = tmp_path / "passwd"
-    victim.write_text("kept")
+    """Nor does removing such a version remove what it names, which is there."""
+    key = key.format(base=tmp_path)
+    victim = os.path.normpath(os.path.join(tmp_path, "store", "train", "data", key))
+    assert victim.startswith(str(tmp_path))
+    os.makedirs(os.path.dirname(victim), exist_ok=True)
+    with open(victim, "w") as file:
+        file.write("kept")
     put(store, ROOT, FILE, objects=[StoredObject(key, 10)])
     store.remove(store.versions(), now=10**11)
-    assert victim.exists()
-    assert os.path.exists("/etc/passwd")
+    assert store.versions() == []
+    assert os.path.exists(victim)
 
 
 EXTENTS = [(0, 0, 11), (0, 1, 10), (1, 0, 10), (0, 2**63, 10), (0, 0, 0), (0, 5, 4), (2**63, 0, 10)]
