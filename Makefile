@@ -35,7 +35,7 @@ demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpo
 	@echo "== Running examples/share_checkpoint.py"
 	@$(BIN)/python examples/share_checkpoint.py
 
-test: $(VENV)/.dev ## Run all tests but those of several hosts (PYTEST_ARGS="-k name" for some)
+test: $(VENV)/.dev ## Run all tests but the long ones and those of several hosts (PYTEST_ARGS="-k name" for some)
 	@$(BIN)/pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
 
 # One after the other, so that the time given is the time taken; each test adds its own beginning and end.
