@@ -178,7 +178,7 @@ def token_of(root: str) -> Security:
     """Return the token of the environment, or its file, else the file of the root's own.
 
     Raises:
-        AccessDenied: as of `root_token`; or both are given.
+        AccessDenied: as of `root_token_file`; or both are given.
     """
     token = os.environ.get("LIT_STORAGE_TOKEN") or None
     file = os.environ.get("LIT_STORAGE_TOKEN_FILE") or None

@@ -116,7 +116,7 @@ def read_private(path: str, what: str, most_bytes: int) -> bytes:
     if stat.S_IMODE(status.st_mode) & (_FOR_OTHERS_THAN_A_GROUP if status.st_uid == 0 else _FOR_OTHERS):
         raise AccessDenied(
             f"the {what} in {shown(path)} can be read or written by others: make a new one if they may have, "
-            "and chmod 600 it"
+            "and chmod 600 it; where its file system keeps no modes, name a file elsewhere"
         )
     return data
 

@@ -1,4 +1,4 @@
-"""Too few descriptors, threads or bytes of memory on one side: a typed error, no half tree, and then all is well."""
+"""Too few descriptors, threads or bytes of memory: a typed error, no half tree, and then all is well."""
 
 import errno
 import os

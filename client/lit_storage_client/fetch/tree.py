@@ -36,7 +36,8 @@ _OLD_FILE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 class TreeWriter:
     """The tree called `name` in the directory `parent_fd`; `label` stands for it in errors.
 
-    Every method raises the OSError of the system, with the path below `label` as its file name.
+    Every method raises the OSError of the system, with the path below `label` as its file name; for a name
+    that is taken, ProtocolViolation.
     """
 
     def __init__(self, parent_fd: int, name: str, label: str) -> None:
@@ -260,11 +261,9 @@ class TreeWriter:
         name = f"{self._label}/{path}" if path else self._label
         if not isinstance(error, FileExistsError):
             return OSError(error.errno, error.strerror, name)
-        twice = ProtocolViolation(  # a caller would take the system's error for a target that is there
+        return ProtocolViolation(  # a caller would take the system's error for a target that is there
             f"the peer sent {shown(path)} twice, or another name that is the same on this file system"
         )
-        twice.filename = name
-        return twice
 
 
 def _keep(descriptors: OrderedDict[str, int], path: str, fd: int, most: int) -> None:
