@@ -60,6 +60,15 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
+def is_address(host: str) -> bool:
+    """Say whether `host`, without brackets, is an address, and no name that is to be looked up."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_wildcard(host: str) -> bool:
     """Say whether `host`, without brackets, stands for all addresses of a machine; nobody can dial it."""
     try:

@@ -19,7 +19,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection
 
 from lit_storage_client.security import Security
-from lit_storage_proto.endpoint import join_address
+from lit_storage_proto.endpoint import is_address, join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
 from lit_storage_server.admission import AdmissionInterceptor
@@ -225,6 +225,8 @@ class PeerServer:
 
     def _addresses(self) -> int:
         """Return to how many addresses the host is bound."""
+        if is_address(self._host):
+            return 1
         try:
             found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except OSError:
