@@ -48,13 +48,13 @@ _OPTIONS = (
     # A client may ask every 10 s whether the connection still stands, also between calls.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A consumer whose machine is gone closes nothing; it is noticed within a minute.
+    # A consumer whose machine is gone closes nothing; it is noticed within a minute, and so is who connects and
+    # merely holds on. (To close what is idle would have gRPC write on the terminal of each consumer.)
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),  # by itself a minute, and the one of the two that counts
     # Who connects and says nothing holds a descriptor no longer; gRPC by itself allows two minutes.
     ("grpc.server_handshake_timeout_ms", 10_000),
-    # Nor does who then asks nothing; a consumer that comes back later connects anew by itself.
-    ("grpc.max_connection_idle_ms", 60_000),
 )
 
 # Calls of one connection at once; gRPC has further ones wait at the caller. It is far above the streams and
