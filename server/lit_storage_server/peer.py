@@ -48,8 +48,8 @@ _OPTIONS = (
     # A client may ask every 10 s whether the connection still stands, also between calls.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A consumer whose machine is gone closes nothing; it is noticed within a minute, and so is who connects and
-    # merely holds on. (To close what is idle would have gRPC write on the terminal of each consumer.)
+    # A consumer whose machine is gone closes nothing; it is noticed within a minute, as who merely holds on.
+    # (To close what is idle would have gRPC write on the terminal of each consumer.)
     ("grpc.keepalive_time_ms", 40_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),  # by itself a minute, and the one of the two that counts
