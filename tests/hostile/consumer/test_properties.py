@@ -101,6 +101,8 @@ def _chunks(draw, number, content):
 
 def _lie(draw, frames):
     """Change one frame: leave it out, say it twice or elsewhere, or say something else in it."""
+    if not frames:
+        return  # all were left out by then
     index = draw(st.integers(1, len(frames) - 1)) if len(frames) > 1 else 0
     frame = frames[index]
     lie = draw(
