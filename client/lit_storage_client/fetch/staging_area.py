@@ -87,25 +87,25 @@ class StagingArea:
         except OSError as error:
             error.filename = self.target_path
             raise
+        is_new = False
         try:
-            self._check_new(staging)
-        except BaseException:
-            staging.close()  # and no more: what lies there is none of ours to remove
-            raise
-        try:
+            is_new = not os.listdir(staging.fd)
+            self._check_new(staging, is_new=is_new)
             self._rename(staging, name)
         except BaseException as error:
-            staging.__exit__(type(error))
+            if is_new and os.fstat(staging.fd).st_uid == os.geteuid():
+                staging.__exit__(type(error))
+            else:
+                staging.close()  # and no more: what lies there may be none of ours to remove
             raise
         return staging
 
-    def _check_new(self, staging: Staging) -> None:
+    def _check_new(self, staging: Staging, *, is_new: bool) -> None:
         """Note its owner; refuse what was put in the place of the directory just made.
 
         Another user may put one of his own there, or one of this user's with all that is in it. What is made
         in it tells whose one's own would be: a file system may give all files to one user.
         """
-        is_new = not os.listdir(staging.fd)
         if is_new:
             staging.write_owner()
         if not is_new or staging.maker != os.fstat(staging.fd).st_uid:

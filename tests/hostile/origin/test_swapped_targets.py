@@ -1,6 +1,7 @@
 """Somebody swaps the directories of a target for links while copies are put there: nothing lands outside."""
 
 import contextlib
+import errno
 import os
 import time
 
@@ -8,6 +9,7 @@ import pytest
 
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
+from lit_storage_client.fetch.staging import Staging
 from lit_storage_client.registries.memory import MemoryRegistry
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
@@ -184,3 +186,16 @@ def test_a_directory_of_ours_in_the_place_of_a_staging_stays(remote, base, monke
     with pytest.raises(AccessDenied, match="another user"):
         get(remote, base, public / "t", root=None)
     assert [path.read_text() for path in public.glob(".lit-staging-*/*")] == ["kept"]
+
+
+def test_a_staging_of_ours_that_fails_at_once_is_removed(remote, base, monkeypatch):
+    """What is certainly our own does not stay where its first file cannot be written."""
+    (base / "public").mkdir()
+
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Staging, "write_owner", full)
+    with pytest.raises(OSError, match="No space left"):
+        get(remote, base, base / "public" / "t", root=None)
+    assert os.listdir(base / "public") == []
