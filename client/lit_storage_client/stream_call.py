@@ -83,10 +83,12 @@ class StreamCall(Generic[T]):
         self._timer = threading.Thread(target=self._watch, name="lit-storage-stream-timer", daemon=True)
         try:
             self._timer.start()
-        except RuntimeError as short:
+        except BaseException as error:
             responses.cancel()
+            if not isinstance(error, RuntimeError):
+                raise
             raise OriginUnavailable(
-                f"{what} cannot be watched over ({short}); let some of this process's threads end, or "
+                f"{what} cannot be watched over ({error}); let some of this process's threads end, or "
                 "allow it more"
             ) from None
 
