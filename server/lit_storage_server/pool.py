@@ -127,7 +127,7 @@ class DaemonThreadPool(Executor):
             while not self._work and not self._stopped:
                 is_kept = len(self._threads) <= self._kept
                 waited = self._changed.wait(None if is_kept else _IDLE_SECONDS)
-                if not (is_kept or waited or self._work) and len(self._threads) > self._kept:
+                if not (waited or self._work) and len(self._threads) > self._kept:
                     break
             self._idle -= 1
             if self._work:

@@ -103,12 +103,8 @@ class Watch:
                 endpoint = self._connection.endpoint()
                 if self._follow(endpoint, floor, _SETTLED_SECONDS if is_resumed else 0.0):
                     pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-            except (
-                StorageError,
-                grpc.RpcError,
-                ValueError,
-                OSError,
-            ) as error:  # the last one: a closed channel
+            # A closed channel is a ValueError.
+            except (OSError, StorageError, grpc.RpcError, ValueError) as error:
                 _LOG.debug("the watch of the registry broke: %s", error)
             self._heard = float("-inf")
             self._connection.pass_over(endpoint)
