@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 
 import grpc
 import pytest
@@ -245,6 +246,10 @@ def test_lies_before_a_run(liar, options, tmp_path, frames):
         paths = [lit_storage.Path(f"lit://@trainer/{name}") for name in ("out", "log")]
         with pytest.raises(lit_storage.StorageError) as caught:
             fetch_all(paths, workers=2)
+    for thread in threading.enumerate():  # the other transfer is not waited for, and is to have made nothing
+        if thread.name.startswith("lit-fetch"):
+            thread.join(60)
+            assert not thread.is_alive()
     assert is_clean(str(caught.value))
     assert [path for path in tmp_path.rglob("*") if path.name in ("key", "f", "l")] == []
 
