@@ -93,6 +93,11 @@ def test_a_flag_beats_the_file(write):
         ("[limits]\nserver_streams = 0", "limits.server_streams must be more than 0"),
         ("[limits]\nserver_streams = 1.5", "limits.server_streams must be a whole number, and is a number"),
         ("[limits]\nunary_seconds = nan", "limits.unary_seconds must be more than 0"),
+        pytest.param(f"drain_seconds = {10**400}", "drain_seconds is larger than any", id="large"),
+        pytest.param(
+            f"[limits]\nunary_seconds = -{10**400}", "limits.unary_seconds is larger than", id="low"
+        ),
+        pytest.param(f"drain_seconds = {'9' * 5000}", "daemon.toml: .*digits", id="5000 digits"),
         ("name = ", "daemon.toml: "),
         ("name = 1979-05-27", "name must be text, and is date"),
     ],
