@@ -146,7 +146,8 @@ class Path(OriginPath):
                 then, and a symbolic link is itself replaced.
             to: copy there; by default to this path's own value. Missing parents are made.
             timeout: seconds for the whole transfer; None: as long as bytes arrive. Where contact is
-                lost, the transfer goes on from what was verified for `Limits.resume_seconds` more.
+                lost, the transfer goes on from what was verified for `Limits.resume_seconds` more,
+                in sum; what comes makes up for it at `Limits.least_bytes_per_second`.
             durable: whether the copy outlives a power cut. True: one ``syncfs`` before the copy takes
                 its place, and an ``fsync`` of its directory after it, so that a cut leaves the old
                 files or the new ones, and after `get` has returned the new ones. False, for what can
@@ -179,7 +180,8 @@ class Path(OriginPath):
             SourceChanged: the files went on changing while they were copied.
             OriginUnavailable: the Work is live by the registry, or what it left is kept, but that cannot
                 be reached.
-            TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`.
+            TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`, or less
+                than `Limits.least_bytes_per_second` for longer than that.
             RegistryUnavailable: the registry does not answer.
             IntegrityError: bytes were damaged on their way, or are missing.
             ProtocolViolation: the peer breaks the rules of the wire.

@@ -33,7 +33,7 @@ from lit_storage_client.names import shown
 from lit_storage_client.peer_identity import meaning_of
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
-from lit_storage_client.tree_call import TreeCall, TreeOptions
+from lit_storage_client.tree_call import ITEM_BYTES, TreeCall, TreeOptions
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import (
@@ -133,7 +133,9 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[pb.ListFilesResponse]:
             request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
             responses = calls.list_files(request, metadata=self._channels.metadata)
-            pages = self._stream(responses, _page, lambda page: bool(page.entries), location, record)
+            pages = self._stream(
+                responses, _page, lambda page: ITEM_BYTES * len(page.entries), location, record
+            )
             _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
             return pages
 
@@ -254,14 +256,14 @@ class Remote:
         self,
         responses: Responses,
         decode: Callable[[bytes], T],
-        is_new: Callable[[T], bool],
+        weigh: Callable[[T], int],
         location: Location,
         record: LiveRecord,
     ) -> StreamCall[T]:
         return StreamCall(
             responses,
             decode,
-            is_new,
+            weigh,
             lambda failure: _typed(failure, location, record, self.limits),
             **self._times(location, None),
         )
@@ -271,6 +273,7 @@ class Remote:
             "what": f"the transfer of {shown(str(location))}",
             "first_seconds": self.limits.unary_seconds,
             "progress_seconds": self.limits.progress_seconds,
+            "least_rate": self.limits.least_bytes_per_second,
             "deadline": deadline,
         }
 

@@ -2,8 +2,8 @@
 
 Invariant: `next` returns a message, raises StopIteration at the end of the call, or raises within
 a known time. Time counts against the peer only while a message is waited for, so a slow disk on
-this side is no silence on the other; and only what is new counts as a sign of life, so a peer
-cannot hold a call open with empty messages.
+this side is no silence on the other; and only what is new makes up for it, byte by byte, so a peer
+cannot hold a call open with empty messages, nor with a byte now and then.
 
 gRPC bounds a call as a whole but not its pauses. A timer thread does that: it sleeps until the
 time at which the present wait is too long, and cancels the call.
@@ -43,11 +43,13 @@ class StreamCall(Generic[T]):
     Args:
         responses: the call, just started.
         decode: makes a value of a message, or raises ProtocolViolation.
-        is_new: whether a value brings the transfer forward.
+        weigh: how many bytes a value brings that are new; 0 for one that brings the transfer no further.
         error_of: makes the error of this product of a failed call.
         what: who is asked for what, for the sentence of an error.
         first_seconds: the longest wait for the first message.
         progress_seconds: the longest wait for something new after it.
+        least_rate: bytes per second; a peer that brings fewer is waited for no longer than `progress_seconds`
+            in sum, and what it brings adds to that.
         deadline: when the call must have ended, on the clock of time.monotonic(); None for never.
 
     Raises:
@@ -58,22 +60,26 @@ class StreamCall(Generic[T]):
         self,
         responses: Responses,
         decode: Callable[[bytes], T],
-        is_new: Callable[[T], bool],
+        weigh: Callable[[T], int],
         error_of: Callable[[grpc.RpcError], StorageError],
         *,
         what: str,
         first_seconds: float,
         progress_seconds: float,
+        least_rate: float,
         deadline: float | None = None,
     ) -> None:
         self._responses = responses
         self._decode = decode
-        self._is_new = is_new
+        self._weigh = weigh
         self._error_of = error_of
         self._peeked: list[T] = []
         self._what = what
         self._progress_seconds = progress_seconds
+        self._least_rate = least_rate
         self._allowed = self._left = first_seconds
+        self._begun = False
+        self._trickles = False  # something new came since all of `_allowed` was left
         self._deadline = deadline
         self._wake = threading.Condition()
         self._due: float | None = None  # when the present wait is too long; None while nobody waits
@@ -141,11 +147,17 @@ class StreamCall(Generic[T]):
                 raise TransferTimeout(self._late) from None
             raise
         self._due = None
-        if self._is_new(value):
-            self._allowed = self._left = self._progress_seconds
-        else:
-            self._left -= time.monotonic() - started
+        self._left -= time.monotonic() - started
+        if brought := self._weigh(value):
+            self._credit(brought)
         return value
+
+    def _credit(self, brought: int) -> None:
+        self._left += brought / self._least_rate
+        self._trickles = self._begun and self._left < self._progress_seconds
+        if not self._trickles:
+            self._allowed = self._left = self._progress_seconds
+        self._begun = True
 
     def cancel(self) -> None:
         """End the call. A second call does nothing."""
@@ -194,6 +206,11 @@ class StreamCall(Generic[T]):
     def _sentence(self, due: float) -> str:
         if due == self._deadline:
             return f"{self._what} did not end within its timeout; give it more time, or none"
+        if self._trickles:
+            return (
+                f"{self._what} brought fewer than {self._least_rate:g} bytes a second: its origin is too "
+                "slow, or the way to it; lower Limits.least_bytes_per_second to wait for it"
+            )
         return (
             f"{self._what} brought nothing new for {self._allowed:g} s: its origin is silent or out of reach"
         )

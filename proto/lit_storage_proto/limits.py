@@ -50,6 +50,8 @@ class Limits:
     """What a registry said is taken from memory while it was heard of within so long."""
     progress_seconds: float = 60.0
     """A stream that carries nothing new for so long is given up, on either side."""
+    least_bytes_per_second: int = 256
+    """What a stream brings makes up for waiting at this rate; slower, it is given up as if it were silent."""
     resume_seconds: float = 60.0
     """How long a get goes on trying to reach an origin again after contact was lost."""
     stop_grace_seconds: float = 30.0
@@ -88,7 +90,7 @@ class Limits:
 
 _MOST_SECONDS = 1e9  # thirty years; what waits for so long waits for ever, and is none of a clock's overflows
 _MOST_COUNT = 4096
-_MOST = {"chunk_bytes": 64 * MIB, "peer_share": 1}
+_MOST = {"chunk_bytes": 64 * MIB, "least_bytes_per_second": 1024 * MIB, "peer_share": 1}
 
 
 def _check(name: str, value: object, *, whole: bool) -> None:

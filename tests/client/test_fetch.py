@@ -242,6 +242,21 @@ def test_silence_on_the_way(lies, keep, frames_of, directory_entry):
     assert "lit://@trainer/t" in str(error)
 
 
+def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entry):
+    """One that brings little, but enough, may take longer than `progress_seconds`."""
+    get = Get(remote_of(script.record, progress_seconds=2.0), tmp_path / "R")
+    content = os.urandom(30 * 1024)
+
+    def send():
+        for frame in frames_of((file_entry("", content), content), chunk_bytes=1024):
+            yield frame
+            time.sleep(0.1)
+
+    script.frames = send
+    assert get("t", overwrite=True).seconds > 2
+    assert (tmp_path / "R/@trainer/t").read_bytes() == content
+
+
 def test_empty_messages_are_no_progress(lies, keep, frames_of, directory_entry):
     """A peer that goes on with empty messages is given up all the same."""
     ended = time.monotonic() + 20

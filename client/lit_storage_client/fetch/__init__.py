@@ -69,7 +69,8 @@ def fetch(
         PathNotFound: the Work has no such path, or does not run and left none.
         AccessDenied: the target cannot be written or replaced, or the origin refuses the path.
         OriginUnavailable: the Work is live by the registry, or its artifacts are, but cannot be reached.
-        TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`.
+        TransferTimeout: `timeout` passed, or nothing new came for `Limits.progress_seconds`, or less than
+            `Limits.least_bytes_per_second` for longer than that.
         RegistryUnavailable: the registry does not answer.
         SourceChanged: files went on changing while they were copied.
         IntegrityError: bytes were damaged, or are missing.

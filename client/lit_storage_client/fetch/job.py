@@ -199,12 +199,16 @@ class Job:
 
 
 class _Patience:
-    """How long contact may be lost before a get is given up: for so long after the last new byte."""
+    """How long contact may be lost before a get is given up, in sum; what is brought makes up for it.
+
+    Else a peer that brings one byte and goes away, again and again, would be tried for ever.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._most = -1
         self._lost: StorageError | None = None
+        self._left = job.remote.limits.resume_seconds
         self._until = 0.0
         self._absent_until: float | None = None
         self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
@@ -213,8 +217,12 @@ class _Patience:
         """Take how far the copy is, after each frame and pack: one can take long to write."""
         self._job.check_deadline()
         if done > self._most:
+            if self._lost is not None:
+                self._lost, self._left = None, self._until - time.monotonic()
+            limits = self._job.remote.limits
+            brought = (done - self._most) / limits.least_bytes_per_second
+            self._left = min(limits.resume_seconds, self._left + brought)
             self._most = done
-            self._lost = None
             if self._job.progress is not None:
                 self._job.progress(done, total)
 
@@ -222,12 +230,12 @@ class _Patience:
         """Wait before another attempt, or raise what ended the last one that had contact."""
         now = time.monotonic()
         if self._lost is None:
-            if self._most < 0 or isinstance(error, PathNotFound):
+            if self._most < 0 or self._left <= 0 or isinstance(error, PathNotFound):
                 raise error
             self._lost, self._absent_until = error, None
             self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
             pause = next(self._pauses)
-            self._until = now + self._job.remote.limits.resume_seconds
+            self._until = now + self._left
             if self._job.deadline is not None:
                 self._until = min(self._until, self._job.deadline)
         else:

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from lit_storage_proto.errors import StorageError, TransferTimeout
-from lit_storage_proto.frames import Frame
+from lit_storage_proto.frames import Chunk, Frame
+from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from tests.hostile.consumer.liar import ORIGIN, ROOT, a_chunk, a_directory, a_file, a_pack, gone, told
 
@@ -72,26 +73,69 @@ def test_nothing_for_ever(liar, consumer_of, frame, pause):
     over.set()
 
 
-@pytest.mark.parametrize("what", ["bytes", "entries", "packs"])
-def test_drops(liar, consumer, what):
-    """A byte, a name or a small file now and then is progress; a timeout ends it, and leaves nothing."""
-    over = threading.Event()
-    drop = {
-        "bytes": lambda n: Frame(chunks=[a_chunk(1, b"x", n)]),
-        "entries": lambda n: Frame(entries=[a_directory(f"d{n}")]),
-        "packs": lambda n: Frame(packs=[a_pack([f"p{n}"])]),
-    }[what]
+DROPS = {
+    "bytes": lambda n: Frame(chunks=[a_chunk(1, b"x", n)]),
+    "holes": lambda n: Frame(chunks=[Chunk(1, n << 40, hole=1 << 40)]),
+    "entries": lambda n: Frame(entries=[a_directory(f"d{n}")]),
+    "packs": lambda n: Frame(packs=[a_pack([f"p{n}"])]),
+}
+drops = pytest.mark.parametrize("drop", DROPS.values(), ids=DROPS)
 
-    def frames(context):
-        yield from told(ROOT, a_file("f", size=10**15))[:-1]
+
+@pytest.fixture
+def dripping(liar):
+    """Let a peer send a drop now and then, and never end."""
+    over = threading.Event()
+
+    def drip(drop):
+        def frames(context):
+            yield from told(ROOT, a_file("f", size=1 << 62))[:-1]
+            number = 0
+            while context.is_active() and not over.wait(0.02):
+                yield drop(number)
+                number += 1
+
+        liar.frames = frames
+
+    yield drip
+    over.set()
+
+
+@drops
+def test_drops(consumer, dripping, drop):
+    """A byte, hole, name or small file now and then is progress; a timeout ends it, and leaves nothing."""
+    dripping(drop)
+    timed(consumer, TransferTimeout, timeout=1.0)
+
+
+@drops
+def test_drops_below_the_least_rate(liar, consumer_of, dripping, drop):
+    """Too little of it is as silence, without any timeout, and it is said what to do about it."""
+    dripping(drop)
+    consumer = consumer_of(liar.record, progress_seconds=0.5, least_bytes_per_second=10_000)
+    started = time.monotonic()
+    assert "fewer than 10000 bytes a second" in consumer.refuse(TransferTimeout)
+    assert time.monotonic() - started < WITHIN
+
+
+def test_a_name_now_and_then_in_a_list(liar, consumer_of):
+    """A list is held to the same rate."""
+    over = threading.Event()
+
+    def pages(context):
+        yield pb.ListFilesResponse(origin=WHO, entries=[pb.Entry(kind=2)])
         number = 0
         while context.is_active() and not over.wait(0.02):
-            yield drop(number)
+            yield pb.ListFilesResponse(entries=[pb.Entry(path=f"d{number}", kind=2)])
             number += 1
 
-    liar.frames = frames
-    timed(consumer, TransferTimeout, timeout=1.0)
+    liar.pages = pages
+    consumer = consumer_of(liar.record, progress_seconds=0.5, least_bytes_per_second=10_000)
+    started = time.monotonic()
+    with pytest.raises(TransferTimeout, match="fewer than 10000 bytes a second"):
+        list(consumer.remote.list(Location("trainer", "out")))
     over.set()
+    assert time.monotonic() - started < WITHIN
 
 
 def test_contact_that_is_lost_again_and_again(liar, consumer_of):
@@ -107,6 +151,21 @@ def test_contact_that_is_lost_again_and_again(liar, consumer_of):
     liar.frames = frames
     timed(consumer, StorageError)
     assert liar.calls["frames"] >= 2
+
+
+def test_contact_that_is_lost_after_each_byte(liar, consumer_of):
+    """A peer that brings one byte and ends the attempt, again and again, is given up too."""
+    import grpc
+
+    consumer = consumer_of(liar.record, resume_seconds=2.0)
+
+    def frames(context):
+        yield from told(ROOT, a_file("f", size=1 << 40), a_chunk(1, bytes(liar.calls["frames"])))[:-1]
+        context.abort(grpc.StatusCode.UNAVAILABLE, "again")
+
+    liar.frames = frames
+    timed(consumer, StorageError)
+    assert liar.calls["frames"] >= 4
 
 
 MANY = 25_000
@@ -194,8 +253,6 @@ PAGES = {
 @pytest.mark.parametrize("pause", [0, 0.02], ids=["at once", "now and then"])
 def test_list_without_end(liar, consumer_of, page, pause):
     """Pages that bring nothing new end a list in time."""
-    from lit_storage_proto.uri import Location
-
     consumer, over = consumer_of(liar.record, progress_seconds=0.5), threading.Event()
 
     def pages(context):
