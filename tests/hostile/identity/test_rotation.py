@@ -17,6 +17,9 @@ from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.uri import Location
+from tests.waiting import within
+
+wait_until = within(60)
 
 HERE = Location("trainer", "small")
 LARGE = Location("trainer", "large")
@@ -66,18 +69,25 @@ def test_the_first_token_of_a_file_is_sent(rotated, ask, token_file, tmp_path):
 def test_no_call_fails_while_the_token_is_exchanged(rotated, ask, token_file, tmp_path):
     """Old, old and new, new and old, new: with two renamed files a step, every call is answered."""
     sent = token_file("old", path=tmp_path / "sent")
-    client, stop, failed = ask(rotated, Security(token_file=sent)), threading.Event(), []
+    client, stop, failed, counts = ask(rotated, Security(token_file=sent)), threading.Event(), [], [0] * 3
 
-    def call():
+    def call(number):
         while not stop.is_set():
             failed.extend([said] if (said := exists(client)) is not True else [])
+            counts[number] += 1
 
-    threads = [threading.Thread(target=call) for _ in range(3)]
+    def wait_for_calls_under_way():
+        """One on its way may show the token of two steps ago, which is gone then, as anybody's would be."""
+        before = counts[:]
+        wait_until(lambda: all(now > then for now, then in zip(counts, before, strict=True)))
+
+    threads = [threading.Thread(target=call, args=[number]) for number in range(3)]
     for thread in threads:
         thread.start()
     for tokens in [("old", "new"), ("new", "old"), ("new",), ("new", "third"), ("third", "new"), ("third",)]:
         for path in (tmp_path / "tokens", tmp_path / "sent"):  # the servers first, if the last one goes away
             token_file(*tokens, path=path)
+            wait_for_calls_under_way()
             assert exists(client) is True
     stop.set()
     for thread in threads:
