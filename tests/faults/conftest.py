@@ -318,6 +318,10 @@ class FailingFileSystem:
         self.flags = True
         self._tell({"plans": self._plans, "flags": True})
 
+    def met(self):
+        """Return how many calls have failed by now, or hang."""
+        return self._tell({})[0]
+
     def lift(self):
         """Let nothing fail any more, and return how many calls did."""
         self._plans = []

@@ -8,7 +8,7 @@ often each operation was called:
 
 `how` is "fail", "hang" (as a mount of a server that is gone) or "tear" (a write takes a half of what it was
 given). A name counts where `path` is in it. No plans lift it, and let go of calls that hang.
-``"flags": false`` refuses the flags of renames from then on.
+``"flags": false`` refuses the flags of renames from then on, and ``{}`` changes nothing.
 """
 
 import collections
@@ -205,8 +205,9 @@ def obey(control, trouble):
     """Take one plan after the other; without whoever tells them, there is nothing left to do."""
     with control.makefile("r") as lines:
         for line in lines:
-            before = trouble.met, trouble.seen
-            trouble.plan(json.loads(line))
+            before, told = (trouble.met, trouble.seen), json.loads(line)
+            if told:
+                trouble.plan(told)
             control.sendall(json.dumps(before).encode() + b"\n")
     os._exit(0)
 

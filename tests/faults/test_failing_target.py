@@ -197,15 +197,17 @@ def test_what_was_replaced_cannot_be_removed(target, operation):
 
 
 @pytest.mark.parametrize("operation", ["write", "mkdir", "rename", "flush"])
-def test_a_target_that_hangs(target, fork, root, tmp_path, operation):
+def test_a_target_that_hangs(target, fork, root, tmp_path, until, operation):
     """A get whose disk hangs keeps nobody else waiting, and ends well or as too late when it goes on."""
     target.before = target.now()
     target.change()
     target.failing.fails(operation, how="hang")
-    child = fork("get", root=root, uri=URI, to=target.path, overwrite=True, local_copy=False, timeout=2.0)
+    child = fork("get", root=root, uri=URI, to=target.path, overwrite=True, local_copy=False, timeout=5.0)
     assert child.next() == {"ready": True}
+    late = time.monotonic() + 5.5
+    until(target.failing.met)
     assert "error" not in target.get(URI, to=f"{tmp_path}/elsewhere")
-    time.sleep(2.5)  # by now it is late
+    time.sleep(max(0.0, late - time.monotonic()))
     assert target.failing.lift() > 0
     how = child.next()
     assert "error" not in how or how["error"][0] == "TransferTimeout", how

@@ -72,8 +72,10 @@ def looking():
         stopped, failures, whole = threading.Event(), [], []
 
         def look_on():
+            is_last = False
             try:
-                while not stopped.is_set():
+                while not is_last:
+                    is_last = stopped.is_set()  # the end is seen on a busy machine too
                     for path in paths:
                         count = look(path)
                         # A way down into a part may end in what is being removed; a name does not vanish.

@@ -125,7 +125,7 @@ def test_a_consumer_with_few_threads(handed, fork, root, public_directory):
         os.chmod(parent, os.stat(parent).st_mode | 0o011)
     subprocess.run(["chmod", "-R", "a+rwX", root], check=True)
     os.chmod(f"{root}/token", 0o600)  # as it was, for one that others can read is refused
-    amounts = [0, 1, 2, 3, 4, 6, 40]
+    amounts = [0, 1, 2, 3, 4, 6, 400]  # enough, also while another test runs as that user
     child = fork("short", root=root, uri=URI, to=handed.to, what="NPROC", amounts=amounts, user=65534)
     told = steps(child, handed, amounts)
     assert all(map(is_told, told)), [how for how in told if not is_told(how)]

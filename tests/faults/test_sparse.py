@@ -89,8 +89,11 @@ def test_by_descriptor(origin, get, content, root):
     os.renames(f"{origin.files}/t/sparse", f"{origin.files}/tree/below/sparse")
     with open(f"{origin.files}/tree/first", "wb") as file:
         file.write(os.urandom(32 * MIB))
-    before = bytes_on_the_wire(origin.pid)
-    how = get("lit://@origin/tree", **WAYS["descriptor"])
+    for _ in range(10):  # where a machine is busy, all may have gone before there is a way for descriptors
+        before = bytes_on_the_wire(origin.pid)
+        how = get("lit://@origin/tree", **WAYS["descriptor"])
+        if how.get("how") != "stream":
+            break
     assert how.get("how") in ("copy", "reflink"), how
     check_copy(f"{root}/connect/@origin/tree/below/sparse", content)
     assert bytes_on_the_wire(origin.pid) - before < 32.5 * MIB

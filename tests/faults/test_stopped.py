@@ -9,7 +9,7 @@ import pytest
 
 MIB = 1 << 20
 URI = "lit://@origin/tree"
-SHORT = {"progress_seconds": 2.0, "resume_seconds": 2.0, "unary_seconds": 2.0, "connect_seconds": 2.0}
+SHORT = {"progress_seconds": 4.0, "resume_seconds": 4.0, "unary_seconds": 4.0, "connect_seconds": 4.0}
 
 
 @contextlib.contextmanager

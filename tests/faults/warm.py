@@ -24,7 +24,7 @@ from lit_storage_client.registries import sqlite  # noqa: F401
 from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.entry import Kind
 
-LIMITS = Limits(connect_seconds=2.0, unary_seconds=10.0, progress_seconds=20.0, resume_seconds=20.0)
+LIMITS = Limits(connect_seconds=10.0, unary_seconds=10.0, progress_seconds=20.0, resume_seconds=20.0)
 FETCH = os.path.dirname(sys.modules["lit_storage_client.fetch"].__file__)
 FAULTS = ("die_at_line", "die_in", "die_at_bytes", "pause_at_bytes", "watch")
 

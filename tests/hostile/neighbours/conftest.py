@@ -24,11 +24,12 @@ from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 LIMITS = Limits(
     connect_seconds=3,
     unary_seconds=3,
-    resolve_seconds=3,
+    resolve_seconds=20,  # so that an answer which is there is never too late on a busy machine
     progress_seconds=5,
     resume_seconds=0,
     store_seconds=3,
 )
+HASTY = dataclasses.replace(LIMITS, resolve_seconds=3)  # for what ends by its time alone
 MACHINE = "this-machine"
 
 
@@ -137,6 +138,14 @@ def lying_etcd():
 def registry(lying_etcd):
     """The registry that is kept there, as this machine sees it."""
     opened = open_registry(f"etcd://{lying_etcd.endpoint}/p", machine_id=MACHINE, limits=LIMITS)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def hasty_registry(lying_etcd):
+    """The same, for a question that is never answered."""
+    opened = open_registry(f"etcd://{lying_etcd.endpoint}/p", machine_id=MACHINE, limits=HASTY)
     yield opened
     opened.close()
 

@@ -16,7 +16,7 @@ from lit_storage_proto.endpoint import grpc_target
 from lit_storage_proto.errors import InvalidURI, OriginUnavailable, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
-from tests.hostile.neighbours.conftest import LIMITS, MACHINE, live, this_process, work
+from tests.hostile.neighbours.conftest import HASTY, LIMITS, MACHINE, live, this_process, work
 
 NOT_ENDPOINTS = [
     "",
@@ -353,7 +353,7 @@ def test_a_file_with_code_in_it_is_none_of_ours(sqlite_file, statements):
 
 def test_a_table_changed_under_a_registry_is_no_hang(sqlite_file):
     """Where a table becomes an endless view while a registry is open, a list ends with a typed error."""
-    registry = open_registry(f"sqlite://{sqlite_file}", machine_id=MACHINE, limits=LIMITS)
+    registry = open_registry(f"sqlite://{sqlite_file}", machine_id=MACHINE, limits=HASTY)
     with contextlib.closing(sqlite3.connect(sqlite_file)) as file:
         file.executescript(HOSTILE_SCHEMAS["view"].replace("UNION ALL", "UNION"))
     began = time.monotonic()

@@ -221,14 +221,17 @@ def test_connections_that_are_merely_held_end(tmp_path, monkeypatch, host):
     port = int(server.start().rpartition(":")[2])
     try:
         with contextlib.ExitStack() as stack:
+            began = time.monotonic()
             for _ in range(40):
                 stack.enter_context(Connection(port, begin=True))
             time.sleep(0.5)
             with grpc.insecure_channel(f"127.0.0.1:{port}") as another:
                 check = another.unary_unary(http2.CHECK)
-                with pytest.raises(grpc.RpcError):
+                with contextlib.suppress(grpc.RpcError):
                     check(b"", timeout=0.5)
-                assert check(b"", timeout=20, wait_for_ready=True)
+                    # On a busy machine their two seconds may be over by now.
+                    assert time.monotonic() - began > 1.9
+                assert check(b"", timeout=60, wait_for_ready=True)
     finally:
         server.stop()
 

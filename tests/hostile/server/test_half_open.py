@@ -25,9 +25,10 @@ def test_a_thousand_calls_that_say_nothing(attacked, method):
     with http2.Connection(attacked.port) as connection:
         connection.send(*(http2.opened(method, 2 * i + 1) for i in range(1000)))
         started = time.monotonic()
-        assert attacked.answers(seconds=20)
+        # A call that came in between may be cancelled, or refused, to be made again a moment later.
+        assert wait_until(attacked.answers_again)
         assert wait_until(lambda: attacked.streams_again("directory"))
-        assert time.monotonic() - started < 20
+        assert time.monotonic() - started < 60
 
 
 def test_calls_without_a_token_that_say_nothing(attacked):
@@ -49,7 +50,7 @@ def test_half_a_request(attacked):
             connection.send(
                 http2.opened(http2.EXISTS, 2 * i + 1), http2.frame(http2.DATA, 0, 2 * i + 1, part)
             )
-        assert attacked.answers(seconds=20)
+        assert wait_until(attacked.answers_again)
 
 
 def test_threads_are_given_back(attack):
@@ -58,24 +59,25 @@ def test_threads_are_given_back(attack):
     threads, descriptors = attacked.threads(), attacked.descriptors()
     with http2.Connection(attacked.port) as connection:
         connection.send(*(http2.opened(http2.EXISTS, 2 * i + 1) for i in range(1000)))
-        assert attacked.answers()
+        assert wait_until(attacked.answers_again)
     assert wait_until(lambda: attacked.threads() <= threads + 24)
     assert wait_until(lambda: attacked.descriptors() <= descriptors + 8)  # the daemon opens some of its own
 
 
-def test_few_slow_requests_are_waited_for(attacked):
+def test_few_slow_requests_are_waited_for(attack):
     """A request that comes a second after its headers is answered while there are threads enough."""
-    method = http2.EXISTS
+    attacked, method = attack(), http2.EXISTS  # one of whose threads no other test has any
     with http2.Connection(attacked.port) as connection:
         connection.send(http2.opened(method, 1))
         time.sleep(1)
         body = http2.message(delimited(2, attacked.path("directory").encode()))
         connection.send(http2.frame(http2.DATA, http2.END_STREAM, 1, body))
-        connection.socket.settimeout(10)
+        connection.socket.settimeout(30)
         received = b""
         while b"store" not in received:  # the name of the origin, in the answer
-            received += connection.socket.recv(4096)
-            assert received
+            more = connection.socket.recv(4096)
+            assert more, received
+            received += more
 
 
 @pytest.mark.parametrize("way", ["grpc", "packs"])
@@ -94,7 +96,7 @@ def test_sixteen_streams_that_nobody_reads(attack, way):
             connection = stack.enter_context(http2.Connection(attacked.port))
             connection.send(http2.opened(http2.STREAM_FILES, 1), frame)
         time.sleep(1)
-        assert attacked.answers(seconds=10)
+        assert attacked.answers(seconds=20)
         assert attacked.resident() - before < 128 * MIB
         assert wait_until(lambda: attacked.streams_again("small"))
 
