@@ -70,12 +70,12 @@ def aborting(code, details):
 )
 def test_status_with_a_sentence_that_steers(liar, consumer_of, call, code):
     """Each status is a typed error, escaped and cut; only to `exists` is NOT_FOUND an answer."""
-    consumer = consumer_of(liar.record, connect_seconds=1.0)
     answer_all(liar, aborting(code, STEERING * 20))
     if code is grpc.StatusCode.NOT_FOUND and call is CALLS["exists"]:
-        assert call(consumer) is False
+        assert call(consumer_of(liar.record)) is False
         return
-    refused(consumer, call)
+    # For so long the busy are asked again.
+    refused(consumer_of(liar.record, connect_seconds=1.0), call)
 
 
 @calls

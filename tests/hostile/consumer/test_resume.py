@@ -9,7 +9,7 @@ import pytest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.frames import Chunk, Frame
-from lit_storage_proto.limits import MIB
+from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from tests.hostile.consumer.conftest import sentence
 from tests.hostile.consumer.liar import ROOT, a_chunk, a_directory, a_file, a_link, a_pack, told
@@ -146,6 +146,7 @@ def test_what_is_left_is_bounded(liar, consumer_of):
         sentence(caught.value)
         assert len(os.listdir(f"{consumer.root}/.staging")) <= 1
     liar.frames = told(ROOT)
+    consumer.remote.limits = Limits()  # an honest peer is given time
     consumer.get()
     assert os.listdir(f"{consumer.root}/.staging") == []
 

@@ -184,9 +184,9 @@ def test_many_removals(liar, consumer, tree, monkeypatch):
     liar.frames = told(
         ROOT, *batches(tree), *batches([gone(entry.path) for entry in tree], 1), Frame(round=2)
     )
-    started = time.monotonic()
+    started = time.process_time()
     consumer.get()
-    assert time.monotonic() - started < WITHIN
+    assert time.process_time() - started < WITHIN
 
 
 def test_many_that_come_anew(liar, consumer, monkeypatch):
@@ -194,9 +194,9 @@ def test_many_that_come_anew(liar, consumer, monkeypatch):
     _without_a_disk(monkeypatch)
     anew = [a_file(entry.path) for entry in DUE]
     liar.frames = told(ROOT, *batches(DUE), *batches(anew, 1), *batches(anew, 2))
-    started = time.monotonic()
+    started = time.process_time()
     consumer.get()
-    assert time.monotonic() - started < WITHIN
+    assert time.process_time() - started < WITHIN
 
 
 def test_removals_of_trees_within_trees(liar, consumer, monkeypatch):
@@ -205,13 +205,16 @@ def test_removals_of_trees_within_trees(liar, consumer, monkeypatch):
     chain = ["/".join(["d"] * depth) for depth in range(1, 1500)]
     removals = [gone(path) for path in reversed(chain)]
     liar.frames = told(ROOT, *map(a_directory, chain), *batches(removals, 1, 100))
-    started = time.monotonic()
+    started = time.process_time()
     consumer.get()
-    assert time.monotonic() - started < WITHIN
+    assert time.process_time() - started < WITHIN
 
 
 def _without_a_disk(monkeypatch):
-    """Leave out the disk, whose time is its own: what is tried is how the time of this process grows."""
+    """Leave out the disk, whose time is its own: what is tried is how the time of this process grows.
+
+    Which is measured on its processors, since on a busy machine it waits for them.
+    """
     from lit_storage_client.fetch.tree import TreeWriter
 
     make = TreeWriter.make_directory

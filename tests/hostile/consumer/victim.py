@@ -39,7 +39,7 @@ def forget_peak():
 
 def obey(port, root, what):
     """Do as a test says; return the name of the error."""
-    limits = Limits(connect_seconds=5, unary_seconds=20, progress_seconds=20, resume_seconds=0.2)
+    limits = Limits(connect_seconds=30, unary_seconds=60, progress_seconds=60, resume_seconds=0.2)
     channels = Channels(Security(token="secret"), limits)
     remote = Remote(Asked(LiveRecord("trainer", "i1", f"127.0.0.1:{port}", "m")), channels, limits, Ways.ALL)
     where = Location("trainer", "out")

@@ -132,7 +132,7 @@ def test_a_server_with_a_bad_certificate_is_not_believed(authority, serve, ask, 
     record = serve("trainer", forgeries[which]("trainer"))
     began = time.monotonic()
     with pytest.raises(OriginUnavailable, match="trainer"):
-        ask(record, authority.issue("consumer")).exists(HERE)
+        ask(record, authority.issue("consumer"), connect_seconds=5.0).exists(HERE)
     assert time.monotonic() - began < 20
 
 
@@ -242,7 +242,7 @@ def test_where_one_speaks_tls_and_the_other_does_not(authority, serve, ask, who_
     client = authority.issue("consumer") if who_has_tls == "client" else Security(TOKEN)
     began = time.monotonic()
     with pytest.raises(StorageError, match="trainer"):
-        getattr(ask(record, client), ask_for)(HERE)
+        getattr(ask(record, client, connect_seconds=5.0), ask_for)(HERE)
     assert time.monotonic() - began < 30
 
 

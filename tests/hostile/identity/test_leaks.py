@@ -351,7 +351,7 @@ def test_a_daemon_shows_no_token(tmp_path, token_file, log_format):
             port = address.rpartition(":")[2].rstrip(",}")
             with contextlib.suppress(OSError):
                 metrics = (
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode()
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
                 )
         finally:
             daemon.terminate()

@@ -4,17 +4,16 @@ import dataclasses
 import socket
 import ssl
 import threading
-import time
 
 import pytest
 
 from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import TICKET_BYTES, Dialer, Ways
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.errors import OriginUnavailable
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
+from tests.hostile.identity.conftest import is_direct
 
 HERE = Location("trainer", "large")
 NAMES = ["trainer", "workers.0", "a_b", "_", "0", "-".join("ab"), "T.r-a_1.0", "x" * 63, "y" * 100, "1.2.3"]
@@ -25,17 +24,6 @@ def test_every_name_of_a_work_can_be_certified(authority, serve, ask, wait_until
     """A Work proves any name that the grammar allows, and a copy goes over the direct way with TLS."""
     remote = ask(serve(name, authority.issue(name)), authority.issue("consumer"))
     assert wait_until(lambda: is_direct(remote, Location(name, "large")))
-
-
-def is_direct(remote, location):
-    """Copy, and say whether it went beside gRPC."""
-    size = 0
-    with remote.stream(location, TreeOptions(direct=True)) as frames:
-        for frame in frames:
-            size += sum(chunk.size for chunk in frame.chunks)
-            time.sleep(0.01)  # time for the connection to be made
-        assert size == 8 << 20
-        return frames._switch._has_moved
 
 
 IMPOSTORS = {
@@ -141,7 +129,7 @@ def test_the_ticket_goes_to_the_origin_alone(authority, eavesdrop, monkeypatch, 
     """On the port beside gRPC, and on each stripe, nobody but the Work itself gets to see a ticket."""
     monkeypatch.setattr("lit_storage_client.direct.worthwhile_stripes", lambda *_: stripes)
     port, heard = eavesdrop(authority.issue(who))
-    dialer = Dialer(Credentials(authority.issue("consumer")), 5.0, Ways.TCP)
+    dialer = Dialer(Credentials(authority.issue("consumer")), 20.0, Ways.TCP)
     ticket = bytes(range(TICKET_BYTES))
     record = LiveRecord("trainer", "i1", "127.0.0.1:1", "m", tls_name=who)
     way = dialer.dial(Direct("", port, ticket, stripes), record)

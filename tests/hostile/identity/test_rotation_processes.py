@@ -82,7 +82,7 @@ def reach(root):
 
     def ask(what, security):
         path = {"work": "lit://@trainer/x", "daemon": "lit://@trainer/data/x"}[what]
-        limits = Limits(connect_seconds=5.0, resume_seconds=0.1)
+        limits = Limits(connect_seconds=20.0, unary_seconds=30.0, resume_seconds=0.1)
         with lit_storage.connect(root=root, security=security, limits=limits):
             try:
                 return lit_storage.Path(path).exists_remote()
@@ -165,7 +165,7 @@ def test_a_server_that_is_started_again_has_the_token_of_now(start, reach, token
     token_file("new")
     (server,) = servers_of(program.process.pid)
     os.kill(server, signal.SIGKILL)
-    wait_until(lambda: reach("work", Security("new")) is True)
+    wait_until(lambda: reach("work", Security("new")) is True, 90)
     assert reach("work", Security("old")) is AccessDenied
 
 
