@@ -16,10 +16,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import trustme
 
-from tests.etcd_server import EtcdServers
+from tests.etcd_server import EtcdServers, free_ports
 from tests.ray_cluster import RayCluster
 from tests.ray_driver import RayDriver
 
@@ -36,6 +37,13 @@ def _write_for_the_owner(self: trustme.Blob, path: str, append: bool = False) ->
 
 
 trustme.Blob.write_to_path = _write_for_the_owner
+
+# An example takes as long as the machine is busy: by default one that took 0.2 s fails its test. The examples
+# are the same each time, so that a change is judged by what it changes; those of the soak are others.
+hypothesis.settings.register_profile(
+    "repeatable", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("repeatable")
 
 
 _tally = pytest.StashKey[collections.Counter[str]]()
@@ -92,7 +100,7 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{port}"
         with log.open("wb") as output:
             self.process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        for _ in range(600):
+        for _ in range(2000):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 return
             assert self.process.poll() is None, log.read_text()
@@ -132,9 +140,7 @@ class S3Server:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]  # none that is given meanwhile to whoever connects
 
 
 def script_of(name: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _READY = b"serving client traffic"
 
 
@@ -189,12 +189,13 @@ class EtcdServers:
     def control(self, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
         """Run etcdctl, and return what it prints."""
         done = subprocess.run(
-            ["etcdctl", "--endpoints", ",".join(f"{self.scheme}://{m.endpoint}" for m in self.members)]
+            ["etcdctl", "--dial-timeout", "20s", "--command-timeout", "20s"]
+            + ["--endpoints", ",".join(f"{self.scheme}://{m.endpoint}" for m in self.members)]
             + list(arguments),
             env={**os.environ, "ETCDCTL_API": "3", **(environment or {})},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=90,
             check=False,
         )
         assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import grpc
 
@@ -13,7 +14,7 @@ from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageStub
 from tests.waiting import within
 
-wait_until = within(20)
+wait_until = within(40)
 
 # A Work that does what each line of its input says, and prints what comes of it on one line.
 WORK = """
@@ -66,20 +67,36 @@ class Process:
         """Signal the whole group, with the server's process in it."""
         os.killpg(self.process.pid, number)
 
-    def serves(self, instance_id=None):
-        """Say whether somebody answers at its endpoint as an instance, the first one it was."""
+    def serves(self, instance_id=None, seconds=2):
+        """Say whether somebody answers at its endpoint as an instance, the first one it was, in so long."""
         target = pb.Origin(name=self._name, instance_id=instance_id or self.instance_id)
         metadata = Security((self._root / "token").read_text()).metadata()
         with grpc.insecure_channel(self.endpoint, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             try:
-                PathStorageStub(channel).Exists(pb.ExistsRequest(target=target), timeout=2, metadata=metadata)
+                request = pb.ExistsRequest(target=target)
+                PathStorageStub(channel).Exists(request, timeout=seconds, metadata=metadata)
             except grpc.RpcError:
                 return False
             return True
 
+    def served_until(self):
+        """Wait until it serves no more; return when it was last asked and still answered."""
+        last = time.monotonic()
+
+        def has_ended():
+            nonlocal last
+            asked = time.monotonic()
+            if not self.serves():
+                return True
+            last = asked
+            return False
+
+        wait_until(has_ended)
+        return last
+
     def leave(self):
         """End it as it should; return its standard error."""
-        _, told = self.process.communicate(timeout=40)
+        _, told = self.process.communicate(timeout=100)
         assert self.process.returncode == 0, told
         return told
 

@@ -26,7 +26,7 @@ class Started:
     def command(self, *arguments):
         """Return what the command line prints, told the same as the App."""
         process = self._start(sys.executable, "-c", "from lit_storage.cli import main; main()", *arguments)
-        return process.communicate(timeout=60)[0]
+        return process.communicate(timeout=100)[0]
 
     def read_until(self, mark):
         """Return what follows `mark` in the next line that has it; Ray prints the Work's name before it."""
@@ -38,7 +38,7 @@ class Started:
 
     def end(self):
         """Wait for the end; return exit code, stdout and stderr."""
-        out, err = self.process.communicate(timeout=90)
+        out, err = self.process.communicate(timeout=200)
         return self.process.returncode, "".join(self.log) + out, err
 
 

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HEAD, OTHER = "10.77.0.1", "10.77.0.2"
-SYSTEM = {"health_check_period_ms": 300, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 3}
+SYSTEM = {"health_check_period_ms": 300, "health_check_timeout_ms": 1000, "health_check_failure_threshold": 9}
 SYSTEM |= {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
 
 

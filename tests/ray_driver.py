@@ -39,13 +39,13 @@ class RayDriver:
 
     def close(self):
         self.ask("close", 0)
-        self._process.wait(20)
+        self._process.wait(60)
 
     def ask(self, what, number, *arguments):
         """Wait until it is done."""
         self._answers[number] = answer = threading.Event()
         self._say(what, number, *arguments)
-        assert answer.wait(60), f"{what} did not end"
+        assert answer.wait(100), f"{what} did not end"
 
     def _say(self, *message):
         with self._sending:

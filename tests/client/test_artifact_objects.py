@@ -230,7 +230,7 @@ class TestS3:
             began = time.monotonic()
             with pytest.raises(TransferTimeout, match="gave no answer for 1 s"):
                 fsspec_at(url, seconds=1.0).list("a")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
 
 
 class TestInstalled:

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -21,6 +22,9 @@ from lit_storage_proto.errors import (
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
+from tests.waiting import within
+
+wait_until = within(20)
 
 
 class Get:
@@ -51,9 +55,14 @@ def get(trainer, remote_of, tmp_path):
 @pytest.fixture
 def lies(script, remote_of, tmp_path):
     """Get from a scripted peer."""
-    get = Get(remote_of(script.record, progress_seconds=0.5), tmp_path / "R")
+    get = Get(remote_of(script.record), tmp_path / "R")
     get.script = script
     return get
+
+
+def give_up_after(get, seconds):
+    """Let a get take no longer silence than this."""
+    get.remote.limits = dataclasses.replace(get.remote.limits, progress_seconds=seconds)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -183,7 +192,7 @@ def frames_then(frames, *, error=None, wait=None):
     def send():
         yield from frames
         if wait is not None:
-            wait.wait(20)
+            wait.wait(60)
         if error is not None:
             raise error
 
@@ -235,10 +244,11 @@ def test_silence_on_the_way(lies, keep, frames_of, directory_entry):
     """A peer that falls silent is given up after `progress_seconds`."""
     released = threading.Event()
     lies.script.frames = frames_then(frames_of((directory_entry(), b""))[:1], wait=released)
+    give_up_after(lies, 0.5)
     started = time.monotonic()
     error = keep(lies, TransferTimeout)
     released.set()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
     assert "lit://@trainer/t" in str(error)
 
 
@@ -259,7 +269,7 @@ def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entr
 
 def test_empty_messages_are_no_progress(lies, keep, frames_of, directory_entry):
     """A peer that goes on with empty messages is given up all the same."""
-    ended = time.monotonic() + 20
+    ended = time.monotonic() + 60
 
     def send():
         yield from frames_of((directory_entry(), b""))[:1]
@@ -268,40 +278,47 @@ def test_empty_messages_are_no_progress(lies, keep, frames_of, directory_entry):
             time.sleep(0.01)
 
     lies.script.frames = send
+    give_up_after(lies, 0.5)
     started = time.monotonic()
     keep(lies, TransferTimeout)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
 
 
 def test_timeout(lies, keep, frames_of, directory_entry, file_entry):
     """A get that goes on, but longer than its timeout, is ended by it."""
-    lies.remote.limits = type(lies.remote.limits)()
 
     def send():
         yield from frames_of((directory_entry(), b""))[:1]
-        for number in range(1000):
+        for number in range(3000):
             yield Frame(entries=[file_entry(str(number))])
             time.sleep(0.02)
 
     lies.script.frames = send
     started = time.monotonic()
     keep(lies, TransferTimeout, timeout=0.5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 def test_slow_disk_is_no_silence(lies, frames_of, directory_entry, file_entry):
     """Time spent on this side does not count as the peer's silence."""
     items = [(file_entry(str(number), b"1"), b"1") for number in range(3)]
     lies.script.frames = frames_of((directory_entry(), b""), *items)
-    assert lies("t", progress=lambda done, total: time.sleep(0.3)).files == 3
+    give_up_after(lies, 3.0)
+    pauses = iter([3.5])  # the peer itself may be held up for nearly as long
+    assert lies("t", progress=lambda done, total: time.sleep(next(pauses, 0.0))).files == 3
 
 
 def test_interrupt(lies, keep, frames_of, directory_entry):
     """Ctrl-C while a get waits leaves the target as it was, and no staging."""
     released = threading.Event()
-    lies.script.frames = frames_then(frames_of((directory_entry(), b""))[:1], wait=released)
-    lies.remote.limits = type(lies.remote.limits)()
-    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    def send():
+        yield from frames_of((directory_entry(), b""))[:1]
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)  # not before the get has begun, or it would end the tests
+        released.wait(60)
+
+    lies.script.frames = send
     keep(lies, KeyboardInterrupt)
     released.set()
 
@@ -321,10 +338,7 @@ def test_killed_peer(start_work, remote_of, tmp_path):
 def test_threads_end(get):
     """A get leaves no thread behind."""
     get("t")
-    deadline = time.monotonic() + 2
-    while any(t.name == "lit-storage-stream-timer" for t in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not any(t.name == "lit-storage-stream-timer" for t in threading.enumerate()))
 
 
 def test_no_descriptor_stays_open(get):
@@ -337,7 +351,8 @@ def test_no_descriptor_stays_open(get):
             get("missing")
         with pytest.raises(PathExists):
             get("t")
-    assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
+    # Others may close theirs meanwhile; and a way that came too late is still being closed.
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before)
 
 
 def test_link_in_place_of_the_target(get, tmp_path):
@@ -462,7 +477,7 @@ def test_dead_origin(remote_of, tmp_path):
     started = time.monotonic()
     with pytest.raises(OriginUnavailable):
         get("t")
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_what_is_no_file_cannot_be_copied(get, trainer):

@@ -101,7 +101,7 @@ def killed(work, get):
     os.makedirs(f"{get.target}/old")
     arguments = [work.endpoint, get.root, str(HALF)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", CONSUMER, *arguments], env=environment, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", CONSUMER, *arguments], env=environment, timeout=100)
     assert ended.returncode == -signal.SIGKILL
     assert os.listdir(get.target) == ["old"]
     return get
@@ -218,7 +218,7 @@ def test_one_of_two_goes_on(killed, content):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(100)
     assert errors == []
     check(killed, content)
 
@@ -299,7 +299,7 @@ def test_no_thread_is_left(get, content, stripes):
 
 def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path, stripes):
     """A get goes on by itself when its origin comes back in time."""
-    get = Get(remote_of(work.record, ways=Ways.TCP, resume_seconds=20), tmp_path / "R")
+    get = Get(remote_of(work.record, ways=Ways.TCP, resume_seconds=60), tmp_path / "R")
     seen = []
 
     def kill(done):
@@ -346,7 +346,7 @@ def test_a_name_that_is_free_for_a_moment(work, remote_of, start_work, content, 
     else:
         with pytest.raises(OriginUnavailable):
             get(kill)
-        assert 5 <= time.monotonic() - killed_at[0] < 15
+        assert 5 <= time.monotonic() - killed_at[0] < 45
 
 
 def test_an_error_of_the_caller(get, content):

@@ -24,11 +24,11 @@ def record(name="trainer", endpoint="127.0.0.1:4000"):
 class Watched:
     """A registry that watches through a gate, and another way to the same one that is always open."""
 
-    def __init__(self, etcd):
+    def __init__(self, etcd, watch_seconds):
         self.etcd = etcd
         self.gate = Gate(etcd.endpoints)
         url = etcd.new_url()
-        limits = Limits(watch_seconds=0.6, resolve_seconds=0.6)
+        limits = Limits(watch_seconds=watch_seconds, resolve_seconds=3.0)
         through = url.replace(etcd.endpoints, self.gate.endpoint)
         self.registry = open_registry(through, machine_id="machine", limits=limits)
         self.other = open_registry(url, machine_id="machine", limits=Limits())
@@ -50,11 +50,15 @@ class Watched:
         self.etcd.control("compact", str(status[0]["Status"]["header"]["revision"]))
 
     def cached(self, name):
-        """Return what the cache alone says."""
-        before = self.registry.calls
-        found = self.registry.resolve(name)
-        assert self.registry.calls == before, "etcd was asked"
-        return found
+        """Return what the cache alone says, once it is fresh: etcd may be silent for a while."""
+
+        def ask():
+            with contextlib.suppress(RegistryUnavailable):
+                before = self.registry.calls
+                found = self.registry.resolve(name)
+                return self.registry.calls == before and [found]
+
+        return wait_until(ask)[0]
 
     def close(self):
         self.registry.close()
@@ -63,10 +67,19 @@ class Watched:
 
 
 @pytest.fixture
-def watched(etcd):
-    made = Watched(etcd)
-    yield made
-    made.close()
+def watch():
+    """Watch an etcd; it is believed for so long."""
+    with contextlib.ExitStack() as stack:
+
+        def watch(etcd, seconds=3.0):
+            return stack.enter_context(contextlib.closing(Watched(etcd, seconds)))
+
+        yield watch
+
+
+@pytest.fixture
+def watched(etcd, watch):
+    return watch(etcd)
 
 
 def test_it_is_resumed_where_it_broke(watched):
@@ -109,22 +122,24 @@ def test_a_compaction_under_a_watch_that_stands_does_nothing(watched):
     assert watched.registry.loads == 1
 
 
-def test_a_broken_watch_is_not_fresh(watched):
+def test_a_broken_watch_is_not_fresh(etcd, watch):
     """As soon as the stream breaks, a resolve asks, and raises where nobody can be asked."""
+    watched = watch(etcd, 60.0)
     watched.gate.cut()
-    wait_until(lambda: not watched.registry.is_watching, seconds=0.5)
+    wait_until(lambda: not watched.registry.is_watching)
     with pytest.raises(RegistryUnavailable):
         watched.registry.resolve("trainer")
 
 
-def test_a_silent_watch_is_not_fresh(watched):
+def test_a_silent_watch_is_not_fresh(etcd, watch):
     """A connection that stands and carries nothing is believed for `watch_seconds`, then asked anew."""
+    watched = watch(etcd, 5.0)
     watched.gate.hold()
     watched.other.register(record(endpoint="127.0.0.1:5"))
     began = time.monotonic()
     assert watched.cached("trainer").endpoint == "127.0.0.1:4000"  # as it was a moment ago
     wait_until(lambda: not watched.registry.is_watching)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
     with pytest.raises(RegistryUnavailable):
         watched.registry.resolve("trainer")
     watched.gate.open()
@@ -143,7 +158,7 @@ def test_a_burst_arrives_in_order(watched):
 def test_an_etcd_that_was_made_anew_is_another_one(tmp_path):
     """What an etcd said before it lost its data is forgotten, although its revisions begin anew."""
     with EtcdServers(tmp_path / "own") as servers:
-        limits = Limits(watch_seconds=0.6, resolve_seconds=5.0)
+        limits = Limits(watch_seconds=1.0, resolve_seconds=20.0)
         registry = open_registry(servers.new_url(), machine_id="machine", limits=limits)
         for number in range(20):
             registry.register(record(f"w{number}"))

@@ -42,11 +42,11 @@ def start(script: str, path: Path) -> subprocess.Popen[str]:
 def outcome(script: str, path: Path) -> str:
     """Run `script` to its end; return what it printed, or the last line of its traceback."""
     process = start(script, path)
-    printed, failed = process.communicate(timeout=30)
+    printed, failed = process.communicate(timeout=90)
     return (printed.strip().splitlines() or failed.strip().splitlines() or [""])[-1]
 
 
-def open_file(path: Path, machine_id: str = "machine", seconds: float = 5.0) -> SqliteRegistry:
+def open_file(path: Path, machine_id: str = "machine", seconds: float = 30.0) -> SqliteRegistry:
     return SqliteRegistry(str(path), machine_id=machine_id, timeout_seconds=seconds)
 
 
@@ -162,7 +162,8 @@ for number in range(20):
     time.sleep(max(0.0, start + number * 0.03 - time.time()))
     outcome = "won"
     try:
-        kept.append(open_registry(f"sqlite://{sys.argv[1]}{number}", machine_id="machine", limits=Limits()))
+        path, limits = f"sqlite://{sys.argv[1]}{number}", Limits(resolve_seconds=60)
+        kept.append(open_registry(path, machine_id="machine", limits=limits))
         kept[-1].register(record(str(os.getpid())))
     except Exception as error: outcome = type(error).__name__
     print(outcome, end=" ")
@@ -173,7 +174,7 @@ print(flush=True); input()
             process.stdin.write(f"{time.time() + 0.5}\n")
             process.stdin.flush()
         outcomes = [process.stdout.readline().split() for process in processes]
-        [process.communicate("\n", timeout=30) for process in processes]
+        [process.communicate("\n", timeout=90) for process in processes]
         assert [sorted(round_) for round_ in zip(*outcomes, strict=True)] == [
             ["NameTaken"] * 7 + ["won"]
         ] * 20
@@ -219,12 +220,12 @@ class TestOlderSchema:
         barrier, opened = threading.Barrier(8), []
 
         def open_at_once() -> None:
-            barrier.wait(10)
+            barrier.wait(30)
             opened.append(open_file(path))
 
         threads = [threading.Thread(target=open_at_once) for _ in range(8)]
         [thread.start() for thread in threads]
-        [thread.join(20) for thread in threads]
+        [thread.join(60) for thread in threads]
         assert [registry.live() for registry in opened] == [[]] * 8
         [registry.close() for registry in opened]
 
@@ -350,7 +351,7 @@ class TestSystem:
         mount = f"mount -t tmpfs -o size=8k none {tmp_path}"
         script = f"{PRELUDE}\nsubprocess.run({mount.split()}, check=True)\nopened()"
         command = ["unshare", "--mount", sys.executable, "-c", script, f"{tmp_path}/registry.db"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=90)
         if "unshare failed" in result.stderr or "CalledProcessError" in result.stderr:
             pytest.skip("no file system may be mounted here")
         assert "RegistryUnavailable" in result.stderr.splitlines()[-1]

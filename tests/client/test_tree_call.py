@@ -41,7 +41,7 @@ class Origin:
         self.ticket = secrets.token_bytes(32)
         self.unix_name = f"lit-storage-{secrets.token_hex(16)}"
         self.listener = socket.socket(family)
-        self.listener.settimeout(5)
+        self.listener.settimeout(30)
         self.listener.bind(("127.0.0.1", 0) if family == socket.AF_INET else f"\0{self.unix_name}")
         self.listener.listen()
         port = self.listener.getsockname()[1] if family == socket.AF_INET else 0
@@ -52,7 +52,7 @@ class Origin:
 
     def accept(self):
         self.socket, _ = self.listener.accept()
-        self.socket.settimeout(5)
+        self.socket.settimeout(30)
         while len(self.hello) < len(HELLO) + 32:
             self.hello += self.socket.recv(100)
 
@@ -102,7 +102,7 @@ def get(tmp_path, remote_of, script):
 
     def get(ways=Ways.ALL, **limits):
         remote = remote_of(script.record, **limits)
-        remote._dialer = type(remote._dialer)(remote._dialer.credentials, 2.0, ways)
+        remote._dialer = type(remote._dialer)(remote._dialer.credentials, 20.0, ways)
         fd = os.open(tmp_path, os.O_RDONLY)
         try:
             with remote.stream(WHERE, DIRECT) as frames:
@@ -165,14 +165,14 @@ def test_a_silent_socket(get, origin, script):
 
     def frames():
         yield from origin.begin()
-        done.wait(10)
+        done.wait(60)
 
     script.frames = frames
     started = time.monotonic()
     with pytest.raises(TransferTimeout):
         get(progress_seconds=0.5)
     done.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_message_that_is_too_long(get, origin, script):
@@ -207,7 +207,7 @@ def test_nobody_answers(get, script, tmp_path):
         script.frames = frames
         begun = time.monotonic()
         get()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 10
     assert (tmp_path / "tree").read_bytes() == CONTENT
 
 
@@ -231,6 +231,7 @@ def test_nobody_listens(get, script, tmp_path):
 @pytest.mark.parametrize("ways", [Ways.NONE, Ways.TCP])
 def test_a_way_that_may_not_be_taken(get, local, ways):
     """With the same-machine way ruled out nobody connects to it."""
+    local.listener.settimeout(5)  # in vain
     with pytest.raises((OriginUnavailable, ProtocolViolation, TransferTimeout)):
         get(ways, progress_seconds=0.5)
     assert local.hello == b""

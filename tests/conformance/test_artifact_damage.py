@@ -32,6 +32,9 @@ from lit_storage_proto.limits import MIB
 from lit_storage_proto.manifest_codec import encode_manifest
 from lit_storage_proto.uri import Location
 from lit_storage_server.publish import publish
+from tests.waiting import within
+
+wait_until = within(30)
 
 
 @pytest.fixture
@@ -223,7 +226,7 @@ class TestHostile:
         )
         with pytest.raises(IntegrityError):
             left.exists()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
     def test_set_id_bits_are_refused(self, left):
         """As of a peer: nobody is given a program that runs as another user."""
@@ -320,7 +323,7 @@ class TestSlow:
 
         def wait(self, key, *rest, **options):
             if str(key).startswith(keys):
-                over.wait(30)
+                over.wait(60)
             return original(self, key, *rest, **options)
 
         monkeypatch.setattr(type(left.store.objects), method, wait)
@@ -331,12 +334,9 @@ class TestSlow:
         (left.root / "out" / "a").write_bytes(os.urandom(MIB))
         over = self.hang(left, monkeypatch, "put", "manifests/")
         with pytest.raises(TransferTimeout):
-            left.publish(deadline=time.monotonic() + 1)
+            left.publish(deadline=time.monotonic() + 5)
         over.set()
-        for _ in range(200):
-            if left.store.versions():
-                break
-            time.sleep(0.05)
+        wait_until(left.store.versions)
         assert left.read("out/a") == (left.root / "out" / "a").read_bytes()
 
     def test_an_object_that_hangs_ends_a_publication_in_time(self, left, monkeypatch):
@@ -346,7 +346,7 @@ class TestSlow:
         began = time.monotonic()
         with pytest.raises(TransferTimeout):
             left.publish(deadline=time.monotonic() + 1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         over.set()
 
     @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ class TestSlow:
         began = time.monotonic()
         with pytest.raises(TransferTimeout):
             left.get(timeout=1)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
         over.set()
 
     def test_contact_lost_in_mid_get_is_taken_up_again(self, left, monkeypatch):

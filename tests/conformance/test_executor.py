@@ -62,14 +62,14 @@ def started(executor, tmp_path):
         str(tmp_path),
         f"sqlite://{tmp_path}/registry.db",
         Security(root_token(str(tmp_path)), insecure=True),
-        Limits(stop_grace_seconds=4.0),
+        Limits(stop_grace_seconds=60.0),
         app_file.locate(Doing),
         pickle.dumps(Doing()),
         resources=Resources(custom={"head": 1}),
     )
     reports, ends = queue.Queue(), queue.Queue()
     worker = executor.start(start, reports.put, ends.put)
-    yield worker, lambda: reports.get(timeout=20), lambda: ends.get(timeout=20)
+    yield worker, lambda: reports.get(timeout=60), lambda: ends.get(timeout=60)
     worker.kill()
     worker.stop(4.0)
 
@@ -121,7 +121,7 @@ def test_stop_unwinds_run(started):
     worker.send(call("hang"))
     assert isinstance(report(), Changed)
     worker.send(Stop())
-    worker.stop(4.0)
+    worker.stop(60.0)
     assert isinstance(report(), Stopped)
     assert end() == "exited with code 0"
 

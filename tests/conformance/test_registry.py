@@ -116,7 +116,7 @@ class TestRegister:
         barrier, refused = threading.Barrier(8), []
 
         def register(instance: str) -> None:
-            barrier.wait(10)
+            barrier.wait(30)
             try:
                 registry.register(live_record(instance=instance))
             except NameTaken:
@@ -124,7 +124,7 @@ class TestRegister:
 
         threads = [threading.Thread(target=register, args=(str(number),)) for number in range(8)]
         [thread.start() for thread in threads]
-        [thread.join(10) for thread in threads]
+        [thread.join(60) for thread in threads]
         assert len(refused) == 7
         assert registry.resolve("trainer").instance_id not in refused
 

@@ -10,6 +10,9 @@ import time
 import pytest
 
 from lit_storage import App, Flow, Limits, NameTaken, NotAttached, Path, Status, Work, WorkError
+from tests.waiting import within
+
+wait_until = within(60)
 
 pytestmark = [pytest.mark.usefixtures("root"), pytest.mark.filterwarnings("ignore:.*as a plain path")]
 
@@ -61,7 +64,7 @@ def test_the_death_of_a_work_is_seen_though_its_children_live():
     began = time.monotonic()
     with pytest.raises(WorkError, match="SIGKILL"):
         run_one("crash_with_a_child")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 45
 
 
 def crash(work):
@@ -183,47 +186,52 @@ def assign_faster_than_it_can_be_told(work):
     while time.monotonic() - began < 3:
         work.counter = getattr(work, "counter", 0) + 1
         work.values = ["x" * 10_000_000, work.counter]
-    raise ValueError(work.counter)
+    raise ValueError(work.counter, time.monotonic())
 
 
 def test_assignments_never_pile_up():
     """However fast run assigns, its end is heard at once, and with the last values."""
-    began = time.monotonic()
 
     def steps(flow):
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             flow.a.run("assign_faster_than_it_can_be_told")
-        assert flow.a.counter == flow.a.values[1] == caught.value.args[0]
+        counter, raised_at = caught.value.args
+        assert time.monotonic() - raised_at < 12
+        assert flow.a.counter == flow.a.values[1] == counter
 
     run_app(steps, {"a": Doing()})
-    assert time.monotonic() - began < 15
 
 
-def hold_the_interpreter(work):
+def hold_the_interpreter(work, begin, held):
     import ctypes
     import threading
 
     def hold():
-        time.sleep(0.5)
-        ctypes.PyDLL(None).sleep(60)
+        pipe = os.open(held, os.O_RDWR)
+        while not os.path.exists(begin):
+            time.sleep(0.01)
+        ctypes.PyDLL(None).write(pipe, bytes(1 << 20), 1 << 20)  # more than it takes: it does not come back
 
     threading.Thread(target=hold, daemon=True).start()
 
 
-def test_a_large_argument_to_a_busy_work_does_not_hold_up_the_end():
+def test_a_large_argument_to_a_busy_work_does_not_hold_up_the_end(tmp_path):
     """stop() never waits for a message to be taken."""
+    os.mkfifo(tmp_path / "held")
 
     def steps(flow):
-        flow.a.run("hold_the_interpreter")
-        flow.a.wait(10)
-        time.sleep(1)
+        flow.a.run("hold_the_interpreter", str(tmp_path / "begin"), str(tmp_path / "held"))
+        flow.a.wait(60)
+        (tmp_path / "begin").touch()
+        with open(tmp_path / "held", "rb", buffering=0) as held:
+            held.read(1)  # from now on nothing is done there
         flow.a.run("crash", "x" * 10_000_000)
         flow.a.stop()
         assert flow.a.status is Status.STOPPED
 
     began = time.monotonic()
     run_app(steps, {"a": Doing(parallel=True)}, limits=Limits(stop_grace_seconds=2.0))
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 def write(work):
@@ -382,6 +390,7 @@ def test_a_refused_name_is_not_given():
 
 
 def wait_for_ever(work):
+    work.values = ["begun"]
     while True:
         time.sleep(0.01)
 
@@ -391,8 +400,11 @@ def test_a_blocking_run_that_is_stopped_raises():
     import threading
 
     def steps(flow):
-        timer = threading.Timer(1.0, flow.a.stop)
-        timer.start()
+        def stop():
+            wait_until(lambda: flow.a.values)
+            flow.a.stop()
+
+        threading.Thread(target=stop).start()
         with pytest.raises(WorkError, match="was stopped"):
             flow.a.run("wait_for_ever")
 

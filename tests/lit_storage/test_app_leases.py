@@ -89,9 +89,9 @@ def test_a_killed_work_is_not_waited_for(registry):
         flow.a.run("write", "anew")
         read_by_b.append(flow.b.run("read", flow.a.out))
 
-    run_app(steps, registry.url)
+    run_app(steps, registry.url, limits=Limits(lease_seconds=100.0))
     assert read_by_b == ["left", "anew"]
-    assert time.monotonic() - began < 14
+    assert time.monotonic() - began < 80
 
 
 def lose_the_name(work):
@@ -100,7 +100,7 @@ def lose_the_name(work):
     other = open_registry(mine.registry.url, machine_id="elsewhere", limits=Limits())
     other.unregister("a", mine.instance_id)
     other.register(LiveRecord("a", "another", "127.0.0.1:1", "elsewhere"))
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while mine._taken is None and time.monotonic() < end:
         time.sleep(0.01)
     other.close()
@@ -113,6 +113,6 @@ def test_a_work_that_lost_its_name_fails(registry):
         with pytest.raises(NameTaken, match=r"lost its name.* at 127\.0\.0\.1:1"):
             flow.a.run("lose_the_name")
 
-    run_app(steps, registry.url, limits=Limits(lease_seconds=3.0))
+    run_app(steps, registry.url, limits=Limits(lease_seconds=6.0))
     assert registry.resolve("a").instance_id == "another"
     assert registry.work("a").instance_id == "another"

@@ -78,7 +78,7 @@ def seen(root, tmp_path):
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, timeout=60, env=environment
         )
         os.close(theirs)
-        reader.join(10)
+        reader.join(30)
         os.close(ours)
         assert done.returncode == 0
         return b"".join(written).decode(), done.stdout.decode()

@@ -56,7 +56,7 @@ def own_etcd(tmp_path):
 
 def test_a_work_is_got_over_etcd(registry, start, tmp_path):
     """Two processes that share only an etcd find each other; when one has left, its artifacts are found."""
-    work = start(registry.url)
+    work = start(registry.url, lease_seconds=15)
     with lit_storage.connect(root=tmp_path / "root", registry=registry.url):
         assert Path("lit://@trainer/out").get().files == 1
         assert Path("lit://@trainer/out/file").read_text() == "content"
@@ -68,17 +68,17 @@ def test_a_work_is_got_over_etcd(registry, start, tmp_path):
 
 def test_a_name_is_kept_for_longer_than_its_lease(registry, start):
     """A Work that holds its interpreter, and one that is itself stopped, stay who they are."""
-    work = start(registry.url)
+    work = start(registry.url, lease_seconds=5)
     held = time.monotonic()
-    work.process.stdin.write("ctypes.PyDLL(None).sleep(3)\n")
+    work.process.stdin.write("ctypes.PyDLL(None).sleep(6)\n")
     work.process.stdin.flush()
-    while time.monotonic() - held < 2.8:
+    while time.monotonic() - held < 5.8:
         assert registry.resolve("trainer", fresh=True).instance_id == work.instance_id
         time.sleep(0.1)
     assert work.answer() == "0"
     work.process.send_signal(signal.SIGSTOP)  # the Work alone: its server renews the lease
     stopped = time.monotonic()
-    while time.monotonic() - stopped < 2.8:
+    while time.monotonic() - stopped < 5.8:
         assert registry.resolve("trainer", fresh=True).instance_id == work.instance_id
         time.sleep(0.1)
     work.process.send_signal(signal.SIGCONT)
@@ -87,8 +87,8 @@ def test_a_name_is_kept_for_longer_than_its_lease(registry, start):
 
 def test_a_server_that_is_killed_keeps_the_name(registry, start):
     """The process that renews the lease is killed: the next one goes on with it, as the same instance."""
-    work = start(registry.url, lease_seconds=5)  # which is enough to start a process in
-    ends = time.monotonic() + 6
+    work = start(registry.url, lease_seconds=12)  # which is enough to start a process in
+    ends = time.monotonic() + 13
     work.do("os.kill(session._server._process.pid, 9)")
     time.sleep(0.3)
     wait_until(lambda: work.serves())
@@ -102,13 +102,12 @@ class TestStopped:
 
     def test_where_the_name_is_free_it_is_another_instance(self, registry, start, tmp_path):
         """It serves nobody once its lease has ended; when it goes on it is registered anew, on its port."""
-        work = start(registry.url)
+        work = start(registry.url, lease_seconds=5)
         work.signal(signal.SIGSTOP)
         wait_until(lambda: registry.resolve("trainer", fresh=True) is None)
         assert not work.serves()
         work.signal(signal.SIGCONT)
-        wait_until(lambda: registry.resolve("trainer", fresh=True) is not None)
-        record = registry.resolve("trainer", fresh=True)
+        record = wait_until(lambda: registry.resolve("trainer", fresh=True))
         assert (record.endpoint, record.instance_id != work.instance_id) == (work.endpoint, True)
         wait_until(lambda: work.do("session.instance_id") == record.instance_id)
         with lit_storage.connect(root=tmp_path / "root", registry=registry.url):
@@ -123,7 +122,7 @@ class TestStopped:
         first = start(registry.url)
         first.signal(signal.SIGSTOP)
         wait_until(lambda: registry.resolve("trainer", fresh=True) is None)
-        second = start(registry.url)
+        second = start(registry.url, lease_seconds=5)
         assert not first.serves()
         first.signal(signal.SIGCONT)
         answers = ["session.publish()", "session.declare('x')", "Path('lit://@other/x').exists_remote()"]
@@ -132,7 +131,7 @@ class TestStopped:
             assert "has lost its name" in first.do(code)
         assert not first.serves()
         assert registry.resolve("trainer", fresh=True).instance_id == second.instance_id
-        first.do("time.sleep(3)")  # the successor's lease lives, whatever the first one tries
+        first.do("time.sleep(6)")  # the successor's lease lives, whatever the first one tries
         assert registry.resolve("trainer", fresh=True).instance_id == second.instance_id
         assert "not published" in first.leave()
         assert registry.work("trainer").state is WorkState.RUNNING
@@ -142,14 +141,14 @@ class TestStopped:
 class TestWithoutRegistry:
     def test_less_than_a_lease_costs_nothing(self, own_etcd, start):
         """While etcd is silent for a moment the Work serves, and it is the same instance afterwards."""
-        work = start(own_etcd.new_url())
+        work = start(own_etcd.new_url(), lease_seconds=6)
         own_etcd.members[0].signal(signal.SIGSTOP)
         time.sleep(0.9)
         assert work.serves()
         own_etcd.members[0].signal(signal.SIGCONT)
-        time.sleep(2.5)
+        time.sleep(6.5)
         assert work.do("session.instance_id") == work.instance_id
-        assert work.serves()
+        assert work.serves(seconds=20)
         work.leave()
 
     def test_longer_than_a_lease_it_does_not_serve(self, own_etcd, start):
@@ -158,8 +157,7 @@ class TestWithoutRegistry:
         work = start(url)
         own_etcd.members[0].signal(signal.SIGSTOP)
         silent = time.monotonic()
-        wait_until(lambda: not work.serves(), seconds=3)
-        assert time.monotonic() - silent < 2.1  # two seconds are the lease
+        assert work.served_until() - silent < 2.1  # two seconds are the lease
         own_etcd.members[0].signal(signal.SIGCONT)
         registry = open_registry(url, machine_id="another", limits=Limits())
         wait_until(lambda: is_another(registry, work))
@@ -171,10 +169,10 @@ class TestWithoutRegistry:
         """A Work that ends while etcd is silent, its lease lost, ends in bounded time."""
         work = start(own_etcd.new_url())
         own_etcd.members[0].signal(signal.SIGSTOP)
-        wait_until(lambda: not work.serves(), seconds=4)
+        wait_until(lambda: not work.serves())
         began = time.monotonic()
-        work.process.communicate(timeout=40)
-        assert time.monotonic() - began < 15
+        work.process.communicate(timeout=60)
+        assert time.monotonic() - began < 40
 
     @pytest.mark.parametrize("program", [WORK, THREADS], ids=["process", "threads"])
     def test_a_work_that_leaves_serves_no_longer_than_its_lease(self, own_etcd, start, program):
@@ -184,8 +182,7 @@ class TestWithoutRegistry:
         silent = time.monotonic()
         work.process.stdin.write("session.close()\n")  # which has 1.5 s for each word with etcd
         work.process.stdin.flush()
-        wait_until(lambda: not work.serves(), seconds=8)
-        assert time.monotonic() - silent < 2.1  # two seconds are the lease
+        assert work.served_until() - silent < 2.1  # two seconds are the lease
         own_etcd.members[0].signal(signal.SIGCONT)
 
     def test_joining_is_refused(self, own_etcd, tmp_path):
@@ -201,7 +198,7 @@ def test_threads_that_serve_give_up_their_name_too(own_etcd, start):
     work = start(url := own_etcd.new_url(), program=THREADS)
     assert work.do("session._server._process") == "None"
     own_etcd.members[0].signal(signal.SIGSTOP)
-    wait_until(lambda: not work.serves(), seconds=3)
+    wait_until(lambda: not work.serves())
     own_etcd.members[0].signal(signal.SIGCONT)
     registry = open_registry(url, machine_id="another", limits=Limits())
     wait_until(lambda: is_another(registry, work))
@@ -211,6 +208,6 @@ def test_threads_that_serve_give_up_their_name_too(own_etcd, start):
 
 def test_a_second_work_of_a_name_is_refused(registry, start, tmp_path):
     """While one Work lives, join() under its name raises."""
-    start(registry.url)
+    start(registry.url, lease_seconds=15)
     with pytest.raises(NameTaken, match="'trainer' is taken"):
         lit_storage.join("trainer", root=tmp_path / "second", registry=registry.url)

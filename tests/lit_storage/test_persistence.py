@@ -19,6 +19,9 @@ from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNo
 from lit_storage_client.artifacts.urls import open_store
 from lit_storage_client.process import ProcessIdentity
 from lit_storage_server.notes import Note
+from tests.waiting import within
+
+wait_until = within(20)
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -165,7 +168,7 @@ class TestWhenAWorkStops:
             began.append(time.monotonic())
 
         run_app(steps, train=Train(parallel=True), on_flow_end="stop", limits=Limits(stop_grace_seconds=3))
-        assert time.monotonic() - began[0] < 15
+        assert time.monotonic() - began[0] < 45
         assert read() == "weights"
 
     def test_a_path_argument_is_another_works(self, store):
@@ -402,16 +405,16 @@ class TestWarnings:
             from lit_storage_server import custody
             def slow(*args, publish=custody.publish, **options):
                 if "b" in args:
-                    time.sleep(6.1)
+                    time.sleep(20.1)
                 return publish(*args, **options)
             custody.publish = slow
-            with lit_storage.join("train", limits=Limits(publish_seconds=6.0)) as session:
+            with lit_storage.join("train", limits=Limits(publish_seconds=20.0)) as session:
                 for name in "ab":
                     Path("lit://" + name).write_text(name)
                     session.declare(Path("lit://" + name))
             """
         )
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=100)
         assert process.returncode == 0, errors
         assert "'b' of 'train' was not published" in errors
         assert "publish_seconds" in errors
@@ -482,7 +485,7 @@ class TestStores:
 def test_a_nested_path_is_published_with_the_one_that_holds_it():
     """No byte is stored twice for a Path that lies in another one."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         with lit_storage.join("train") as session:
             path = session.declare(Path("lit://outputs"))
             os.makedirs(path)
@@ -552,6 +555,8 @@ def test_works_of_a_killed_app_publish(root, script):
             break
         time.sleep(0.1)
     assert states == ["clean"]
+    with lit_storage.connect() as session:  # it publishes before it gives its name back
+        wait_until(lambda: session.registry.resolve("train", fresh=True) is None)
     assert read("lit://@train/model") == "weights"
 
 
@@ -577,12 +582,12 @@ def test_threads_do_not_pile_up(root, s3, monkeypatch):
     monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
     with lit_storage.join("train") as session:
         session.declare(Path("lit://x")).write_text("1")
-        counts = []
-        for _ in range(6):
+        session.publish()
+        time.sleep(0.2)
+        before = threading.active_count()
+        for _ in range(5):
             session.publish()
-            time.sleep(0.2)
-            counts.append(threading.active_count())
-        assert counts[-1] <= counts[0]
+        wait_until(lambda: threading.active_count() <= before)
 
 
 def test_two_threads_that_publish(root):

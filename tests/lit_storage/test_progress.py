@@ -7,7 +7,6 @@ import select
 import subprocess
 import sys
 import threading
-import time
 import types
 import warnings
 
@@ -19,6 +18,9 @@ from lit_storage import PathExists, PathNotFound
 from lit_storage.bar import bar
 from lit_storage.path import Path
 from lit_storage.progress import telling
+from tests.waiting import within
+
+wait_until = within(20)
 
 SIZE = 8 << 20
 TREE_BYTES = SIZE + 5
@@ -65,10 +67,12 @@ def get(served, tmp_path, monkeypatch):
 
 
 def slowly(tell):
-    """Return `tell` as one that takes its time, so that there is some to learn the total in."""
+    """Return `tell` as one that takes its time, so that the total is learnt in it, however late."""
 
     def slow(done, total):
-        time.sleep(0.02)
+        for thread in threading.enumerate():
+            if thread.name == "lit-storage-total":
+                thread.join(30)
         return tell(done, total)
 
     return slow
@@ -88,7 +92,7 @@ def drawn(*command, **options):
     reader.start()
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60, **options)
     os.close(theirs)
-    reader.join(10)
+    reader.join(30)
     os.close(ours)
     return b"".join(written).decode(), done.stdout.decode()
 
@@ -250,8 +254,8 @@ def test_bar_of_what_fails(get, tmp_path, monkeypatch):
             get(progress=True)
         with pytest.raises(PathNotFound):
             get("absent", to=tmp_path / "other", progress=True)
-        assert shown().endswith("\x1b[?25h")  # the cursor
-    assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("rich")]
+        wait_until(lambda: shown().endswith("\x1b[?25h"))  # the cursor
+    wait_until(lambda: not [t for t in threading.enumerate() if type(t).__module__.startswith("rich")])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # that of rich
@@ -271,7 +275,7 @@ def test_bars_at_once_share_a_display(monkeypatch):
                 second(1, 2)
             with bar("three"):
                 assert "\x1b[?25h" not in shown()
-        assert all(name in shown() for name in ("one", "two", "three"))
+        wait_until(lambda: all(name in shown() for name in ("one", "two", "three")))
 
 
 def test_hostile_label(served, tmp_path):
@@ -297,7 +301,7 @@ def test_without_rich_or_terminal(get, monkeypatch):
     """Where no bar would be drawn, nobody misses rich."""
     monkeypatch.setitem(sys.modules, "rich.progress", None)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         assert get(progress=True).bytes == TREE_BYTES
 
 

@@ -42,8 +42,8 @@ def test_wrong_tokens(guarded, values):
     """A call with no token, a wrong one, or two of them is UNAUTHENTICATED, and the sentence shows none."""
     metadata = [("authorization", value) for value in values]
     calls = [
-        lambda: guarded.stub.Exists(pb.ExistsRequest(), metadata=metadata, timeout=2),
-        lambda: list(guarded.stub.StreamFiles(pb.StreamFilesRequest(), metadata=metadata, timeout=2)),
+        lambda: guarded.stub.Exists(pb.ExistsRequest(), metadata=metadata, timeout=20),
+        lambda: list(guarded.stub.StreamFiles(pb.StreamFilesRequest(), metadata=metadata, timeout=20)),
     ]
     for call in calls:
         with pytest.raises(grpc.RpcError) as caught:
@@ -63,7 +63,7 @@ def test_reflection_needs_a_token(guarded):
     stub = reflection_pb2_grpc.ServerReflectionStub(guarded.channel)
     asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
     with pytest.raises(grpc.RpcError) as caught:
-        list(stub.ServerReflectionInfo(asked, timeout=2))
+        list(stub.ServerReflectionInfo(asked, timeout=20))
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -141,7 +141,7 @@ def exists(endpoint, security, token=None):
     with grpc.secure_channel(endpoint, security.channel_credentials()) as channel:
         call = channel.unary_unary("/lit_storage.v1.PathStorage/Exists")
         try:
-            return bool(call(b"", metadata=metadata, timeout=5))
+            return bool(call(b"", metadata=metadata, timeout=20))
         except grpc.RpcError as error:
             return error.code()
 

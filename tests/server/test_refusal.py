@@ -33,7 +33,7 @@ def ask():
         def call(error):
             raised.append(error)
             with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary("/s/M")(b"", timeout=5)
+                channel.unary_unary("/s/M")(b"", timeout=20)
             return caught.value.code(), caught.value.details()
 
         yield call

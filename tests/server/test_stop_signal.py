@@ -14,10 +14,10 @@ def test_a_signal_that_interrupts_no_system_call_ends_a_wait():
     waiting, ended = threading.Event(), threading.Event()
 
     def take():
-        waiting.wait(5)
+        waiting.wait(60)
         time.sleep(0.05)  # so that the other thread is in its system call
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
-        ended.wait(5)
+        ended.wait(60)
         stopping.set()  # or the wait would have no end
 
     other = threading.Thread(target=take)
@@ -25,7 +25,7 @@ def test_a_signal_that_interrupts_no_system_call_ends_a_wait():
     began = time.monotonic()
     waiting.set()
     assert stopping.wait()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     ended.set()
     other.join()
     signal.signal(signal.SIGUSR1, before)
@@ -36,7 +36,7 @@ def test_it_is_waited_for_so_long():
     stopping = StopSignal()
     began = time.monotonic()
     assert not stopping.wait(0.7)
-    assert 0.7 <= time.monotonic() - began < 2
+    assert 0.7 <= time.monotonic() - began < 20
     stopping.set()
     assert stopping.wait()
     assert stopping.wait(1000)

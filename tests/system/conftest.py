@@ -35,7 +35,7 @@ class Program:
                 return line[len(start) :].strip()
         raise AssertionError(f"ended without a line {start!r}: {self.process.communicate()[1]}")
 
-    def end(self, timeout=40):
+    def end(self, timeout=100):
         """Wait for the end; return exit code, stdout and stderr."""
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out, err
@@ -83,7 +83,7 @@ def processes_of(root):
 @pytest.fixture
 def eventually():
     """Wait until a condition holds, for at most so many seconds."""
-    return within(20, pause=0.05)
+    return within(60, pause=0.05)
 
 
 @pytest.fixture(scope="session")

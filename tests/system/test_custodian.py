@@ -21,7 +21,7 @@ WORK = """
 import os, sys, time
 import lit_storage
 from lit_storage import Path
-with lit_storage.join("train", limits=lit_storage.Limits(lease_seconds=2)) as session:
+with lit_storage.join("train", limits=lit_storage.Limits(lease_seconds=5)) as session:
     path = Path("lit://out")
     (path / "deep").mkdir(parents=True)
     (path / "deep" / "metrics").write_text("0.93")
@@ -87,7 +87,7 @@ class Machine:
         return process
 
 
-def read_until(process, event, seconds=30):
+def read_until(process, event, seconds=60):
     """Return the next line of a daemon's log of this event."""
     deadline, seen = time.monotonic() + seconds, []
     while select.select([process.stderr], [], [], max(0, deadline - time.monotonic()))[0]:
@@ -141,7 +141,7 @@ def test_a_store_of_one_machine(machines, tmp_path):
     here, there = machines
     store = tmp_path / "a-disk"
     work = here.work(LIT_STORAGE_ARTIFACTS=f"file://{store}")
-    work.communicate(b"\n", timeout=30)
+    work.communicate(b"\n", timeout=60)
     daemon = here.serve()
     done = there.run(sys.executable, "-c", READ)
     assert (done.stdout, done.returncode) == ("True False DIRECTORY\n0.93 2000000\n", 0), done.stderr
@@ -152,7 +152,7 @@ def test_a_store_of_one_machine(machines, tmp_path):
 def test_without_a_custodian(machines):
     """It is unknown elsewhere, and what to do is said; once a daemon runs there it is read."""
     here, there = machines
-    here.work().communicate(b"\n", timeout=30)
+    here.work().communicate(b"\n", timeout=60)
     refused = there.command("cat", "train:out/deep/metrics")
     assert refused.returncode == 1
     assert (
@@ -169,7 +169,7 @@ def test_a_work_that_lives_is_left_alone(machines):
     work.send_signal(signal.SIGSTOP)
     for child in children_of(work.pid):  # what keeps its lease
         os.kill(child, signal.SIGSTOP)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while any(
         row["endpoint"]
         for row in json.loads(there.command("works", "--json").stdout)
@@ -230,7 +230,7 @@ class TestBesideAnApp:
         (version,) = self.versions(machine)
         assert (version["uri"], version["state"]) == ("lit://@train/out", "unclean")
         daemon.terminate()
-        said = daemon.communicate(timeout=30)[1]
+        said = daemon.communicate(timeout=60)[1]
         assert b"published what a Work left" not in said
 
     def test_for_an_app_that_was_killed_the_custodian_does(self, machine, tmp_path):

@@ -17,7 +17,7 @@ import yaml
 
 from lit_storage_proto.limits import Limits
 from lit_storage_server.config import Config, make_config, read_config
-from tests.conftest import free_port
+from tests.etcd_server import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -198,7 +198,7 @@ class TestKubernetes:
         authority.cert_pem.write_to_path(tmp_path / "ca.crt")
         identity.cert_chain_pems[0].write_to_path(tmp_path / "tls.crt")
         identity.private_key_pem.write_to_path(tmp_path / "tls.key")
-        ports = [free_port(), free_port()]
+        ports = free_ports(2)
         shared = {
             "LIT_STORAGE_REGISTRY": f"static:trainer=localhost:{ports[0]},deploy=localhost:{ports[1]}",
             "LIT_STORAGE_TLS_CERT": str(tmp_path / "tls.crt"),

@@ -15,7 +15,7 @@ with lit_storage.join("origin"):
         with open(where / str(i), "w") as file:
             file.write(str(i))
     print("ready", flush=True)
-    time.sleep(280)
+    time.sleep(900)
 """
 CONSUMER = """
 import lit_storage
@@ -37,7 +37,7 @@ def origin(program):
     return start
 
 
-@pytest.mark.timeout(300)  # a minute on two cores that do nothing else
+@pytest.mark.timeout(900)  # a minute on two cores that do nothing else
 def test_a_hundred_thousand_files(origin, program):
     """All arrive, each with its own bytes."""
     origin(100_000)

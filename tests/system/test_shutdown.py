@@ -66,7 +66,7 @@ def nothing_left(root, processes_of, eventually):
         registry.close()
         host, port = endpoint.split(":")
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, int(port)), timeout=5)
+            socket.create_connection((host, int(port)), timeout=20)
 
     return check
 

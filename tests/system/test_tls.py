@@ -13,7 +13,7 @@ from lit_storage import Path
 with lit_storage.join("trainer") as session:
     Path("lit://x").write_text("secret")
     print("serving", session.endpoint, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
