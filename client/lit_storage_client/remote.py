@@ -5,7 +5,8 @@ live peer, proven to be the one asked, says no. A peer that is registered but si
 registry that does not answer, is an error and never a "no".
 
 A peer that is busy refuses calls, or cancels those that have not begun so that others have their turn: they
-are made again after a pause, for as long as a connection may take.
+are made again after a pause, for as long as a connection may take. A call whose token was taken out of use
+while it was on its way is made again with the one of now.
 
 An address may meanwhile belong to another process. Each request names its target, each answer its
 origin, and where they differ, or nobody answers, the name is resolved once more: a Work that was
@@ -202,11 +203,16 @@ class Remote:
         """Make `call` at the live instance; see the module's head for when another one is asked."""
         record = self._live(location)
         pauses = _Pauses(self.limits.connect_seconds, deadline)
-        resolved_again = False
+        resolved_again = has_renewed = False
         while True:
+            token = self._channels.metadata
             try:
                 return call(record, self._channels.calls(record))
             except grpc.RpcError as failure:
+                is_refused = failure.code() is grpc.StatusCode.UNAUTHENTICATED
+                if is_refused and not has_renewed and self._channels.metadata != token:
+                    has_renewed = True
+                    continue
                 error, stale = _typed(failure, location, record, self.limits), failure.code() in _STALE
                 gave_way = failure.code() is grpc.StatusCode.CANCELLED
                 if isinstance(error, OriginUnavailable) and not stale and pauses.pause():

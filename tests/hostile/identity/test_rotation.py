@@ -25,6 +25,14 @@ HERE = Location("trainer", "small")
 LARGE = Location("trainer", "large")
 
 
+ASKING = {
+    "exists": lambda remote: remote.exists(HERE),
+    "stat": lambda remote: remote.stat(HERE),
+    "list": lambda remote: list(remote.list(HERE)),
+    "stream": lambda remote: list(remote.stream(HERE)),
+}
+
+
 def exists(remote):
     """Ask once, and return what came of it."""
     try:
@@ -102,6 +110,40 @@ def test_no_call_fails_while_the_token_is_exchanged(rotated, ask, token_file, tm
         for thread in threads:
             thread.join()
     assert failed == []
+
+
+@pytest.mark.parametrize("ask_for", ASKING.values(), ids=ASKING)
+def test_a_call_whose_token_goes_while_it_is_on_its_way(
+    rotated, ask, token_file, tmp_path, monkeypatch, ask_for
+):
+    """It is made again with the token of now; once, for one that is none stays none."""
+    client = ask(rotated, Security(token_file=token_file("old", path=tmp_path / "sent")))
+    dial, steps, made = client._channels.calls, iter(()), []
+
+    def late(method):
+        def call(request, *args, **options):
+            made.append(method)
+            taken, sent = next(steps, (None, None))
+            if taken:
+                token_file(taken)
+                token_file(sent, path=tmp_path / "sent")
+            return method(request, *args, **options)
+
+        return call
+
+    def calls(record):
+        opened = dial(record)
+        names = [field.name for field in dataclasses.fields(opened)]
+        return dataclasses.replace(opened, **{name: late(getattr(opened, name)) for name in names})
+
+    monkeypatch.setattr(client._channels, "calls", calls)
+    steps = iter([("new", "new")])
+    assert ask_for(client)
+    assert len(made) == 2
+    steps = iter([("another", "wrong"), ("another", "as wrong"), ("another", "another")])
+    with pytest.raises(AccessDenied):
+        ask_for(client)
+    assert len(made) == 4
 
 
 SPOILT = {
