@@ -24,14 +24,21 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
+from lit_storage_client.answers import (
+    STALE,
+    OtherOriginError,
+    check_answer,
+    check_origin,
+    entries_of,
+    failure_of,
+    page_of,
+)
 from lit_storage_client.backoff import backoff
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.entries import Listing, check_root
 from lit_storage_client.names import shown
-from lit_storage_client.peer_identity import meaning_of
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import ITEM_BYTES, TreeCall, TreeOptions
@@ -42,26 +49,20 @@ from lit_storage_proto.errors import (
     OriginUnavailable,
     PathNotFound,
     ProtocolViolation,
-    StorageError,
-    TransferTimeout,
 )
-from lit_storage_proto.limits import MAX_FRAME_BYTES, Limits
+from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
-from lit_storage_proto.status import error_of
 from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 
 T = TypeVar("T")
 
-_STALE = (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 _LAST_SEEN = {
     WorkState.RUNNING: "ended just now",
     WorkState.SUCCEEDED: "ended well",
     WorkState.STOPPED: "was stopped",
     WorkState.FAILED: "failed or was killed",
 }
-_TOO_LONG = "message larger than max"
-_MAX_DETAILS = 1024  # characters of a peer's sentence that are passed on
 _RETURN_SECONDS = 5.0  # a Work tries once a second to register anew, and starts a process before
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
@@ -96,7 +97,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> bool:
             request = _addressed(pb.ExistsRequest(), record, location)
             answer = calls.exists(request, self.limits.unary_seconds, self._channels.metadata)
-            _check_answer(answer, record)
+            check_answer(answer, record)
             return answer.exists
 
         try:
@@ -115,7 +116,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> Entry:
             request = _addressed(pb.StatRequest(), record, location)
             answer = calls.stat(request, self.limits.unary_seconds, self._channels.metadata)
-            _check_answer(answer, record)
+            check_answer(answer, record)
             return check_root(entries_.from_wire(answer.entry))
 
         return self._ask(location, call)
@@ -135,13 +136,13 @@ class Remote:
             request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
             responses = calls.list_files(request, metadata=self._channels.metadata)
             pages = self._stream(
-                responses, _page, lambda page: ITEM_BYTES * len(page.entries), location, record
+                responses, page_of, lambda page: ITEM_BYTES * len(page.entries), location, record
             )
             _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
             return pages
 
         pages = self._ask(location, call)
-        entries = _entries(location, pages, Listing(recursive=recursive))
+        entries = entries_of(location, pages, Listing(recursive=recursive))
         weakref.finalize(entries, pages.cancel)  # a generator that never began has no `finally` to run
         return entries
 
@@ -189,7 +190,7 @@ class Remote:
                 calls.stream_files(_addressed(request, record, location), metadata=self._channels.metadata),
                 record,
                 replace(self._dialer, ways=ways),
-                lambda failure: _typed(failure, location, record, self.limits),
+                lambda failure: failure_of(failure, location, record, self.limits),
                 **self._times(location, deadline),
             )
             _begin(frames, lambda frame: frame.origin or ("", ""), record)
@@ -213,7 +214,7 @@ class Remote:
                 if is_refused and not has_renewed and self._channels.metadata != token:
                     has_renewed = True
                     continue
-                error, stale = _typed(failure, location, record, self.limits), failure.code() in _STALE
+                error, stale = failure_of(failure, location, record, self.limits), failure.code() in STALE
                 gave_way = failure.code() is grpc.StatusCode.CANCELLED
                 if isinstance(error, OriginUnavailable) and not stale and pauses.pause():
                     continue
@@ -225,7 +226,7 @@ class Remote:
                     f"{shown(str(location))}: {record.name!r} cannot be asked ({short}); let some of this "
                     "process's threads end, or allow it more"
                 ) from None
-            except _OtherOriginError as other:
+            except OtherOriginError as other:
                 error, stale = OriginUnavailable(f"{shown(str(location))}: {other}"), True
                 gave_way = False
             if not stale or resolved_again:
@@ -270,7 +271,7 @@ class Remote:
             responses,
             decode,
             weigh,
-            lambda failure: _typed(failure, location, record, self.limits),
+            lambda failure: failure_of(failure, location, record, self.limits),
             **self._times(location, None),
         )
 
@@ -287,10 +288,6 @@ class Remote:
 def no_file(location: Location) -> IsADirectoryError:
     """Return the error of asking for bytes of what is no file."""
     return IsADirectoryError(errno.EISDIR, "It is no file, so get it instead", str(location))
-
-
-class _OtherOriginError(Exception):
-    """Whoever answered is not the one that was asked."""
 
 
 class _Pauses:
@@ -347,69 +344,12 @@ def _tree_request(options: TreeOptions) -> pb.StreamFilesRequest:
     return request
 
 
-def _check_answer(answer: pb.ExistsResponse | pb.StatResponse | None, record: LiveRecord) -> None:
-    if answer is None:  # as gRPC returns of a call that ended well without any answer
-        raise ProtocolViolation("the peer ended a call without an answer")
-    _check_origin((answer.origin.name, answer.origin.instance_id), record)
-
-
-def _check_origin(origin: tuple[str, str], record: LiveRecord) -> None:
-    """Compare who answered with who was asked; a record without an instance takes any."""
-    name, instance_id = origin
-    if name != record.name or (record.instance_id and instance_id != record.instance_id):
-        raise _OtherOriginError(
-            f"{record.endpoint}, where {record.name!r} is registered, is now answered by "
-            f"{shown(name[:_MAX_DETAILS])}; start {record.name!r} again"
-        )
-
-
-def _typed(failure: grpc.RpcError, location: Location, record: LiveRecord, limits: Limits) -> StorageError:
-    code, details = failure.code(), shown((failure.details() or "")[:_MAX_DETAILS])[1:-1]
-    where = shown(str(location))
-    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return TransferTimeout(
-            f"{where}: {record.name!r} at {record.endpoint} is live by the registry, "
-            f"but gave no answer for {limits.unary_seconds:g} s"
-        )
-    if code in _STALE:
-        return OriginUnavailable(
-            f"{where}: {record.name!r} is live by the registry, but cannot be asked at "
-            f"{record.endpoint} ({meaning_of(failure.details() or '', record) or details})"
-        )
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        if _TOO_LONG in (failure.details() or ""):  # which gRPC says on this side, under the code of the busy
-            return ProtocolViolation(f"{where}: {record.name!r} sent a message that is too long ({details})")
-        return OriginUnavailable(f"{where}: {record.name!r} is busy, try again later ({details})")
-    return error_of(code, f"{where}: {details or code.name}")
-
-
 def _begin(stream: StreamCall[T], origin_of: Callable[[T], tuple[str, str]], record: LiveRecord) -> None:
     """Wait for the first message, and see that it is from who was asked; else end the call."""
     try:
-        _check_origin(origin_of(stream.peek()), record)
+        check_origin(origin_of(stream.peek()), record)
     except StopIteration:
         raise ProtocolViolation("the peer ended a stream without any message in it") from None
     except BaseException:
         stream.cancel()
         raise
-
-
-def _page(message: bytes) -> pb.ListFilesResponse:
-    if len(message) > MAX_FRAME_BYTES:  # what it holds takes many times as much once it is decoded
-        raise ProtocolViolation(f"the peer sent a page of {len(message)} bytes")
-    try:
-        return pb.ListFilesResponse.FromString(message)
-    except DecodeError as error:
-        raise ProtocolViolation(f"the peer sent a list that cannot be decoded: {error}") from None
-
-
-def _entries(
-    location: Location, pages: StreamCall[pb.ListFilesResponse], listing: Listing
-) -> Iterator[Entry]:
-    with pages:
-        for page in pages:
-            for message in page.entries:
-                yield listing.check(entries_.from_wire(message))
-            if page.complete:
-                return
-    raise ProtocolViolation(f"the list of {shown(str(location))} ended before it was complete")
