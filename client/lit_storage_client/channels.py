@@ -78,6 +78,10 @@ class Channels:
         """
         return self.credentials.metadata()
 
+    def renewed_metadata(self) -> Metadata:
+        """Return `metadata` as it is now for certain, also where another thread reads a renewed file."""
+        return self.credentials.metadata(wait=True)
+
     def calls(self, record: LiveRecord) -> PeerCalls:
         """Return the calls of the instance in `record`; nothing is dialed yet.
 

@@ -49,8 +49,11 @@ class Credentials:
         self._tokens: Rotating[tuple[Secret, ...], Metadata] | None = None
         self._tls: Rotating[TlsFiles, ClientTls] | None = None
 
-    def metadata(self) -> Metadata:
+    def metadata(self, *, wait: bool = False) -> Metadata:
         """Return the metadata that a call carries.
+
+        Args:
+            wait: whether to wait for another thread that reads the file anew; else what it held counts.
 
         Raises:
             AccessDenied: the file of tokens could never be used.
@@ -61,7 +64,7 @@ class Credentials:
         with self._making:
             if self._tokens is None:
                 self._tokens = Rotating("the token", [path], self.security.tokens, metadata_of)
-        return self._tokens.get()
+        return self._tokens.get(wait=wait)
 
     def tls(self) -> ClientTls | None:
         """Return what connections are made with, the same object until the files change; None without TLS.

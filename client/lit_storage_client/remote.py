@@ -41,7 +41,7 @@ from lit_storage_client.entries import Listing, check_root
 from lit_storage_client.names import shown
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
-from lit_storage_client.tree_call import ITEM_BYTES, TreeCall, TreeOptions
+from lit_storage_client.tree_call import TreeCall, TreeOptions
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import (
@@ -135,9 +135,7 @@ class Remote:
         def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[pb.ListFilesResponse]:
             request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
             responses = calls.list_files(request, metadata=self._channels.metadata)
-            pages = self._stream(
-                responses, page_of, lambda page: ITEM_BYTES * len(page.entries), location, record
-            )
+            pages = self._stream(responses, page_of, _weight, location, record)
             _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
             return pages
 
@@ -211,7 +209,7 @@ class Remote:
                 return call(record, self._channels.calls(record))
             except grpc.RpcError as failure:
                 is_refused = failure.code() is grpc.StatusCode.UNAUTHENTICATED
-                if is_refused and not has_renewed and self._channels.metadata != token:
+                if is_refused and not has_renewed and self._channels.renewed_metadata() != token:
                     has_renewed = True
                     continue
                 error, stale = failure_of(failure, location, record, self.limits), failure.code() in STALE
@@ -353,3 +351,7 @@ def _begin(stream: StreamCall[T], origin_of: Callable[[T], tuple[str, str]], rec
     except BaseException:
         stream.cancel()
         raise
+
+
+def _weight(page: pb.ListFilesResponse) -> int:
+    return page.ByteSize() if page.entries else 0

@@ -51,12 +51,15 @@ class Rotating(Generic[R, T]):
         self._told: Signature | None = None
         self._held = self._first()
 
-    def get(self) -> T:
-        """Return what the files hold now, or held when they were good last."""
+    def get(self, *, wait: bool = False) -> T:
+        """Return what the files hold now, or held when they were good last.
+
+        Args:
+            wait: whether to wait for another thread that reads them; else what they held before is returned.
+        """
         known, _, value = self._held
         seen = _signature(self._paths)
-        # One thread reads; the others need not wait for it.
-        if seen == known or not self._reading.acquire(blocking=False):
+        if seen == known or not self._reading.acquire(blocking=wait):
             return value
         try:
             self._held = self._again(seen)

@@ -79,7 +79,7 @@ class StreamCall(Generic[T]):
         self._least_rate = least_rate
         self._allowed = self._left = first_seconds
         self._begun = False
-        self._trickles = False  # something new came since all of `_allowed` was left
+        self._trickles = False  # what came makes up for too little, and has done so for long
         self._deadline = deadline
         self._wake = threading.Condition()
         self._due: float | None = None  # when the present wait is too long; None while nobody waits
@@ -154,10 +154,11 @@ class StreamCall(Generic[T]):
 
     def _credit(self, brought: int) -> None:
         self._left += brought / self._least_rate
-        self._trickles = self._begun and self._left < self._progress_seconds
-        if not self._trickles:
-            self._allowed = self._left = self._progress_seconds
+        if not self._begun or self._left > self._progress_seconds:
+            self._left = self._progress_seconds
         self._begun = True
+        self._allowed = self._left
+        self._trickles = self._left < self._progress_seconds / 2
 
     def cancel(self) -> None:
         """End the call. A second call does nothing."""
@@ -211,6 +212,5 @@ class StreamCall(Generic[T]):
                 f"{self._what} brought fewer than {self._least_rate:g} bytes a second: its origin is too "
                 "slow, or the way to it; lower Limits.least_bytes_per_second to wait for it"
             )
-        return (
-            f"{self._what} brought nothing new for {self._allowed:g} s: its origin is silent or out of reach"
-        )
+        seconds = round(self._allowed, 1)
+        return f"{self._what} brought nothing new for {seconds:g} s: its origin is silent or out of reach"

@@ -22,9 +22,6 @@ from lit_storage_proto.frames import Direct, Frame
 from lit_storage_proto.limits import MAX_FRAME_BYTES, MIB
 from lit_storage_proto.registry import LiveRecord
 
-# What a name, or a run of bytes, counts for by itself: about as much as it takes on the wire.
-ITEM_BYTES = 64
-
 # Below this much a second connection costs more than it saves.
 _WORTH_A_WAY_BYTES = 1 * MIB
 
@@ -65,7 +62,7 @@ class TreeCall(StreamCall[Frame]):
         **times: Any,
     ) -> None:
         self._switch = _Switch(responses, record, dialer)
-        super().__init__(self._switch, self._switch.decode, weight, error_of, **times)
+        super().__init__(self._switch, self._switch.decode, lambda frame: frame.weight, error_of, **times)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -158,14 +155,3 @@ class _Switch:
             self._way = self._dialer.dial(offer, self._record)
             if self._cancelled and self._way is not None:
                 self._way.cancel()  # whoever cancelled did not see it yet
-
-
-def weight(frame: Frame) -> int:
-    """Return how many bytes of names and contents a frame brings; 0 where nothing in it is new.
-
-    A hole weighs as little as it takes to tell of it: else a peer could draw one out for years.
-    """
-    items = len(frame.entries) + len(frame.chunks) + bool(frame.summary)
-    items += sum(len(pack.sizes) for pack in frame.packs)
-    data = sum(len(chunk.data) + chunk.descriptor_bytes for chunk in frame.chunks)
-    return ITEM_BYTES * items + data + sum(len(pack.data) for pack in frame.packs)

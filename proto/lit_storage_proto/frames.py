@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from lit_storage_proto.entry import Entry
 
+_ITEM_BYTES = 32  # what is told of a run of bytes, or of a small file beside its name, takes 8 to 28
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -98,3 +100,16 @@ class Frame:
     """Whether all further frames come on the direct way."""
     round: int = 0
     """From 1 on, what is in this frame replaces what was sent before under the same path."""
+
+    @property
+    def weight(self) -> int:
+        """How many bytes it brings, on the wire or somewhat more; 0 if nothing in it is new.
+
+        A hole weighs as little as it takes to tell of it: else a peer could draw one out for years.
+        """
+        items = len(self.entries) + len(self.chunks) + bool(self.summary)
+        items += sum(len(pack.sizes) for pack in self.packs)
+        names = sum(len(entry.path) + len(entry.link_target) for entry in self.entries)
+        names += sum(len(pack.names) for pack in self.packs)
+        data = sum(len(chunk.data) + chunk.descriptor_bytes for chunk in self.chunks)
+        return _ITEM_BYTES * items + names + data + sum(len(pack.data) for pack in self.packs)

@@ -49,11 +49,13 @@ class Limits:
     watch_seconds: float = 3.0
     """What a registry said is taken from memory while it was heard of within so long."""
     progress_seconds: float = 60.0
-    """A stream that carries nothing new for so long is given up, on either side."""
+    """A stream that carries nothing new for so long is given up, on either side. A message counts once it is
+    whole, which on a line of less than 9 kB/s takes longer: raise this there, or lower `chunk_bytes`."""
     least_bytes_per_second: int = 256
     """What a stream brings makes up for waiting at this rate; slower, it is given up as if it were silent."""
     resume_seconds: float = 60.0
-    """How long a get goes on trying to reach an origin again after contact was lost."""
+    """How long a get goes on trying to reach an origin again after contact was lost, in sum; what comes in
+    between makes up for it. 0: it is not tried again."""
     stop_grace_seconds: float = 30.0
     """From asking a Work to stop until it is killed."""
     publish_seconds: float = 30.0
@@ -99,6 +101,8 @@ def _check(name: str, value: object, *, whole: bool) -> None:
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not (is_number and least <= value <= most):  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
+        # Python writes no decimal number of more than 4,300 digits.
+        given = hex(value) if isinstance(value, int) and abs(value) > _MOST_SECONDS else repr(value)
         raise InvalidConfig(
-            f"the limit {name} must be {kind} from {least} to {most:.10g}, and is {value!r:.40}"
+            f"the limit {name} must be {kind} from {least} to {most:.10g}, and is {given:.40}"
         )

@@ -267,6 +267,18 @@ def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entr
     assert (tmp_path / "R/@trainer/t").read_bytes() == content
 
 
+def test_silence_after_a_little_is_silence(lies, keep, frames_of, directory_entry, file_entry):
+    """It is not the rate that is blamed where the last thing that came was small."""
+    released = threading.Event()
+    frames = frames_of((directory_entry(), b""))[:1]
+    lies.script.frames = frames_then([*frames, Frame(entries=[file_entry("a")])], wait=released)
+    lies.remote.limits = dataclasses.replace(
+        lies.remote.limits, progress_seconds=2.0, least_bytes_per_second=10_000
+    )
+    assert "brought nothing new" in str(keep(lies, TransferTimeout))
+    released.set()
+
+
 def test_empty_messages_are_no_progress(lies, keep, frames_of, directory_entry):
     """A peer that goes on with empty messages is given up all the same."""
     ended = time.monotonic() + 60
@@ -424,6 +436,7 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
 class Registry:
+    spans_machines = False
     def resolve(self, name, *, fresh=False):
         return LiveRecord(name, "i1", sys.argv[1], "m")
 remote = Remote(Registry(), Channels(Security(token="secret"), Limits()), Limits())

@@ -12,11 +12,11 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lit_storage_client.backoff import backoff
 from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import STREAM, commit, seal
 from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
+from lit_storage_client.fetch.patience import Patience
 from lit_storage_client.fetch.source import Frames, Source
 from lit_storage_client.fetch.staging import TREE, Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
@@ -32,12 +32,9 @@ from lit_storage_proto.errors import (
     PathNotFound,
     ProtocolViolation,
     RegistryUnavailable,
-    StorageError,
     TransferTimeout,
 )
 from lit_storage_proto.uri import Location
-
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,14 @@ class Job:
         return area_for(destination, confined=self.root is not None, copied=copied)
 
     def _copy(self, destination: Destination, area: StagingArea) -> tuple[Received, str]:
-        patience = _Patience(self)
+        patience = Patience(self.remote.limits, self.remote.return_seconds, self.deadline)
+
+        def advance(done: int, total: int | None) -> None:
+            """Be told how far it is, after each frame and pack: one can take long to write."""
+            self.check_deadline()
+            if patience.advance(done) and self.progress is not None:
+                self.progress(done, total)
+
         with ExitStack() as stack:
             staging = area.adopt(self.remote.limits.staging_seconds)
             if staging is not None:
@@ -120,11 +124,11 @@ class Job:
                             staging = stack.enter_context(area.create())
                             self._discard_kept(destination)
                         received = receive(
-                            frames,
+                            patience.weigh(frames),
                             staging.fd,
                             TREE,
                             label=self.target,
-                            progress=patience.advance,
+                            progress=advance,
                             descriptors=frames,
                             journal=staging.journal,
                         )
@@ -196,59 +200,3 @@ class Job:
             raise TransferTimeout(
                 f"the transfer of {shown(str(self.location))} did not end within {self.timeout:g} s"
             )
-
-
-class _Patience:
-    """How long contact may be lost before a get is given up, in sum; what is brought makes up for it.
-
-    Else a peer that brings one byte and goes away, again and again, would be tried for ever.
-    """
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._most = -1
-        self._lost: StorageError | None = None
-        self._left = job.remote.limits.resume_seconds
-        self._until = 0.0
-        self._absent_until: float | None = None
-        self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-
-    def advance(self, done: int, total: int | None) -> None:
-        """Take how far the copy is, after each frame and pack: one can take long to write."""
-        self._job.check_deadline()
-        if done > self._most:
-            if self._lost is not None:
-                self._lost, self._left = None, self._until - time.monotonic()
-            limits = self._job.remote.limits
-            brought = (done - self._most) / limits.least_bytes_per_second
-            self._left = min(limits.resume_seconds, self._left + brought)
-            self._most = done
-            if self._job.progress is not None:
-                self._job.progress(done, total)
-
-    def wait(self, error: StorageError) -> None:
-        """Wait before another attempt, or raise what ended the last one that had contact."""
-        now = time.monotonic()
-        if self._lost is None:
-            if self._most < 0 or self._left <= 0 or isinstance(error, PathNotFound):
-                raise error
-            self._lost, self._absent_until = error, None
-            self._pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-            pause = next(self._pauses)
-            self._until = now + self._left
-            if self._job.deadline is not None:
-                self._until = min(self._until, self._job.deadline)
-        else:
-            pause = next(self._pauses)
-            if self._is_gone(error, now) or now + pause > self._until:
-                raise self._lost
-        time.sleep(min(pause, max(0.0, self._until - now)))
-
-    def _is_gone(self, error: StorageError, now: float) -> bool:
-        """Say whether the origin is absent for longer than it takes to come back."""
-        if not isinstance(error, PathNotFound):
-            self._absent_until = None
-            return False
-        if self._absent_until is None:
-            self._absent_until = now + self._job.remote.return_seconds
-        return now >= self._absent_until

@@ -153,19 +153,28 @@ def test_contact_that_is_lost_again_and_again(liar, consumer_of):
     assert liar.calls["frames"] >= 2
 
 
-def test_contact_that_is_lost_after_each_byte(liar, consumer_of):
-    """A peer that brings one byte and ends the attempt, again and again, is given up too."""
+LITTLE = {
+    "a byte more": lambda n: a_chunk(1, bytes(n)),
+    "a hole that grows": lambda n: Chunk(1, 0, hole=n << 20),
+}
+
+
+@pytest.mark.parametrize("pause", [0, 0.5], ids=["at once", "after a while"])
+@pytest.mark.parametrize("chunk", LITTLE.values(), ids=LITTLE)
+def test_contact_that_is_lost_after_a_little(liar, consumer_of, chunk, pause):
+    """A peer that brings a little and ends the attempt, again and again, early or late, is given up too."""
     import grpc
 
-    consumer = consumer_of(liar.record, resume_seconds=2.0)
+    consumer = consumer_of(liar.record, resume_seconds=2.0, progress_seconds=2.0)
 
     def frames(context):
-        yield from told(ROOT, a_file("f", size=1 << 40), a_chunk(1, bytes(liar.calls["frames"])))[:-1]
+        yield from told(ROOT, a_file("f", size=1 << 60), chunk(liar.calls["frames"]))[:-1]
+        time.sleep(pause)
         context.abort(grpc.StatusCode.UNAVAILABLE, "again")
 
     liar.frames = frames
     timed(consumer, StorageError)
-    assert liar.calls["frames"] >= 4
+    assert liar.calls["frames"] >= 2
 
 
 MANY = 25_000

@@ -6,12 +6,14 @@ import operator
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from lit_storage_client import rotating
 from lit_storage_client.channels import Channels
+from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
@@ -144,6 +146,30 @@ def test_a_call_whose_token_goes_while_it_is_on_its_way(
     with pytest.raises(AccessDenied):
         ask_for(client)
     assert len(made) == 4
+
+
+def test_who_was_refused_waits_for_who_reads(token_file, tmp_path):
+    """Others go on with the token that they have; a call that was refused looks at what is there now."""
+    path = token_file("old")
+    credentials, reading, go_on = Credentials(Security(token_file=path)), threading.Event(), threading.Event()
+    old = credentials.metadata()
+    read = credentials._tokens._read
+
+    def slowly():
+        found = read()
+        reading.set()
+        assert go_on.wait(60)
+        return found
+
+    credentials._tokens._read = slowly
+    token_file("new")
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(credentials.metadata)
+        assert reading.wait(60)
+        assert credentials.metadata() == old
+        waiting = pool.submit(credentials.metadata, wait=True)
+        go_on.set()
+        assert waiting.result(60) == Security("new").metadata()
 
 
 SPOILT = {
