@@ -39,6 +39,7 @@ from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.entries import Listing, check_root
 from lit_storage_client.names import shown
+from lit_storage_client.security import Metadata
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall, TreeOptions
@@ -203,10 +204,12 @@ class Remote:
         record = self._live(location)
         pauses = _Pauses(self.limits.connect_seconds, deadline)
         resolved_again = has_renewed = False
+        token: Metadata = ()
         while True:
-            token = self._channels.metadata
             try:
-                return call(record, self._channels.calls(record))
+                calls = self._channels.calls(record)
+                token = self._channels.metadata
+                return call(record, calls)
             except grpc.RpcError as failure:
                 is_refused = failure.code() is grpc.StatusCode.UNAUTHENTICATED
                 if is_refused and not has_renewed and self._channels.renewed_metadata() != token:

@@ -147,18 +147,17 @@ class StreamCall(Generic[T]):
                 raise TransferTimeout(self._late) from None
             raise
         self._due = None
-        self._left -= time.monotonic() - started
-        if brought := self._weigh(value):
-            self._credit(brought)
+        left = self._left - (time.monotonic() - started)
+        brought = self._weigh(value)
+        if not self._begun:
+            self._begun = True
+            self._allowed = self._left = self._progress_seconds
+        elif brought:
+            self._allowed = self._left = min(left + brought / self._least_rate, self._progress_seconds)
+            self._trickles = self._left < self._progress_seconds / 2
+        else:
+            self._left = left
         return value
-
-    def _credit(self, brought: int) -> None:
-        self._left += brought / self._least_rate
-        if not self._begun or self._left > self._progress_seconds:
-            self._left = self._progress_seconds
-        self._begun = True
-        self._allowed = self._left
-        self._trickles = self._left < self._progress_seconds / 2
 
     def cancel(self) -> None:
         """End the call. A second call does nothing."""

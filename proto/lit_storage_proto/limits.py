@@ -50,12 +50,13 @@ class Limits:
     """What a registry said is taken from memory while it was heard of within so long."""
     progress_seconds: float = 60.0
     """A stream that carries nothing new for so long is given up, on either side. A message counts once it is
-    whole, which on a line of less than 9 kB/s takes longer: raise this there, or lower `chunk_bytes`."""
+    whole, which on a line of less than 9 kB/s takes longer: raise this and `resume_seconds` there, or lower
+    the origin's `chunk_bytes`."""
     least_bytes_per_second: int = 256
     """What a stream brings makes up for waiting at this rate; slower, it is given up as if it were silent."""
     resume_seconds: float = 60.0
-    """How long a get goes on trying to reach an origin again after contact was lost, in sum; what comes in
-    between makes up for it. 0: it is not tried again."""
+    """How long a get goes on trying to reach an origin again after contact was lost, in sum, with what it
+    waited in contact before; what comes makes up for it, at `least_bytes_per_second`. 0: never again."""
     stop_grace_seconds: float = 30.0
     """From asking a Work to stop until it is killed."""
     publish_seconds: float = 30.0
@@ -101,8 +102,8 @@ def _check(name: str, value: object, *, whole: bool) -> None:
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not (is_number and least <= value <= most):  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
-        # Python writes no decimal number of more than 4,300 digits.
-        given = hex(value) if isinstance(value, int) and abs(value) > _MOST_SECONDS else repr(value)
-        raise InvalidConfig(
-            f"the limit {name} must be {kind} from {least} to {most:.10g}, and is {given:.40}"
-        )
+        try:
+            given = f"and is {value!r:.40}"
+        except ValueError:  # Python writes no number of more than 4,300 digits
+            given = "and is far from that"
+        raise InvalidConfig(f"the limit {name} must be {kind} from {least} to {most:.10g}, {given}")

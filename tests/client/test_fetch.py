@@ -267,6 +267,21 @@ def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entr
     assert (tmp_path / "R/@trainer/t").read_bytes() == content
 
 
+def test_an_origin_that_walks_for_long_is_waited_for(remote_of, script, tmp_path, frames_of, directory_entry):
+    """Once it has said who it is, it has `progress_seconds` for what comes first."""
+    get = Get(remote_of(script.record, unary_seconds=1.0), tmp_path / "R")
+    whole, last = frames_of((directory_entry(), b""))
+
+    def send():
+        yield Frame(whole.origin)
+        time.sleep(2)
+        yield Frame(entries=whole.entries)
+        yield last
+
+    script.frames = send
+    assert get("t").files == 0
+
+
 def test_silence_after_a_little_is_silence(lies, keep, frames_of, directory_entry, file_entry):
     """It is not the rate that is blamed where the last thing that came was small."""
     released = threading.Event()

@@ -97,7 +97,7 @@ def test_a_flag_beats_the_file(write):
         pytest.param(
             f"[limits]\nunary_seconds = -{10**400}", "limits.unary_seconds is larger than", id="low"
         ),
-        pytest.param(f"[limits]\nserver_streams = 0x{'f' * 5000}", "and is 0xfff", id="hexadecimal"),
+        pytest.param(f"[limits]\nserver_streams = 0x{'f' * 5000}", "and is far from that", id="hexadecimal"),
         pytest.param(f"drain_seconds = {'9' * 5000}", "daemon.toml: .*digits", id="5000 digits"),
         ("name = ", "daemon.toml: "),
         ("name = 1979-05-27", "name must be text, and is date"),

@@ -136,7 +136,8 @@ class Job:
                 except (OriginUnavailable, PathNotFound, RegistryUnavailable) as error:
                     patience.wait(error)
                     assert staging is not None  # there was contact before
-                    staging.salvage()
+                    with patience.paused():  # it reads all that is held
+                        staging.salvage()
             self.check_deadline()
             if received.unsettled_count and not self.accept_changes:
                 raise ProtocolViolation(
