@@ -107,9 +107,11 @@ class Frame:
 
         A hole weighs as little as it takes to tell of it: else a peer could draw one out for years.
         """
-        items = len(self.entries) + len(self.chunks) + bool(self.summary)
-        items += sum(len(pack.sizes) for pack in self.packs)
-        names = sum(len(entry.path) + len(entry.link_target) for entry in self.entries)
-        names += sum(len(pack.names) for pack in self.packs)
-        data = sum(len(chunk.data) + chunk.descriptor_bytes for chunk in self.chunks)
-        return _ITEM_BYTES * items + names + data + sum(len(pack.data) for pack in self.packs)
+        weight = _ITEM_BYTES if self.summary else 0
+        for entry in self.entries:
+            weight += _ITEM_BYTES + len(entry.path) + len(entry.link_target)
+        for chunk in self.chunks:
+            weight += _ITEM_BYTES + len(chunk.data) + chunk.descriptor_bytes
+        for pack in self.packs:
+            weight += _ITEM_BYTES * len(pack.sizes) + len(pack.names) + len(pack.data)
+        return weight
