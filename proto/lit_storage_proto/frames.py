@@ -107,11 +107,19 @@ class Frame:
 
         A hole weighs as little as it takes to tell of it: else a peer could draw one out for years.
         """
-        weight = _ITEM_BYTES if self.summary else 0
+        weight = self.content_bytes + (_ITEM_BYTES if self.summary else 0)
         for entry in self.entries:
             weight += _ITEM_BYTES + len(entry.path) + len(entry.link_target)
-        for chunk in self.chunks:
-            weight += _ITEM_BYTES + len(chunk.data) + chunk.descriptor_bytes
         for pack in self.packs:
-            weight += _ITEM_BYTES * len(pack.sizes) + len(pack.names) + len(pack.data)
-        return weight
+            weight += _ITEM_BYTES * len(pack.sizes) + len(pack.names)
+        return weight + _ITEM_BYTES * len(self.chunks)
+
+    @property
+    def content_bytes(self) -> int:
+        """How many bytes of files it brings, without holes."""
+        size = 0
+        for chunk in self.chunks:
+            size += len(chunk.data) + chunk.descriptor_bytes
+        for pack in self.packs:
+            size += len(pack.data)
+        return size

@@ -27,6 +27,16 @@ FAILING_FS = os.path.join(os.path.dirname(__file__), "failing_fs.py")
 SECONDS = 60  # nothing here takes so long, also on a machine that is busy with other things
 
 
+@contextlib.contextmanager
+def stopped(pid):
+    """Let a process stand still in the block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 class Child:
     """A forked process: what it tells is read with a deadline, and it is killed by descriptor."""
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from lit_storage_client.fetch.commit import RENAME_EXCHANGE, renameat2
+from tests.faults.conftest import stopped
 
 MIB = 1 << 20
 LARGE = 32 * MIB
@@ -81,9 +82,6 @@ def file_to_link(tree):
     os.symlink("sub/1", f"{tree}/large")
 
 
-# In one step: what is half removed is a tree that was there at one time, too.
-
-
 def directory_to_file(tree):
     beside = f"{tree}/../{secrets.token_hex(4)}"
     write(beside, b"a file by now")
@@ -144,7 +142,7 @@ def get_while(fork, root):
 
 
 @pytest.fixture
-def check(make, get_while, snapshot, root, left):
+def check(origin, make, get_while, snapshot, root, left, until):
     """Change a path in the middle of a get of it, and see what came of it."""
 
     def run(path, change, at_bytes, *, local_copy):
@@ -154,7 +152,14 @@ def check(make, get_while, snapshot, root, left):
         os.makedirs(f"{target}/old")
         write(f"{target}/old/file", b"old")
         old, before = snapshot(target), snapshot(source)
-        how = get_while(path, lambda: change(tree), at_bytes, local_copy=local_copy)
+
+        def change_at_once():
+            """While its server stands still: what is half changed is a version of the tree, too."""
+            (server,) = until(origin.children)
+            with stopped(server):
+                change(tree)
+
+        how = get_while(path, change_at_once, at_bytes, local_copy=local_copy)
         now, after = snapshot(target), snapshot(source) if os.path.lexists(source) else None
         if "error" in how:
             assert how["error"][0] in ALLOWED, how

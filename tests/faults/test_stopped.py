@@ -1,24 +1,15 @@
 """Processes that stand still (SIGSTOP), or are killed while they publish: all waits end, nothing is torn."""
 
-import contextlib
 import os
-import signal
 import time
 
 import pytest
 
+from tests.faults.conftest import stopped
+
 MIB = 1 << 20
 URI = "lit://@origin/tree"
 SHORT = {"progress_seconds": 4.0, "resume_seconds": 4.0, "unary_seconds": 4.0, "connect_seconds": 4.0}
-
-
-@contextlib.contextmanager
-def stopped(pid):
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 @pytest.fixture

@@ -45,8 +45,8 @@ class Patience:
     def weigh(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Pass frames on, and count what they bring."""
         for frame in frames:
-            self._in_frame = frame.weight
-            self._came += self._in_frame
+            self._in_frame = frame.content_bytes
+            self._came += frame.weight
             yield frame
 
     def advance(self, done: int) -> bool:
