@@ -95,9 +95,9 @@ class Remote:
             AccessDenied: the Work does not take this session's token or certificate.
         """
 
-        def call(record: LiveRecord, calls: PeerCalls) -> bool:
+        def call(record: LiveRecord, calls: PeerCalls, token: Metadata) -> bool:
             request = _addressed(pb.ExistsRequest(), record, location)
-            answer = calls.exists(request, self.limits.unary_seconds, self._channels.metadata)
+            answer = calls.exists(request, self.limits.unary_seconds, token)
             check_answer(answer, record)
             return answer.exists
 
@@ -114,9 +114,9 @@ class Remote:
             StorageError: as of `exists`.
         """
 
-        def call(record: LiveRecord, calls: PeerCalls) -> Entry:
+        def call(record: LiveRecord, calls: PeerCalls, token: Metadata) -> Entry:
             request = _addressed(pb.StatRequest(), record, location)
-            answer = calls.stat(request, self.limits.unary_seconds, self._channels.metadata)
+            answer = calls.stat(request, self.limits.unary_seconds, token)
             check_answer(answer, record)
             return check_root(entries_.from_wire(answer.entry))
 
@@ -133,9 +133,9 @@ class Remote:
             StorageError: as of `exists`.
         """
 
-        def call(record: LiveRecord, calls: PeerCalls) -> StreamCall[pb.ListFilesResponse]:
+        def call(record: LiveRecord, calls: PeerCalls, token: Metadata) -> StreamCall[pb.ListFilesResponse]:
             request = _addressed(pb.ListFilesRequest(recursive=recursive), record, location)
-            responses = calls.list_files(request, metadata=self._channels.metadata)
+            responses = calls.list_files(request, metadata=token)
             pages = self._stream(responses, page_of, _weight, location, record)
             _begin(pages, lambda page: (page.origin.name, page.origin.instance_id), record)
             return pages
@@ -184,9 +184,9 @@ class Remote:
     def _stream_files(
         self, location: Location, request: pb.StreamFilesRequest, ways: Ways, deadline: float | None
     ) -> TreeCall:
-        def call(record: LiveRecord, calls: PeerCalls) -> TreeCall:
+        def call(record: LiveRecord, calls: PeerCalls, token: Metadata) -> TreeCall:
             frames = TreeCall(
-                calls.stream_files(_addressed(request, record, location), metadata=self._channels.metadata),
+                calls.stream_files(_addressed(request, record, location), metadata=token),
                 record,
                 replace(self._dialer, ways=ways),
                 lambda failure: failure_of(failure, location, record, self.limits),
@@ -198,7 +198,10 @@ class Remote:
         return self._ask(location, call, deadline)
 
     def _ask(
-        self, location: Location, call: Callable[[LiveRecord, PeerCalls], T], deadline: float | None = None
+        self,
+        location: Location,
+        call: Callable[[LiveRecord, PeerCalls, Metadata], T],
+        deadline: float | None = None,
     ) -> T:
         """Make `call` at the live instance; see the module's head for when another one is asked."""
         record = self._live(location)
@@ -209,7 +212,7 @@ class Remote:
             try:
                 calls = self._channels.calls(record)
                 token = self._channels.metadata
-                return call(record, calls)
+                return call(record, calls, token)
             except grpc.RpcError as failure:
                 is_refused = failure.code() is grpc.StatusCode.UNAUTHENTICATED
                 if is_refused and not has_renewed and self._channels.renewed_metadata() != token:
