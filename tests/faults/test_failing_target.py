@@ -138,6 +138,15 @@ def test_a_call_fails_once(target, seed, operation):
     assert check(target, operation, after=seed.randrange(target.calls(operation)), times=1)
 
 
+@pytest.mark.parametrize("path", ["tree", "/file", "large", "sub", "link"])
+def test_a_call_that_is_made_again(target, path):
+    """What is made and then said to be stale meets itself when the kernel tries again: no peer did that."""
+    failed = [
+        check(target, "getattr", number=errno.ESTALE, after=after, times=1, path=path) for after in range(8)
+    ]
+    assert all(failed[:3])
+
+
 @pytest.mark.parametrize("operation", ["mkdir", "create", "write", "rename"])
 def test_a_target_that_was_absent(target, operation):
     """A target that was absent is absent afterwards, or is the whole new tree."""

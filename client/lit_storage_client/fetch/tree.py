@@ -10,6 +10,7 @@ Few descriptors are open at a time, however deep or wide the tree: the last used
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -47,6 +48,7 @@ class TreeWriter:
         self._directories: dict[str, Entry] = {}  # each before what it holds
         self._directory_fds: OrderedDict[str, int] = OrderedDict()
         self._file_fds: OrderedDict[str, int] = OrderedDict()
+        self._unfinished: set[str] = set()  # files that were made for their first part
         self.files = 0
         """Files that are finished."""
         self.bytes = 0
@@ -64,7 +66,7 @@ class TreeWriter:
             parent_fd, name = self._place(entry.path)
             os.mkdir(name, _OWNER, dir_fd=parent_fd)
         except OSError as error:
-            raise self._named(error, entry.path) from None
+            raise self._named(error, entry.path, stat.S_IFDIR) from None
         self._directories[entry.path] = entry
 
     def touch_directory(self, entry: Entry) -> None:
@@ -176,6 +178,7 @@ class TreeWriter:
             os.close(self._directory_fds.pop(below))
         for known in gone:
             self._directories.pop(known, None)
+            self._unfinished.discard(known)
         try:
             parent_fd, name = self._place(path)
             removed = f"removed-{secrets.token_hex(8)}"
@@ -195,7 +198,7 @@ class TreeWriter:
             os.symlink(entry.link_target, name, dir_fd=parent_fd)
             os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
         except OSError as error:
-            raise self._named(error, entry.path) from None
+            raise self._named(error, entry.path, stat.S_IFLNK) from None
 
     def finish_directories(self) -> None:
         """Give directories their modes and times, the root last and always usable by its owner.
@@ -247,6 +250,8 @@ class TreeWriter:
             parent_fd, name = self._place(path)
             fd = os.open(name, _NEW_FILE if new else _OLD_FILE, 0o600, dir_fd=parent_fd)
             _keep(self._file_fds, path, fd, _OPEN_FILES)
+            if new:
+                self._unfinished.add(path)
         return fd
 
     def _finish_file(self, fd: int, entry: Entry) -> None:
@@ -254,15 +259,36 @@ class TreeWriter:
             os.ftruncate(fd, entry.size)  # it ends in a hole, or in what an origin added since
         _finish(fd, entry)
         os.close(self._file_fds.pop(entry.path))
+        self._unfinished.discard(entry.path)
         self.files += 1
         self.bytes += entry.size
 
-    def _named(self, error: OSError, path: str) -> OSError:
+    def _named(self, error: OSError, path: str, made: int = stat.S_IFREG) -> OSError:
         name = f"{self._label}/{path}" if path else self._label
         if not isinstance(error, FileExistsError):
             return OSError(error.errno, error.strerror, name)
+        if self._is_as_made(path, made):
+            # The kernel makes a call again that ended with ESTALE, and this one met what the first had made.
+            return OSError(errno.ESTALE, os.strerror(errno.ESTALE), name)
         return ProtocolViolation(  # a caller would take the system's error for a target that is there
             f"the peer sent {shown(path)} twice, or another name that is the same on this file system"
+        )
+
+    def _is_as_made(self, path: str, kind: int) -> bool:
+        """Say whether what is there has this very name and is as a call makes it, not as a peer sent it.
+
+        `plan` lets no name come twice, but for those in packs, which are whole when the next one comes.
+        """
+        if path in self._directories or path in self._unfinished:
+            return False
+        try:
+            parent_fd, name = self._place(path)
+            status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
+            is_same = stat.S_IFMT(status.st_mode) == kind and name in os.listdir(parent_fd)
+        except OSError:
+            return True  # the disk still fails
+        return is_same and (
+            kind != stat.S_IFREG or (status.st_size == 0 and status.st_mtime_ns == status.st_ctime_ns)
         )
 
 
