@@ -153,14 +153,29 @@ def test_sent_anew(write, tmp_path):
     assert (received.files, received.bytes) == (3, 13)
 
 
-def test_a_file_that_could_not_be_finished(write, tmp_path):
-    """What was cut short while it was read need not be completed if it is sent anew."""
-    write(
-        Frame(entries=[ROOT, a_file("f", b"abcdef")]),
-        Frame(chunks=[chunk(1, b"abc")]),
-        Frame(entries=[a_file("f", b"xy")], chunks=[chunk(2, b"xy")], round=1),
-    )
+ANEW = {
+    "entry": Frame(entries=[a_file("f", b"xy")], chunks=[chunk(2, b"xy")], round=1),
+    "pack": Frame(packs=[pack(0, {"f": b"xy"})], round=1),
+}
+
+
+@pytest.mark.parametrize("anew", ANEW.values(), ids=ANEW)
+def test_a_file_that_could_not_be_finished(write, tmp_path, anew):
+    """What was cut short while it was read need not be completed if it is sent anew, and counts once."""
+    cut_short = [Frame(entries=[ROOT, a_file("f", b"abcdef")]), Frame(chunks=[chunk(1, b"abc")])]
+    received = write(*cut_short, anew)
     assert (tmp_path / "tree/f").read_bytes() == b"xy"
+    assert (received.files, received.bytes) == (1, 2)
+
+
+def test_an_unfinished_file_below_a_directory(write):
+    """What goes with its directory is not counted out if it was not counted yet."""
+    received = write(
+        Frame(entries=[ROOT, a_directory("d"), a_file("d/f", b"abcdef"), a_file("whole", b"xy")]),
+        Frame(chunks=[chunk(2, b"abc"), chunk(3, b"xy")]),
+        Frame(entries=[Entry("d", Kind.REMOVED)], round=1),
+    )
+    assert (received.files, received.bytes) == (1, 2)
 
 
 def test_a_file_that_stays_unfinished(write):

@@ -1,5 +1,6 @@
 """Writing a staged tree: nothing that somebody else put there meanwhile is opened or followed."""
 
+import errno
 import os
 
 import pytest
@@ -63,6 +64,26 @@ def test_planted_directory_is_not_taken(tree, staging, outside):
     (staging / "tree/d").symlink_to(outside / "d")
     with pytest.raises(ProtocolViolation):
         tree.make_directory(directory("d"))
+
+
+def test_a_file_that_was_just_made(tree, staging):
+    """What the kernel made, and made again after ESTALE, is nothing that a peer sent twice."""
+    tree.write(file("f", 6), 0, b"new", new=True, last=False)
+    tree.remove("f", ["f"])
+    (staging / "tree/f").touch()
+    with pytest.raises(OSError, match="label/f") as caught:
+        tree.write_whole(file("f", 3), b"new")
+    assert caught.value.errno == errno.ESTALE
+
+
+def test_another_name_that_is_the_same(tree, staging, monkeypatch):
+    """Where names differ that the file system takes for one, the peer is told of, whatever is there."""
+    make = os.mkdir
+    monkeypatch.setattr(os, "mkdir", lambda name, *args, **options: make(name.lower(), *args, **options))
+    monkeypatch.setattr(os, "stat", lambda name, stat=os.stat, **options: stat(name.lower(), **options))
+    tree.make_directory(directory("d"))
+    with pytest.raises(ProtocolViolation, match="same on this file system"):
+        tree.make_directory(directory("D"))
 
 
 def test_replaced_directory_is_not_followed(tree, staging, outside):

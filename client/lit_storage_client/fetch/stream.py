@@ -277,8 +277,9 @@ class _Receiver:
             for name in map(os.fsdecode, names):
                 path = f"{directory}/{name}" if directory else name
                 self._plan.replace(path)
-                self._verifier.replace(self._plan.take_gone())
-                self._tree.remove(path)
+                gone = self._plan.take_gone()
+                self._verifier.replace(gone)
+                self._tree.remove(path, gone)
         self._hard_linked += pack.hard_linked
         self._tree.write_pack(directory, names, pack)
         self._by_way[STREAM] += len(pack.data)

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_client.fetch.copy import Copied, copy_span
@@ -158,19 +158,20 @@ class TreeWriter:
         try:
             parent_fd, place = self._place(entry.path)
             os.rename(name, place, src_dir_fd=held_fd, dst_dir_fd=parent_fd)
+            self._unfinished.add(entry.path)
             if whole:
                 self._finish_file(self._file(entry.path, new=False), entry)
         except OSError as error:
             raise self._named(error, entry.path) from None
 
-    def remove(self, path: str, gone: Iterable[str] = ()) -> None:
+    def remove(self, path: str, gone: Sequence[str]) -> None:
         """Remove what is there, if anything, with all below it; it is not counted any more.
 
         It is moved out of the tree into the directory that the tree lies in, whose owner removes it.
 
         Args:
             path: what is removed.
-            gone: the directories that go with it, among other paths.
+            gone: the directories and unfinished files that go with it, among other paths.
         """
         for below in [known for known in self._file_fds if _is_within(known, path)]:
             os.close(self._file_fds.pop(below))
@@ -178,18 +179,19 @@ class TreeWriter:
             os.close(self._directory_fds.pop(below))
         for known in gone:
             self._directories.pop(known, None)
-            self._unfinished.discard(known)
         try:
             parent_fd, name = self._place(path)
             removed = f"removed-{secrets.token_hex(8)}"
             os.rename(name, removed, src_dir_fd=parent_fd, dst_dir_fd=self._parent_fd)
-            for size in _file_sizes(self._parent_fd, removed):
-                self.files -= 1
-                self.bytes -= size
+            for below, size in _file_sizes(self._parent_fd, removed):
+                if path + below not in self._unfinished:
+                    self.files -= 1
+                    self.bytes -= size
         except FileNotFoundError:
             pass
         except OSError as error:
             raise self._named(error, path) from None
+        self._unfinished.difference_update(gone)
 
     def make_link(self, entry: Entry) -> None:
         """Make a symbolic link, to the letter."""
@@ -277,19 +279,22 @@ class TreeWriter:
     def _is_as_made(self, path: str, kind: int) -> bool:
         """Say whether what is there has this very name and is as a call makes it, not as a peer sent it.
 
-        `plan` lets no name come twice, but for those in packs, which are whole when the next one comes.
+        `plan` lets no name come twice, but for those in packs, which are whole when the next one comes. An
+        empty one is known by its time, which is not yet the one it was sent with.
         """
         if path in self._directories or path in self._unfinished:
             return False
         try:
             parent_fd, name = self._place(path)
             status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
-            is_same = stat.S_IFMT(status.st_mode) == kind and name in os.listdir(parent_fd)
+            if stat.S_IFMT(status.st_mode) != kind:
+                return False
+            if kind == stat.S_IFREG and (status.st_size > 0 or status.st_mtime_ns != status.st_ctime_ns):
+                return False
+            with os.scandir(parent_fd) as items:
+                return any(item.name == name for item in items)
         except OSError:
             return True  # the disk still fails
-        return is_same and (
-            kind != stat.S_IFREG or (status.st_size == 0 and status.st_mtime_ns == status.st_ctime_ns)
-        )
 
 
 def _keep(descriptors: OrderedDict[str, int], path: str, fd: int, most: int) -> None:
@@ -317,25 +322,26 @@ def _is_within(path: str, tree: str) -> bool:
     return path == tree or path.startswith(tree + "/")
 
 
-def _file_sizes(parent_fd: int, name: str) -> Iterator[int]:
-    """Yield the size of each regular file at `name` and below it."""
+def _file_sizes(parent_fd: int, name: str) -> Iterator[tuple[str, int]]:
+    """Yield the size of each regular file at `name` and below it, each with its path behind `name`."""
     directories = []
     status = os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
     if stat.S_ISREG(status.st_mode):
-        yield status.st_size
+        yield "", status.st_size
     elif stat.S_ISDIR(status.st_mode):
-        directories.append(name)
+        directories.append("")
     while directories:
         path = directories.pop()
-        reached = open_beneath(parent_fd, path, follow_last=False)
+        reached = open_beneath(parent_fd, name + path, follow_last=False)
         try:
             fd = os.open(".", _DIRECTORY, dir_fd=reached)
         finally:
             os.close(reached)
         with os.scandir(fd) as items:
             for item in items:
+                below = f"{path}/{item.name}"
                 if item.is_dir(follow_symlinks=False):
-                    directories.append(f"{path}/{item.name}")
+                    directories.append(below)
                 elif item.is_file(follow_symlinks=False):
-                    yield item.stat(follow_symlinks=False).st_size
+                    yield below, item.stat(follow_symlinks=False).st_size
         os.close(fd)

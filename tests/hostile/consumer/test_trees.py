@@ -6,7 +6,7 @@ import pytest
 
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, ProtocolViolation
-from lit_storage_proto.frames import Frame, Summary
+from lit_storage_proto.frames import Chunk, Frame, Summary
 from tests.hostile.consumer.liar import (
     ROOT,
     a_chunk,
@@ -93,6 +93,8 @@ FIRST = {
     "directory": a_directory("x"),
     "link": a_link("x", "y"),
     "pack": a_pack(["x"]),
+    "empty pack": a_pack(["x"], [b""]),
+    "hole": [a_file("x", b"12"), Chunk(1, 0, hole=1)],
     "skipped": Entry("x", Kind.SKIPPED),
 }
 SECOND = {
