@@ -157,7 +157,12 @@ class TreeWriter:
         """
         try:
             parent_fd, place = self._place(entry.path)
-            os.rename(name, place, src_dir_fd=held_fd, dst_dir_fd=parent_fd)
+            try:
+                os.stat(place, dir_fd=parent_fd, follow_symlinks=False)
+            except FileNotFoundError:
+                os.rename(name, place, src_dir_fd=held_fd, dst_dir_fd=parent_fd)
+            else:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             self._unfinished.add(entry.path)
             if whole:
                 self._finish_file(self._file(entry.path, new=False), entry)

@@ -75,6 +75,7 @@ LIES = {
     "a link to what is held": [a_link("f", "../held/0"), *CHUNKS[HELD:]],
     "a pack": [a_pack(["f"]), *CHUNKS[HELD:]],
     "twice": [FILE, *CHUNKS[HELD:], FILE],
+    "packed before": [a_pack(["f"]), FILE, *CHUNKS[HELD:]],
     "the rest damaged": [FILE, Chunk(1, HELD * STEP, bytes(16), DATA[HELD])],
     "a hole over what is held": [FILE, Chunk(1, 0, hole=SIZE)],
     "skipped": [Entry("f", Kind.SKIPPED, version=b"v1"), *CHUNKS[HELD:]],
