@@ -7,11 +7,14 @@
 Invariant: nothing is sent but what a manifest of the Work names, in the store that the registry records
 for it, and only where that store is this machine's: in place below the root of this custodian, or a
 directory. In place, where a manifest says which files are read, only those count that this user wrote.
-What lies elsewhere is never fetched for others with this machine's rights.
+What lies elsewhere is never fetched for others with this machine's rights. No error tells where on this
+machine anything lies, but for paths that the Work declared.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
@@ -33,6 +36,8 @@ from lit_storage_proto.errors import (
     OriginUnavailable,
     PathNotFound,
     ProtocolViolation,
+    RegistryUnavailable,
+    StorageError,
 )
 from lit_storage_proto.frames import Chunk, Frame
 from lit_storage_proto.limits import Limits
@@ -45,7 +50,10 @@ from lit_storage_server.sources import Tree
 from lit_storage_server.tree_stream import TreeOptions
 from lit_storage_server.walk import join
 
+_LOG = logging.getLogger("lit_storage.server")
+
 _MOST_STORES = 4  # each keeps decoded manifests, which may be of tens of MiB
+_LABEL = "the custodian's store"  # who asks may not know where on this machine it lies
 
 
 class LeftSource:
@@ -77,34 +85,30 @@ class LeftSource:
     def stat(self, path: str) -> Entry:
         """See `Source.stat`."""
         name, below = split(path)
-        if _is_manifests(below):
-            return next(iter(self._manifest_entries(name, below, recursive=False)))
-        return self._find(name, below).entry
+        with _withheld(name):
+            if _is_manifests(below):
+                return next(iter(self._manifest_entries(name, below, recursive=False)))
+            return self._find(name, below).entry
 
     def entries(self, path: str, *, recursive: bool) -> Generator[Entry, None, None]:
         """See `Source.entries`."""
         name, below = split(path)
-        if _is_manifests(below):
-            yield from self._manifest_entries(name, below, recursive=recursive)
-        else:
-            yield from self._find(name, below).entries(recursive=recursive)
+        with _withheld(name):
+            if _is_manifests(below):
+                yield from self._manifest_entries(name, below, recursive=recursive)
+            else:
+                yield from self._find(name, below).entries(recursive=recursive)
 
     def ranges(self, path: str, ranges: Sequence[ByteRange]) -> Generator[Frame, None, None]:
         """See `Source.ranges`."""
         assembly = Assembly(self._limits.chunk_bytes)
         for file, wanted in by_file(ranges).items():
             name, below = split(join(path, file))
-            if _is_manifests(below):
-                yield from self._send_manifest(assembly, name, below, file, wanted)
-                continue
-            artifact = self._find(name, below)
-            entry = artifact.entry
-            if entry.kind is not Kind.FILE:
-                raise ProtocolViolation(f"a range of {below!r} was asked for, which is no regular file")
-            spans = [span_of(item, entry, below) for item in wanted]
-            yield from assembly.put_entry(replace(entry, path=file))
-            with artifact.stream_spans([span for span in spans if span[0] < span[1]]) as stream:
-                yield from _put_chunks(assembly, stream, assembly.last_entry)
+            with _withheld(name):
+                if _is_manifests(below):
+                    yield from self._send_manifest(assembly, name, below, file, wanted)
+                else:
+                    yield from self._send_ranges(assembly, name, below, file, wanted)
         yield from assembly.finish()
 
     def tree(self, path: str, options: TreeOptions) -> Tree:
@@ -132,9 +136,13 @@ class LeftSource:
         return Artifact.find(self._store(name), Location(name, below))
 
     def _store(self, name: str) -> ArtifactStore:
-        work = self._registry.work(name)
+        try:
+            work = self._registry.work(name)
+        except RegistryUnavailable as error:
+            _LOG.warning("%s", error)
+            raise RegistryUnavailable(f"this custodian cannot ask its registry for {name!r} now") from None
         if work is None or not work.artifacts_url:
-            raise PathNotFound(f"{name!r} is no Work that left anything, by {self._registry.url}")
+            raise PathNotFound(f"{name!r} is no Work that left anything, by the registry of this custodian")
         url = work.artifacts_url
         if is_in_place(url) and url != self._in_place:
             raise OriginUnavailable(f"what {name!r} left lies below another root than that of this custodian")
@@ -145,11 +153,24 @@ class LeftSource:
         with self._lock:
             store = self._stores.get((url, name))
             if store is None:
-                store = self._stores[url, name] = open_store(url, name, limits=self._limits, own=True)
+                store = open_store(url, name, limits=self._limits, own=True, label=_LABEL)
+                self._stores[url, name] = store
             self._stores.move_to_end((url, name))
             if len(self._stores) > _MOST_STORES:
                 self._stores.popitem(last=False)
             return store
+
+    def _send_ranges(
+        self, assembly: Assembly, name: str, below: str, file: str, wanted: Sequence[ByteRange]
+    ) -> Iterator[Frame]:
+        artifact = self._find(name, below)
+        entry = artifact.entry
+        if entry.kind is not Kind.FILE:
+            raise ProtocolViolation(f"a range of {below!r} was asked for, which is no regular file")
+        spans = [span_of(item, entry, below) for item in wanted]
+        yield from assembly.put_entry(replace(entry, path=file))
+        with artifact.stream_spans([span for span in spans if span[0] < span[1]]) as stream:
+            yield from _put_chunks(assembly, stream, assembly.last_entry)
 
     def _manifest_entries(self, name: str, below: str, *, recursive: bool) -> Iterator[Entry]:
         """Yield the manifests of a Work as files: `below` is of them all, of a unit, or of one."""
@@ -211,20 +232,32 @@ class _LeftTree:
 
     def frames(self) -> Generator[Frame, None, None]:
         """See `Tree.frames`."""
-        if _is_manifests(split(self._path)[1]):
+        name, below = split(self._path)
+        if _is_manifests(below):
             yield from self._source.ranges(self._path, [ByteRange("", 0, None, b"")])
             return
         options = self._options
         held = [Held(path, version, spans) for path, (version, spans) in options.held.items()]
         asked = ArtifactOptions(holes=options.holes, follow_links=options.follow_links, held=held)
         assembly = Assembly(self._chunk_bytes)
-        with self._source.artifact(self._path).stream(asked, None) as stream:
+        with _withheld(name), self._source.artifact(self._path).stream(asked, None) as stream:
             for frame in stream:
                 for entry in frame.entries:
                     yield from assembly.put_entry(entry)
                 for chunk in frame.chunks:
                     yield from _put_chunk(assembly, chunk)
         yield from assembly.finish()
+
+
+@contextlib.contextmanager
+def _withheld(name: str) -> Iterator[None]:
+    """Have errors of the system tell whose files failed, and not where on this machine they lie."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"what {name!r} left") from error
 
 
 def split(path: str) -> tuple[str, str]:

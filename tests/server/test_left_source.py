@@ -1,6 +1,7 @@
 """What a custodian hands out of what stopped Works left, and what it refuses."""
 
 import dataclasses
+import errno
 import itertools
 import os
 
@@ -23,6 +24,7 @@ from lit_storage_proto.errors import (
     OriginUnavailable,
     PathNotFound,
     ProtocolViolation,
+    RegistryUnavailable,
     SourceChanged,
 )
 from lit_storage_proto.limits import KIB, MIB, Limits
@@ -34,6 +36,7 @@ from lit_storage_server.peer import PeerServer
 from lit_storage_server.publish import publish
 from lit_storage_server.range_stream import ByteRange
 from lit_storage_server.shares import Shares
+from lit_storage_server.tree_stream import TreeOptions
 
 LIMITS = Limits(unary_seconds=10, progress_seconds=20, resume_seconds=0.1)
 HERE, THERE = "machine-a", "machine-b"
@@ -239,6 +242,65 @@ class TestFromAnotherMachine:
         with pytest.raises(SourceChanged, match="was changed after 'train' had stopped"):
             in_place.get("out")
         assert not (in_place.copies / "copy").exists()
+
+
+class TestWhereItLies:
+    """What a peer reads of errors names no place of the machine."""
+
+    @pytest.fixture
+    def told(self, machine, tmp_path):
+        """Ask in each way, and return what was told when it failed."""
+
+        def ask(name="train", path="out/a"):
+            request = f"@{name}/{path}"
+            told = []
+            for asked in (
+                lambda: machine.source.stat(request),
+                lambda: list(machine.source.entries(request, recursive=True)),
+                lambda: list(machine.source.ranges(request, [ByteRange("", 0, None, b"")])),
+                lambda: list(machine.source.tree(request, TreeOptions()).frames()),
+            ):
+                with pytest.raises(OSError, match=name) as caught:
+                    asked()
+                told.append(str(caught.value))
+                assert str(tmp_path) not in str(caught.value.filename)
+            assert [each for each in told if str(tmp_path) in each] == []
+            return told
+
+        return ask
+
+    def test_nothing_is_left(self, told):
+        """Of a Work that nobody knows, and of a path that is none of its own."""
+        assert "by the registry of this custodian" in told("nobody")[0]
+        assert "what it left at the custodian's store does not hold it" in told(path="none")[0]
+
+    @pytest.mark.parametrize("failed", ["open", "scandir"])
+    def test_the_disk_fails(self, machine, told, monkeypatch, failed):
+        """The error is the system's, of what the Work left."""
+
+        def fail(path=".", *args, **options):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+        monkeypatch.setattr(os, failed, fail)
+        assert set(told()) == {"[Errno 5] Input/output error: \"what 'train' left\""}
+
+    def test_the_store_is_damaged(self, machine, told):
+        """A manifest that cannot be read is named by its key."""
+        directory = machine.store.objects.url.removeprefix("file://")
+        for kept in machine.store.versions():
+            os.chmod(f"{directory}/{kept.key}", 0o600)
+            with open(f"{directory}/{kept.key}", "r+b") as file:
+                file.write(b"damage")
+        assert "in the custodian's store" in told()[0]
+
+    def test_the_registry_is_out_of_reach(self, machine, told, monkeypatch, tmp_path):
+        """That it is, and not where it is."""
+
+        def fail(name):
+            raise RegistryUnavailable(f"sqlite://{tmp_path}/registry.db is locked")
+
+        monkeypatch.setattr(machine.registry, "work", fail)
+        assert set(told()) == {"this custodian cannot ask its registry for 'train' now"}
 
 
 class Lying(LeftSource):

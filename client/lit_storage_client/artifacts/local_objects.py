@@ -30,17 +30,19 @@ class LocalObjects:
         root: the directory, absolute.
         create: whether it is made where it is missing; else a missing one is a store out of reach.
         own: whether only what this process's user wrote is read; what others wrote counts as damaged.
+        label: what errors call it; "" for its URL.
     """
 
-    def __init__(self, root: str, *, create: bool = False, own: bool = False) -> None:
+    def __init__(self, root: str, *, create: bool = False, own: bool = False, label: str = "") -> None:
         self._root = root
+        self._label = label
         self._own = own
         self._create = create
 
     @property
     def url(self) -> str:
         """See `Objects.url`."""
-        return f"file://{self._root}"
+        return self._label or f"file://{self._root}"
 
     def put(self, key: str, data: bytes) -> None:
         """See `Objects.put`. The object survives a power cut once this has returned."""

@@ -132,6 +132,7 @@ def open_store(
     create: bool = False,
     deadline: float | None = None,
     own: bool = False,
+    label: str = "",
 ) -> ArtifactStore:
     """Open what the Work `name` left, or is to leave, at `url`. Nothing is asked for yet.
 
@@ -143,6 +144,7 @@ def open_store(
         deadline: when all requests must have ended, on the clock of time.monotonic().
         own: whether of what is in place only manifests count that this process's user wrote, for they say
             which files are read with its rights.
+        label: what errors call a store on this machine, for who may not know where it lies; "" for its URL.
 
     Raises:
         InvalidURI: as of `check_url`, or what is needed for its scheme is not installed, or `name` is none.
@@ -153,20 +155,21 @@ def open_store(
     check_name(name)
     if create:
         _own_kinds.add(url.partition("://")[0])
-    objects = _open_objects(url, name, limits, create, deadline, own)
+    objects = _open_objects(url, name, limits, create, deadline, own, label)
     in_place = ""
     if is_in_place(url):
         in_place = os.path.realpath(os.path.join(os.path.dirname(directory_of(url)), "works", name))
-    return ArtifactStore(objects, url=url, name=name, limits=limits, in_place=in_place)
+    return ArtifactStore(objects, url=label or url, name=name, limits=limits, in_place=in_place)
 
 
 def _open_objects(
-    url: str, name: str, limits: Limits, create: bool, deadline: float | None, own: bool
+    url: str, name: str, limits: Limits, create: bool, deadline: float | None, own: bool, label: str
 ) -> Objects:
     if is_on_disk(url):
         from lit_storage_client.artifacts.local_objects import LocalObjects
 
-        return LocalObjects(f"{directory_of(url)}/{name}", create=create, own=own and is_in_place(url))
+        directory = f"{directory_of(url)}/{name}"
+        return LocalObjects(directory, create=create, own=own and is_in_place(url), label=label)
     from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
 
     return FsspecObjects(
