@@ -85,14 +85,18 @@ def mutated(encoded):
     return st.tuples(encoded, st.integers(0, 2**16), st.binary(max_size=8), st.integers(0, 3)).map(_mutate)
 
 
-def assert_refused_well(code, details, hidden=()):
-    """See that a peer reads what it may: a status of the protocol, and one short sentence for people."""
+def assert_refused_well(code, details, hidden=(), said=b""):
+    """See that a peer reads what it may: a status of the protocol, and one short sentence for people.
+
+    A sentence may repeat what the peer said itself.
+    """
     details = details or ""
     assert code in ALLOWED, (code, details)
     assert code is Code.OK or details, code
     assert details.isprintable(), details
     assert len(details.encode()) <= MAX_SENTENCE_BYTES, details
-    found = [sign for sign in (*_SIGNS_OF_INNER_LIFE, *hidden) if sign in details.replace("'None'", "")]
+    signs = [sign for sign in _SIGNS_OF_INNER_LIFE if sign.encode() not in said]
+    found = [sign for sign in (*signs, *hidden) if sign in details]
     assert not found, (found, details)
 
 

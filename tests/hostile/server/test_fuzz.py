@@ -60,7 +60,7 @@ def test_requests_of_the_grammar(attacked, method):
     @QUICK
     @given(messages(METHODS[method].DESCRIPTOR))
     def fuzz(body):
-        assert_refused_well(*say(attacked, method, body), hidden(attacked))
+        assert_refused_well(*say(attacked, method, body), hidden(attacked), body)
 
     fuzz()
     assert attacked.answers()
@@ -74,7 +74,7 @@ def test_requests_cut_and_flipped(attacked, method):
     @QUICK
     @given(mutated(messages(METHODS[method].DESCRIPTOR)))
     def fuzz(body):
-        assert_refused_well(*say(attacked, method, body), hidden(attacked))
+        assert_refused_well(*say(attacked, method, body), hidden(attacked), body)
 
     fuzz()
     assert attacked.answers()
@@ -128,7 +128,7 @@ def test_fuzz_soak(attacked, soak_seconds, tally):
         @settings(QUICK, derandomize=False, max_examples=200)
         @given(any_call)
         def fuzz(call):
-            assert_refused_well(*say(attacked, *call), hidden(attacked))
+            assert_refused_well(*say(attacked, *call), hidden(attacked), call[1])
             tally["fuzzed calls"] += 1
 
         fuzz()
