@@ -47,7 +47,8 @@ def refusing(context: grpc.ServicerContext) -> Iterator[None]:
     except StorageError as error:
         abort(context, code_of(error), str(error))
     except OSError as error:
-        _LOG.warning("a read failed: %r", error)
+        # What a peer is not told of, such as a place on this machine, is in the cause.
+        _LOG.warning("a read failed: %s", error.__cause__ or error)
         code = _CODE_OF_ERRNO.get(error.errno or 0, grpc.StatusCode.DATA_LOSS)
         abort(context, code, f"{_named(error)} could not be read: {error.strerror or 'unknown reason'}")
     except Exception:  # noqa: BLE001  # the one place where the unforeseen ends, in the log

@@ -61,6 +61,14 @@ def test_error_of_the_system(ask, number, code):
     assert ask(OSError(number, os.strerror(number), "a/b")) == (code, expected)
 
 
+def test_what_was_withheld_is_in_the_log(ask, caplog):
+    """A cause that a peer is not told of is told to who reads the log."""
+    error = OSError(errno.EIO, "Input/output error", "what 'train' left")
+    error.__cause__ = OSError(errno.EIO, "Input/output error", "/root/.artifacts/x")
+    assert "/root" not in ask(error)[1]
+    assert "/root/.artifacts/x" in caplog.text
+
+
 def test_unforeseen(ask, caplog):
     """What nobody foresaw is INTERNAL without its text, which goes to the log."""
     with caplog.at_level(logging.ERROR, "lit_storage.server"):

@@ -62,7 +62,7 @@ class ArtifactStore:
 
     Args:
         objects: where they are, for this Work alone.
-        url: of the store, as other processes are told of it.
+        url: of the store, as other processes are told of it; or what stands for it in errors.
         name: of the Work.
         limits: deadlines, and how much is under way at once.
         in_place: the storage root of the Work if the bytes stay where it wrote them, else ""; None if
