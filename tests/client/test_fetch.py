@@ -288,7 +288,7 @@ def test_silence_after_a_little_is_silence(lies, keep, frames_of, directory_entr
     frames = frames_of((directory_entry(), b""))[:1]
     lies.script.frames = frames_then([*frames, Frame(entries=[file_entry("a")])], wait=released)
     lies.remote.limits = dataclasses.replace(
-        lies.remote.limits, progress_seconds=2.0, least_bytes_per_second=10_000
+        lies.remote.limits, progress_seconds=1.0, least_bytes_per_second=10_000
     )
     assert "brought nothing new" in str(keep(lies, TransferTimeout))
     released.set()
@@ -330,8 +330,8 @@ def test_slow_disk_is_no_silence(lies, frames_of, directory_entry, file_entry):
     """Time spent on this side does not count as the peer's silence."""
     items = [(file_entry(str(number), b"1"), b"1") for number in range(3)]
     lies.script.frames = frames_of((directory_entry(), b""), *items)
-    give_up_after(lies, 3.0)
-    pauses = iter([3.5])  # the peer itself may be held up for nearly as long
+    give_up_after(lies, 2.0)
+    pauses = iter([2.5])  # the peer itself may be held up for nearly as long
     assert lies("t", progress=lambda done, total: time.sleep(next(pauses, 0.0))).files == 3
 
 

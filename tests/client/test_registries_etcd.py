@@ -334,7 +334,7 @@ class TestLostAnswers:
 
     def test_a_call_that_gives_up_holds_no_name(self, etcd, open_etcd, monkeypatch):
         """Where no answer comes in time, the lease is given back: nobody waits for a holder that is none."""
-        mine, other = open_etcd(url := etcd.new_url(), resolve_seconds=4.0), open_etcd(url)
+        mine, other = open_etcd(url := etcd.new_url(), resolve_seconds=2.0), open_etcd(url)
         send, written = mine._connection._send, []
 
         def losing(endpoint, method, request, seconds, metadata):
@@ -450,7 +450,7 @@ class TestOutOfReach:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        registry = open_etcd(f"etcd://127.0.0.1:{port}/p", resolve_seconds=3.0)
+        registry = open_etcd(f"etcd://127.0.0.1:{port}/p", resolve_seconds=0.5)
         began = time.monotonic()
         with pytest.raises(RegistryUnavailable, match=rf"127\.0\.0\.1:{port}: .*refused.*check"):
             registry.resolve("trainer")
@@ -460,7 +460,7 @@ class TestOutOfReach:
     def test_an_endpoint_that_is_silent(self, open_etcd, call):
         """Where somebody listens and says nothing, every call raises within its time."""
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            registry = open_etcd(f"etcd://127.0.0.1:{silent.getsockname()[1]}/p", resolve_seconds=0.5)
+            registry = open_etcd(f"etcd://127.0.0.1:{silent.getsockname()[1]}/p", resolve_seconds=0.2)
             began = time.monotonic()
             with pytest.raises(RegistryUnavailable):
                 call(registry)
@@ -471,7 +471,7 @@ class TestOutOfReach:
         """Of several endpoints, those where nobody answers are passed over."""
         with socket.create_server(("127.0.0.1", 0)) as silent:
             bad = f"127.0.0.1:{silent.getsockname()[1]},no-such-host.invalid"
-            registry = open_etcd(f"etcd://{bad},{etcd.endpoints}/{os.urandom(6).hex()}", resolve_seconds=12.0)
+            registry = open_etcd(f"etcd://{bad},{etcd.endpoints}/{os.urandom(6).hex()}", resolve_seconds=6.0)
             registry.register(record())
             took = []
             for _ in range(5):
@@ -566,7 +566,7 @@ class TestOutOfReach:
 def test_a_stopped_etcd_is_believed_for_a_while_only(tmp_path, open_etcd):
     """Memory answers for `watch_seconds` after etcd fell silent; then a resolve raises, in its time."""
     with EtcdServers(tmp_path / "own") as servers:
-        registry = open_etcd(servers.new_url(), watch_seconds=5.0, resolve_seconds=3.0)
+        registry = open_etcd(servers.new_url(), watch_seconds=3.0, resolve_seconds=2.0)
         registry.register(record())
         wait_until(lambda: registry.resolve("trainer") and registry.is_watching)
         servers.members[0].signal(signal.SIGSTOP)

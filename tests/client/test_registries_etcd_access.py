@@ -209,7 +209,7 @@ class TestTLS:
         for file in ("ca.pem", "client.pem", "client.key"):
             shutil.copy(directory / file, tmp_path)
         (tmp_path / "client.key").chmod(0o600)
-        registry = open_as(servers.new_url(), access_of(tmp_path), Limits(resolve_seconds=4))
+        registry = open_as(servers.new_url(), access_of(tmp_path), Limits(resolve_seconds=2))
         registry.register(record())
         other.private_key_pem.write_to_path(tmp_path / "client.key")
         other.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")

@@ -334,7 +334,7 @@ class TestSlow:
         (left.root / "out" / "a").write_bytes(os.urandom(MIB))
         over = self.hang(left, monkeypatch, "put", "manifests/")
         with pytest.raises(TransferTimeout):
-            left.publish(deadline=time.monotonic() + 5)
+            left.publish(deadline=time.monotonic() + 2)
         over.set()
         wait_until(left.store.versions)
         assert left.read("out/a") == (left.root / "out" / "a").read_bytes()

@@ -401,7 +401,7 @@ class TestRefused:
         root.mkdir()
         (root / "registry.db").write_bytes(b"no database at all" * 500)
         settings = tmp_path / "daemon.toml"
-        settings.write_text("[limits]\nstart_seconds = 3\n")
+        settings.write_text("[limits]\nstart_seconds = 1.5\n")
         refused("is damaged or no registry", 1, "--config", str(settings))
         assert [record.message for record in caplog.records].count(
             "not registered yet; it is tried again"

@@ -297,7 +297,7 @@ def test_a_call_whose_descriptor_is_not_acknowledged(serve, call, root, wait_unt
     """The server ends the call after its limit, and lets go of the file."""
     (root / "f").touch()
     os.truncate(root / "f", LARGE)
-    responses, connected = call(serve(limits=Limits(progress_seconds=3.0)), UNIX)
+    responses, connected = call(serve(limits=Limits(progress_seconds=1.0)), UNIX)
     while not (fds := receive(connected)[1]):
         pass
     for fd in fds:

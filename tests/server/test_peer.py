@@ -138,12 +138,12 @@ def test_stream_without_progress_is_cancelled(serve, root):
 def test_stream_with_progress_outlives_the_limit(serve, root):
     """A stream that is read slowly but steadily goes on for longer than the time without progress."""
     (root / "file").write_bytes(bytes(16 * MIB))
-    peer = serve(limits=Limits(progress_seconds=4.0))
+    peer = serve(limits=Limits(progress_seconds=2.0))
     pause = threading.Event()
     received = 0
     for message in peer.stub.StreamFiles(pb.StreamFilesRequest(path="file")):
         received += sum(len(chunk.data) for chunk in message.chunks)
-        pause.wait(0.2)
+        pause.wait(0.1)
     assert received == 16 * MIB
 
 
