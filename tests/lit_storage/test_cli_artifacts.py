@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import lit_storage
 from lit_storage import Path
+from lit_storage.cli import main
 
 COMMAND = [
     sys.executable,
@@ -19,7 +21,18 @@ COMMAND = [
 
 @pytest.fixture
 def lit(root):
-    """Run the command; return exit code, stdout and stderr."""
+    """Run the command in this process, which has all imported; return exit code, stdout and stderr."""
+
+    def run(*arguments):
+        done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        return done.exit_code, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def program(root):
+    """Run the command in a process of its own, as a user does; return the same."""
 
     def run(*arguments):
         done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
@@ -56,9 +69,9 @@ def shown(text):
     return [line.split() for line in text.splitlines()[1:]]
 
 
-def test_works_all(lit, trained):
+def test_works_all(lit, program, trained):
     """`works --all` says which paths of a Work can be read; `works` is as ever."""
-    code, out, _ = lit("works", "--all", "--json")
+    code, out, _ = program("works", "--all", "--json")
     (row,) = json.loads(out)
     assert (code, row["name"], row["state"], row["kept"]) == (0, "train", "stopped", ["best", "out"])
     assert lit("works", "-a")[1].splitlines()[1].endswith("best, out")
