@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from lit_storage.cli import main
 
 COMMAND = [
     sys.executable,
@@ -49,8 +52,22 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def lit(root: Path, tmp_path: Path) -> Run:
-    """Run the command in an empty directory."""
+def lit(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command in an empty directory, in this process, which has all imported."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+        words = ["--root", str(root), *map(str, arguments)]
+        # `run` sets the variable; afterwards it is as it was.
+        done = CliRunner().invoke(main, words, env={"LIT_STORAGE_ROOT": None}, catch_exceptions=False)
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout_bytes, done.stderr_bytes)
+
+    return run
+
+
+@pytest.fixture
+def program(root: Path, tmp_path: Path) -> Run:
+    """Run the command in an empty directory, in a process of its own, as a user does."""
 
     def run(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -70,9 +87,9 @@ def test_works(lit: Run) -> None:
     assert one_line(lit("works").stdout.splitlines()[1]).split()[:2] == ["trainer", "running"]
 
 
-def test_works_json(lit: Run) -> None:
+def test_works_json(program: Run) -> None:
     """`works --json` gives name, state, endpoint and instance."""
-    (row,) = json.loads(lit("works", "--json").stdout)
+    (row,) = json.loads(program("works", "--json").stdout)
     assert (row["name"], row["state"]) == ("trainer", "running")
     assert row["endpoint"].startswith("127.0.0.1:")
     assert row["instance"]
@@ -111,9 +128,9 @@ def test_stat(lit: Run) -> None:
     assert json.loads(lit("stat", "trainer:out", "--json").stdout)["kind"] == "directory"
 
 
-def test_get_default_destination(lit: Run, tmp_path: Path) -> None:
+def test_get_default_destination(program: Run, tmp_path: Path) -> None:
     """`get` copies to the path's last name in the working directory."""
-    assert lit("get", "trainer:out").returncode == 0
+    assert program("get", "trainer:out").returncode == 0
     assert (tmp_path / "out" / "model.bin").read_bytes() == CONTENT
     assert (tmp_path / "out" / "deep" / "notes.txt").read_text() == "hello"
 
@@ -204,9 +221,9 @@ def test_get_progress(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.bin").read_bytes() == CONTENT
 
 
-def test_cat(lit: Run) -> None:
+def test_cat(program: Run) -> None:
     """`cat` writes the bytes of a file and nothing else."""
-    assert lit("cat", "trainer:out/model.bin").stdout == CONTENT
+    assert program("cat", "trainer:out/model.bin").stdout == CONTENT
 
 
 def test_cat_directory(lit: Run) -> None:
@@ -262,9 +279,9 @@ def test_missing_at_sign(lit: Run) -> None:
     )
 
 
-def test_error_json(lit: Run) -> None:
+def test_error_json(program: Run) -> None:
     """With --json an error is JSON on stderr."""
-    done = lit("stat", "trainer:nowhere", "--json")
+    done = program("stat", "trainer:nowhere", "--json")
     assert json.loads(done.stderr)["error"] == "PathNotFound"
     assert done.stdout == b""
 
@@ -306,9 +323,9 @@ def test_wrong_usage(lit: Run, arguments: list[str]) -> None:
     assert done.stderr
 
 
-def test_help_summaries(lit: Run) -> None:
+def test_help_summaries(program: Run) -> None:
     """In 80 columns the help shows the summary of each command whole."""
-    text = lit("--help", env={**os.environ, "COLUMNS": "80"}).stdout.decode()
+    text = program("--help", env={**os.environ, "COLUMNS": "80"}).stdout.decode()
     commands = text.partition("Commands:")[2].split("\n")[1:-1]
     names = ["run", "works", "ls", "stat", "get", "cat", "serve", "health", "artifacts", "certs"]
     assert [line.split()[0] for line in commands] == names
@@ -350,12 +367,12 @@ app = App(Pipeline())
 
 
 @pytest.fixture
-def run_app(lit: Run, tmp_path: Path) -> Run:
+def run_app(program: Run, tmp_path: Path) -> Run:
     """Run an app whose Work has the given body, below a root of its own."""
 
     def run(body: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         (tmp_path / "app.py").write_text(APP.format(body=body))
-        return lit("--root", tmp_path / "own", "run", "app.py", *arguments)
+        return program("--root", tmp_path / "own", "run", "app.py", *arguments)
 
     return run
 
@@ -390,7 +407,7 @@ def test_run_error_of_ours(run_app: Run, tmp_path: Path) -> None:
     assert place == f"  at {tmp_path / 'app.py'}:15, in Pipeline.run"
 
 
-def test_run_taken_name(root: Path, lit: Run, tmp_path: Path) -> None:
+def test_run_taken_name(root: Path, program: Run, tmp_path: Path) -> None:
     """A second app of the same root is refused in one sentence, and the first goes on."""
     app = tmp_path / "app.py"
     app.write_text(APP.format(body=f"print('begun', flush=True); open({str(tmp_path / 'gate')!r}).read()"))
@@ -399,7 +416,7 @@ def test_run_taken_name(root: Path, lit: Run, tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"begun\n"
-        second = lit("--root", tmp_path / "own", "run", app)
+        second = program("--root", tmp_path / "own", "run", app)
         (tmp_path / "gate").write_text("go on")
         first.communicate(timeout=60)
     assert (first.returncode, second.returncode, second.stdout) == (0, 1, b"")
@@ -408,39 +425,39 @@ def test_run_taken_name(root: Path, lit: Run, tmp_path: Path) -> None:
     assert place.startswith(f"  at {app}:")
 
 
-def test_run_names_options(lit: Run, tmp_path: Path) -> None:
+def test_run_names_options(program: Run, tmp_path: Path) -> None:
     """An error about the root that the command line gave names --root."""
     (tmp_path / "file").touch()
     (tmp_path / "app.py").write_text(APP.format(body="pass"))
-    done = lit("--root", tmp_path / "file", "run", "app.py")
+    done = program("--root", tmp_path / "file", "run", "app.py")
     assert "choose another one with --root or" in one_line(done.stderr)
 
 
-def test_run_names_arguments(lit: Run, tmp_path: Path) -> None:
+def test_run_names_arguments(program: Run, tmp_path: Path) -> None:
     """An error that the user's code met names arguments of Python."""
     (tmp_path / "app.py").write_text("from lit_storage import PathExists\nraise PathExists\n")
-    assert b"pass overwrite=True" in lit("run", "app.py").stderr
+    assert b"pass overwrite=True" in program("run", "app.py").stderr
 
 
-def test_run_attribute_that_cannot_travel(lit: Run, tmp_path: Path) -> None:
+def test_run_attribute_that_cannot_travel(program: Run, tmp_path: Path) -> None:
     """An attribute that no process can be sent is one sentence that names it."""
     app = APP.format(body="pass").replace("= Count()", "= Count(); self.count.lock = open(__file__)")
     (tmp_path / "app.py").write_text(app)
-    done = lit("run", "--root", tmp_path / "own", "app.py")
+    done = program("run", "--root", tmp_path / "own", "app.py")
     assert done.returncode == 1
     assert one_line(done.stderr).startswith("TypeError: attribute 'lock' of 'count' ")
 
 
-def test_run_arguments(lit: Run, tmp_path: Path) -> None:
+def test_run_arguments(program: Run, tmp_path: Path) -> None:
     """What follows the file's name, options too, is the app's."""
     (tmp_path / "app.py").write_text("import sys\nprint(sys.argv)\nraise SystemExit(0)\n")
-    assert one_line(lit("run", "app.py", "--epochs", "3").stdout) == "['app.py', '--epochs', '3']"
+    assert one_line(program("run", "app.py", "--epochs", "3").stdout) == "['app.py', '--epochs', '3']"
 
 
-def test_run_without_app(lit: Run, tmp_path: Path) -> None:
+def test_run_without_app(program: Run, tmp_path: Path) -> None:
     """A file without an App is wrong usage, in one sentence that says what to add."""
     (tmp_path / "app.py").write_text("x = 1\n")
-    done = lit("run", "app.py")
+    done = program("run", "app.py")
     assert done.returncode == 2
     assert "App" in one_line(done.stderr)
 
@@ -453,10 +470,10 @@ def test_run_without_app(lit: Run, tmp_path: Path) -> None:
         ("def run(:", b"SyntaxError: invalid syntax\n"),
     ],
 )
-def test_run_broken_file(lit: Run, tmp_path: Path, line: str, error: bytes) -> None:
+def test_run_broken_file(program: Run, tmp_path: Path, line: str, error: bytes) -> None:
     """An exception of the file itself is shown from its own line on, and the code is 1."""
     (tmp_path / "app.py").write_text(f"{line}\n")
-    done = lit("run", "app.py")
+    done = program("run", "app.py")
     assert done.returncode == 1
     assert first_frame(done.stderr).startswith(f'File "{tmp_path / "app.py"}", line 1')
     assert done.stderr.endswith(error)
@@ -477,6 +494,6 @@ def test_run_interrupted(root: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in errors
 
 
-def test_version(lit: Run) -> None:
+def test_version(program: Run) -> None:
     """The version is that of the installed distribution."""
-    assert lit("--version").stdout.decode().strip() == importlib.metadata.version("lit-storage")
+    assert program("--version").stdout.decode().strip() == importlib.metadata.version("lit-storage")
