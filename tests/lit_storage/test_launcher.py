@@ -42,42 +42,42 @@ POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "HOSTNAME": "trainer-2"}
 JOB = {**POD, "HOSTNAME": "train-job-4", "JOB_COMPLETION_INDEX": "4"}
 
 
-@pytest.mark.parametrize(
-    ("variables", "name"),
-    [
-        (TORCHRUN, "rank-5"),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, "rank-0"),
-        ({**TORCHRUN, "ROLE_NAME": ""}, "rank-5"),
-        ({**TORCHRUN, "ROLE_NAME": "trainer"}, "trainer-3"),
-        ({**TORCHRUN, "ROLE_NAME": "trainer", "ROLE_RANK": ""}, "rank-5"),
-        ({**TORCHRUN, "ROLE_NAME": "my eval.v2"}, "my-eval-v2-3"),
-        ({**TORCHRUN, "RANK": "007"}, "rank-7"),
-        (SRUN, "train.task-3"),
-        ({**SRUN, "SLURM_JOB_NAME": "train.sh"}, "train-sh.task-3"),
-        ({**SRUN, "SLURM_JOB_NAME": ""}, "job.task-3"),
-        ({**SRUN, "SLURM_STEP_ID": "2"}, "train.step-2.task-3"),
-        (ARRAY, "train.array-7.task-3"),
-        ({**ARRAY, "SLURM_STEP_ID": "2"}, "train.array-7.step-2.task-3"),
-        ({**BATCH, "SLURM_PROCID": "0"}, "train.batch"),
-        ({**BATCH, "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "7"}, "train.array-7.batch"),
-        (POD, "trainer-2"),
-        ({**POD, "HOSTNAME": "my.trainer-2"}, "my-trainer-2"),
-        (JOB, "train-job-4"),
-        ({**JOB, "HOSTNAME": "node-17"}, "index-4"),
-        ({**JOB, "HOSTNAME": ""}, "index-4"),
-        # The innermost launcher wins, and what the user says wins over all.
-        ({**POD, **SRUN}, "train.task-3"),
-        ({**POD, **SRUN, **TORCHRUN}, "rank-5"),
-        ({**POD, **SRUN, **TORCHRUN, "LIT_STORAGE_NAME": "workers.0"}, "workers.0"),
-        ({**SRUN, **TORCHRUN, "LIT_STORAGE_NAME": ""}, "rank-5"),
-        # Half of what torchrun sets is somebody else's.
-        ({**SRUN, "RANK": "9"}, "train.task-3"),
-        ({**SRUN, "WORLD_SIZE": "9"}, "train.task-3"),
-    ],
-)
-def test_the_name_of_an_environment(variables, name):
+NAMES = [
+    (TORCHRUN, "rank-5"),
+    ({"RANK": "0", "WORLD_SIZE": "1"}, "rank-0"),
+    ({**TORCHRUN, "ROLE_NAME": ""}, "rank-5"),
+    ({**TORCHRUN, "ROLE_NAME": "trainer"}, "trainer-3"),
+    ({**TORCHRUN, "ROLE_NAME": "trainer", "ROLE_RANK": ""}, "rank-5"),
+    ({**TORCHRUN, "ROLE_NAME": "my eval.v2"}, "my-eval-v2-3"),
+    ({**TORCHRUN, "RANK": "007"}, "rank-7"),
+    (SRUN, "train.task-3"),
+    ({**SRUN, "SLURM_JOB_NAME": "train.sh"}, "train-sh.task-3"),
+    ({**SRUN, "SLURM_JOB_NAME": ""}, "job.task-3"),
+    ({**SRUN, "SLURM_STEP_ID": "2"}, "train.step-2.task-3"),
+    (ARRAY, "train.array-7.task-3"),
+    ({**ARRAY, "SLURM_STEP_ID": "2"}, "train.array-7.step-2.task-3"),
+    ({**BATCH, "SLURM_PROCID": "0"}, "train.batch"),
+    ({**BATCH, "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "7"}, "train.array-7.batch"),
+    (POD, "trainer-2"),
+    ({**POD, "HOSTNAME": "my.trainer-2"}, "my-trainer-2"),
+    (JOB, "train-job-4"),
+    ({**JOB, "HOSTNAME": "node-17"}, "index-4"),
+    ({**JOB, "HOSTNAME": ""}, "index-4"),
+    # The innermost launcher wins, and what the user says wins over all.
+    ({**POD, **SRUN}, "train.task-3"),
+    ({**POD, **SRUN, **TORCHRUN}, "rank-5"),
+    ({**POD, **SRUN, **TORCHRUN, "LIT_STORAGE_NAME": "workers.0"}, "workers.0"),
+    ({**SRUN, **TORCHRUN, "LIT_STORAGE_NAME": ""}, "rank-5"),
+    # Half of what torchrun sets is somebody else's.
+    ({**SRUN, "RANK": "9"}, "train.task-3"),
+    ({**SRUN, "WORLD_SIZE": "9"}, "train.task-3"),
+]
+
+
+def test_the_name_of_an_environment():
     """Each launcher's variables give the name that is written down, in the order that is."""
-    assert launched_name(variables) == name == check_name(name)
+    for variables, name in NAMES:
+        assert launched_name(variables) == name == check_name(name), variables
 
 
 def test_names_within_a_job_differ():
