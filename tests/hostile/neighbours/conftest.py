@@ -17,9 +17,11 @@ from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
+from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
+from tests.waiting import within
 
 LIMITS = Limits(
     connect_seconds=3,
@@ -29,7 +31,7 @@ LIMITS = Limits(
     resume_seconds=0,
     store_seconds=3,
 )
-HASTY = dataclasses.replace(LIMITS, resolve_seconds=3)  # for what ends by its time alone
+HASTY = dataclasses.replace(LIMITS, resolve_seconds=0.5)  # for what ends by its time alone
 MACHINE = "this-machine"
 
 
@@ -144,8 +146,15 @@ def registry(lying_etcd):
 
 @pytest.fixture
 def hasty_registry(lying_etcd):
-    """The same, for a question that is never answered."""
+    """The same, for a question that is never answered; it is connected, which may take longer than that."""
     opened = open_registry(f"etcd://{lying_etcd.endpoint}/p", machine_id=MACHINE, limits=HASTY)
+
+    def is_connected():
+        with contextlib.suppress(RegistryUnavailable):
+            opened.works()
+            return True
+
+    within(20)(is_connected)
     yield opened
     opened.close()
 

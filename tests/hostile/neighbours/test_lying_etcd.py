@@ -15,10 +15,11 @@ from lit_storage_client.registries.etcd.records import MOST_BYTES
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.registry import LiveRecord
-from tests.hostile.neighbours.conftest import HASTY, LIMITS, MACHINE, Compacted, live, work
+from tests.hostile.neighbours.conftest import LIMITS, MACHINE, Compacted, live, work
 from tests.waiting import within
 
 HEADER = pb.ResponseHeader(cluster_id=1, revision=1, raft_term=1)
+SECONDS = 30  # far more than any call may take, also on a machine that is busy
 wait_until = within(20)
 
 
@@ -46,7 +47,7 @@ def test_a_list_that_never_ends_ends(lying_etcd, hasty_registry, answer, method)
     began = time.monotonic()
     with pytest.raises(RegistryUnavailable):
         getattr(hasty_registry, method)()
-    assert time.monotonic() - began < 10 * HASTY.resolve_seconds
+    assert time.monotonic() - began < SECONDS
 
 
 def test_a_list_is_held_up_to_a_size(lying_etcd, registry, monkeypatch):
@@ -71,11 +72,11 @@ def test_a_list_that_only_says_compacted_ends(lying_etcd, hasty_registry):
         raise Compacted
 
     lying_etcd.on_range = answer
-    began = time.monotonic()
+    began, before = time.monotonic(), lying_etcd.calls
     with pytest.raises(RegistryUnavailable):
         hasty_registry.works()
-    assert lying_etcd.calls > 1  # it was tried again
-    assert time.monotonic() - began < 10 * HASTY.resolve_seconds
+    assert lying_etcd.calls > before + 1  # it was tried again
+    assert time.monotonic() - began < SECONDS
 
 
 @pytest.mark.parametrize("size", [100_000, 1_500_000])  # together 2 and 36 MB, of which 32 MiB are taken
@@ -114,7 +115,7 @@ def test_an_answer_to_something_else_is_an_error_or_nobody(lying_etcd, hasty_reg
     began = time.monotonic()
     with contextlib.suppress(StorageError):
         assert getattr(hasty_registry, call)(*arguments) is None
-    assert time.monotonic() - began < 10 * HASTY.resolve_seconds
+    assert time.monotonic() - began < SECONDS
 
 
 def test_a_record_of_another_key_is_nobodys(lying_etcd, registry):
@@ -215,8 +216,8 @@ def test_a_watch_that_breaks_again_and_again_is_asked_with_pauses(lying_etcd, re
     for _ in range(3):
         registry.resolve("good")
     before = lying_etcd.calls
-    time.sleep(2)
-    assert lying_etcd.calls - before < 200
+    time.sleep(1)
+    assert lying_etcd.calls - before < 100
 
 
 class TestMemory:
