@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 
 import pytest
@@ -16,26 +17,29 @@ NUMBERS = [name for name, kind in FIELDS.items() if kind == "int"]
 SECONDS = [name for name in FIELDS if name.endswith("_seconds")]
 
 
-@pytest.mark.parametrize(
-    "value", [0, -1, 2**31, 2**63, True, 1.5, "16", None, float("inf"), float("nan")], ids=repr
-)
+def refusal(name, value):
+    """Return the sentence that refuses such a limit, or what says that nothing does."""
+    try:
+        Limits(**{name: value})
+    except InvalidConfig as error:
+        return str(error)
+    return f"{name} may be {value!r}"
+
+
 @pytest.mark.parametrize("name", NUMBERS)
-def test_sizes_and_counts(name, value):
+def test_sizes_and_counts(name):
     """A size or a count is a whole number above zero, and none that no machine has room for."""
-    with pytest.raises(
-        InvalidConfig, match=f"^the limit {name} must be a whole number from 1 to .*, and is "
-    ):
-        Limits(**{name: value})
+    sentence = f"^the limit {name} must be a whole number from 1 to .*, and is "
+    for value in (0, -1, 2**31, 2**63, True, 1.5, "16", None, float("inf"), float("nan")):
+        assert re.search(sentence, refusal(name, value)), repr(value)
 
 
-@pytest.mark.parametrize(
-    "value", [-1, -0.1, float("nan"), float("inf"), -float("inf"), 1e300, "5", None, True], ids=repr
-)
 @pytest.mark.parametrize("name", SECONDS)
-def test_seconds(name, value):
+def test_seconds(name):
     """A time is a number that is finite, not negative, and none that overflows a clock."""
-    with pytest.raises(InvalidConfig, match=f"^the limit {name} must be a number from 0 to .*, and is "):
-        Limits(**{name: value})
+    sentence = f"^the limit {name} must be a number from 0 to .*, and is "
+    for value in (-1, -0.1, float("nan"), float("inf"), -float("inf"), 1e300, "5", None, True):
+        assert re.search(sentence, refusal(name, value)), repr(value)
 
 
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, float("nan"), True], ids=repr)
