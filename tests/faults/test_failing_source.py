@@ -8,6 +8,7 @@ import pytest
 
 MIB = 1 << 20
 SHORT = {"progress_seconds": 2.0, "unary_seconds": 2.0}
+HASTY = {"progress_seconds": 1.0, "unary_seconds": 1.0}  # of a consumer that waits for nothing but their end
 
 
 class Source:
@@ -96,7 +97,7 @@ def test_a_share_that_hangs(source, operation):
     source.change()
     source.failing.fails(operation, how="hang", path="tree")
     started = time.monotonic()
-    how = source.again(limits=SHORT)
+    how = source.again(limits=HASTY)
     assert how["error"][0] in ("TransferTimeout", "OriginUnavailable"), how
     assert time.monotonic() - started < 30
     assert source.snapshot(source.target) == source.before
@@ -109,7 +110,7 @@ def test_others_are_served_while_a_share_hangs(source):
         file.write("elsewhere")
     source.failing.fails("read", "open", "getattr", how="hang", path="tree")
     for _ in range(3):
-        assert source.again(limits=SHORT)["error"][0] in ("TransferTimeout", "OriginUnavailable")
+        assert source.again(limits=HASTY)["error"][0] in ("TransferTimeout", "OriginUnavailable")
     assert "error" not in source.again("lit://@origin/elsewhere")  # with the time that a busy machine takes
     source.failing.lift()
 
@@ -117,7 +118,7 @@ def test_others_are_served_while_a_share_hangs(source):
 def test_a_work_ends_while_its_share_hangs(source):
     """A Work whose share hangs can be ended, and its name is free."""
     source.failing.fails("read", "open", "getattr", how="hang", path="tree")
-    assert "error" in source.again(limits=SHORT)
+    assert "error" in source.again(limits=HASTY)
     source.origin.kill()
     how = source.again("lit://@origin/elsewhere", limits=SHORT)
     assert how["error"][0] == "PathNotFound", how

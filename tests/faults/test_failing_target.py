@@ -211,9 +211,9 @@ def test_a_target_that_hangs(target, fork, root, tmp_path, until, operation):
     target.before = target.now()
     target.change()
     target.failing.fails(operation, how="hang")
-    child = fork("get", root=root, uri=URI, to=target.path, overwrite=True, local_copy=False, timeout=5.0)
+    child = fork("get", root=root, uri=URI, to=target.path, overwrite=True, local_copy=False, timeout=2.5)
     assert child.next() == {"ready": True}
-    late = time.monotonic() + 5.5
+    late = time.monotonic() + 3.0
     until(target.failing.met)
     assert "error" not in target.get(URI, to=f"{tmp_path}/elsewhere")
     time.sleep(max(0.0, late - time.monotonic()))
