@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,10 @@ import trustme
 from tests.etcd_server import EtcdServers, free_ports
 from tests.ray_cluster import RayCluster
 from tests.ray_driver import RayDriver
+
+# A command that a shell started in the background ignores SIGINT, and so would each process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]
