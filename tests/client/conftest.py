@@ -38,7 +38,8 @@ server.stop()
 class Work:
     """A real server of one Work, in a process of its own."""
 
-    def __init__(self, root, name="trainer", instance="i1", bind="127.0.0.1:0"):
+    # Clients connect from 127.0.0.1, so no client takes the port of a Work that starts again at its endpoint.
+    def __init__(self, root, name="trainer", instance="i1", bind="127.0.0.2:0"):
         self.root = str(root)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _SERVE, self.root, name, instance, bind],

@@ -196,7 +196,7 @@ def test_stop_leaves_nothing(root):
     """After stop the port is free and no thread is left; a second stop does nothing."""
     before = set(threading.enumerate())
     shares = Shares(str(root), name="train")
-    server = PeerServer("train", "i1", shares)
+    server = PeerServer("train", "i1", shares, bind="127.0.0.2:0")  # no client takes a port of this address
     endpoint = server.start()
     with grpc.insecure_channel(endpoint) as channel:
         health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
