@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14 python3.15
 PYTEST_ARGS ?=
 LOCKED ?=
 # Tests wait as much as they compute, so one more runs at a time than there are cores.
@@ -12,10 +12,11 @@ PYTEST_WORKERS ?= $(shell expr $$(nproc) + 1)
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PIP_INSTALL := -m pip install --quiet
-PARALLEL := -n $(PYTEST_WORKERS) --dist loadfile
+PARALLEL := -n $(PYTEST_WORKERS) --dist worksteal
 STUBS := proto/lit_storage_proto
 # These take minutes and root; `make test-cluster` runs them.
 NOT_OF_ONE_HOST := --ignore tests/cluster
+QUICK := -m "not slow and not soak"
 # How long the tests go on that make random trouble: in `make soak` all together, in `make test-cluster` the one.
 soak: SOAK_SECONDS ?= 600
 test-cluster: SOAK_SECONDS ?= 300
@@ -24,7 +25,7 @@ NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_de
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak test-cluster test-pythons check bench bench-handover proto proto-check lock audit clean
+.PHONY: help setup demo test test-all coverage soak test-cluster test-pythons test-newer-pythons check bench bench-handover proto proto-check lock audit clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +36,18 @@ demo: $(VENV)/.example ## Train a classifier in one process and hand its checkpo
 	@echo "== Running examples/share_checkpoint.py"
 	@$(BIN)/python examples/share_checkpoint.py
 
-test: $(VENV)/.dev ## Run all tests but the long ones and those of several hosts (PYTEST_ARGS="-k name" for some)
+test: $(VENV)/.dev ## Run the quick tests, in minutes (PYTEST_ARGS="-k name" for some)
+	@$(BIN)/pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(QUICK) $(PYTEST_ARGS)
+
+test-all: $(VENV)/.dev ## Run all tests but the soak and those of several hosts
 	@$(BIN)/pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev ## Say how many lines of each package `make test` reaches (COVERAGE_OF=test-all for all tests)
+	@rm -rf build/coverage && mkdir -p -m 1777 build/coverage
+	@$(BIN)/coverage run -m pytest $(PARALLEL) $(NOT_OF_ONE_HOST) $(if $(filter test-all,$(COVERAGE_OF)),,$(QUICK)) \
+		$(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/python tests/coverage_table.py $(if $(filter test-all,$(COVERAGE_OF)),95,90)
 
 # One after the other, so that the time given is the time taken; each test adds its own beginning and end.
 soak: $(VENV)/.dev ## Kill, fuzz and attack at random for SOAK_SECONDS (600); prints how much of it there was
@@ -48,7 +59,7 @@ test-cluster: $(VENV)/.dev ## Run the tests of several hosts, for minutes (SOAK_
 	@TESTS_NEED_HOSTS=1 SOAK_SECONDS=$(SOAK_SECONDS) \
 		$(BIN)/pytest tests/cluster $(PYTEST_ARGS)
 
-test-pythons: ## Run all tests on each supported Python that is installed
+test-pythons: ## Run the quick tests on each supported Python that is installed
 	@for python in $(PYTHONS); do \
 		if $$python -c '' 2>/dev/null; then \
 			version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
@@ -59,7 +70,11 @@ test-pythons: ## Run all tests on each supported Python that is installed
 
 .PHONY: test-python
 test-python: $(VENV)-$(VERSION)/.test
-	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PARALLEL) $(NOT_OF_A_PYTHON) $(NOT_OF_ONE_HOST) $(PYTEST_ARGS)
+	@$(VENV)-$(VERSION)/bin/pytest -p no:cacheprovider $(PARALLEL) $(NOT_OF_A_PYTHON) $(NOT_OF_ONE_HOST) \
+		$(QUICK) $(PYTEST_ARGS)
+
+test-newer-pythons: ## Run the quick tests on Python 3.14 and 3.15, in a root file system of Debian's (as root)
+	@.ci/newer-pythons
 
 check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs and the wheel
 	$(BIN)/ruff check .
@@ -98,8 +113,9 @@ proto-check: $(VENV)/.dev ## Fail if the committed stubs are not those of the .p
 			{ echo "The stubs are stale: run make proto"; exit 1; }; \
 	done && echo "The stubs in $(STUBS) are those of its .proto files."
 
-lock: ## Choose anew what CI installs, by version and hash
+lock: ## Choose anew what CI installs, by version and hash (as root, for the newer Pythons)
 	@.ci/lock
+	@.ci/newer-pythons python3.14 .ci/lock
 
 # Not a part of CI: a service that did not answer would fail it, and one that answers anew each day does not repeat.
 audit: ## Ask an advisory service, over the network, about all that CI installs

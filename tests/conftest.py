@@ -25,9 +25,12 @@ from tests.etcd_server import EtcdServers, free_ports
 from tests.ray_cluster import RayCluster
 from tests.ray_driver import RayDriver
 
-# A command that a shell started in the background ignores SIGINT, and so would each process that a test interrupts.
+# A command that a shell started in the background ignores SIGINT, and so do the processes that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests start thousands of processes. Without bytecode on the disk each of them compiles this product first.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 for variable in [name for name in os.environ if name.startswith("LIT_STORAGE_")]:
     del os.environ[variable]

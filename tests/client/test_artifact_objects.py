@@ -35,6 +35,7 @@ def objects(request, tmp_path, s3):
 
 
 class TestPort:
+    @pytest.mark.slow
     def test_what_was_put_is_read(self, objects):
         """Whole, and in parts."""
         objects.put("data/a/1", b"0123456789")
@@ -43,6 +44,7 @@ class TestPort:
         assert objects.read("data/a/1", 2, 0) == b""
         assert objects.read("data/a/1", 7) == b"789"
 
+    @pytest.mark.slow
     def test_a_part_behind_the_end_is_damage(self, objects):
         """An object that is shorter than it should be is never read as if it were whole."""
         objects.put("data/a/1", b"0123456789")
@@ -50,6 +52,7 @@ class TestPort:
             with pytest.raises(IntegrityError, match="shorter"):
                 objects.read("data/a/1", start, size)
 
+    @pytest.mark.slow
     def test_nothing_there(self, objects):
         """An object that is not there is FileNotFoundError: the store has answered."""
         objects.put("data/a/1", b"1")
@@ -67,6 +70,7 @@ class TestPort:
         assert all(abs(each.modified - time.time()) < 3600 for each in found)
         assert objects.list("nothing") == []
 
+    @pytest.mark.slow
     def test_removing(self, objects):
         """What is removed is gone, and what was not there is passed over."""
         objects.put("a/1", b"1")
@@ -75,6 +79,7 @@ class TestPort:
         assert [each.key for each in objects.list("a")] == ["a/2"]
         objects.remove([])
 
+    @pytest.mark.slow
     def test_many_threads(self, objects, request):
         """Any thread may use it."""
         numbers = list(range(16))
@@ -180,6 +185,7 @@ class TestDisk:
 
 
 class TestS3:
+    @pytest.mark.slow
     def test_a_bucket_that_is_none_is_unknown(self, s3):
         """It is OriginUnavailable, whatever is asked of it, and never an empty store."""
         s3("rclone")
@@ -192,6 +198,7 @@ class TestS3:
             with pytest.raises(OriginUnavailable, match="bucket does not exist"):
                 call()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
     def test_wrong_credentials_are_refused(self, s3, monkeypatch, variable):
         """They are AccessDenied, which says what to look at and not what it was."""
@@ -211,6 +218,7 @@ class TestS3:
         with pytest.raises(AccessDenied, match="credentials"):
             fsspec_at(url).put("a/1", b"1")
 
+    @pytest.mark.slow
     def test_a_server_that_does_not_listen(self, s3, monkeypatch):
         """It is OriginUnavailable, soon."""
         _, url = s3("rclone")
@@ -220,6 +228,7 @@ class TestS3:
             fsspec_at(url).list("a")
         assert time.monotonic() - began < 20
 
+    @pytest.mark.slow
     def test_a_server_that_never_answers(self, s3, monkeypatch):
         """It is TransferTimeout, within the seconds that were given."""
         import socket
@@ -234,6 +243,7 @@ class TestS3:
 
 
 class TestInstalled:
+    @pytest.mark.slow
     def test_what_is_not_installed_says_what_to_install(self):
         """Without s3fs, s3:// names the extra."""
         code = (
@@ -252,6 +262,7 @@ class TestInstalled:
             open_store("s3://bucket/x", "train", limits=Limits())
         open_store("file:///x", "train", limits=Limits())
 
+    @pytest.mark.slow
     def test_the_core_does_not_load_fsspec(self):
         """Nobody pays for a store that is not used."""
         code = (

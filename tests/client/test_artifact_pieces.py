@@ -1,5 +1,6 @@
 """Pieces are exactly the bytes that are wanted, in order, each in its chunk or a hole."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ def files_and_wishes(draw):
     return stored, draw(spans(size))
 
 
+@pytest.mark.slow
 @given(files_and_wishes())
 def test_they_are_what_is_wanted(case):
     """Joined, the pieces are the wanted runs; data come from chunks, all else is a hole."""

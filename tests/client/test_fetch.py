@@ -252,6 +252,7 @@ def test_silence_on_the_way(lies, keep, frames_of, directory_entry):
     assert "lit://@trainer/t" in str(error)
 
 
+@pytest.mark.slow
 def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entry):
     """One that brings little, but enough, may take longer than `progress_seconds`."""
     get = Get(remote_of(script.record, progress_seconds=2.0), tmp_path / "R")
@@ -267,6 +268,7 @@ def test_a_slow_stream_goes_on(remote_of, script, tmp_path, frames_of, file_entr
     assert (tmp_path / "R/@trainer/t").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_an_origin_that_walks_for_long_is_waited_for(remote_of, script, tmp_path, frames_of, directory_entry):
     """Once it has said who it is, it has `progress_seconds` for what comes first."""
     get = Get(remote_of(script.record, unary_seconds=1.0), tmp_path / "R")
@@ -282,6 +284,7 @@ def test_an_origin_that_walks_for_long_is_waited_for(remote_of, script, tmp_path
     assert get("t").files == 0
 
 
+@pytest.mark.slow
 def test_silence_after_a_little_is_silence(lies, keep, frames_of, directory_entry, file_entry):
     """It is not the rate that is blamed where the last thing that came was small."""
     released = threading.Event()
@@ -326,6 +329,7 @@ def test_timeout(lies, keep, frames_of, directory_entry, file_entry):
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_slow_disk_is_no_silence(lies, frames_of, directory_entry, file_entry):
     """Time spent on this side does not count as the peer's silence."""
     items = [(file_entry(str(number), b"1"), b"1") for number in range(3)]
@@ -350,6 +354,7 @@ def test_interrupt(lies, keep, frames_of, directory_entry):
     released.set()
 
 
+@pytest.mark.slow
 def test_killed_peer(start_work, remote_of, tmp_path):
     """A peer killed in the middle is a typed error, soon, and the target is as it was."""
     work = start_work()

@@ -278,6 +278,7 @@ with choose(f"{directory}/target") as destination:
 """
 
 
+@pytest.mark.slow
 def test_deleted_tree_does_not_come_back(tmp_path):
     """Without an exchange of names too, a target deleted after its get stays so if the process is killed."""
     run(REPLACE + 'shutil.rmtree(f"{directory}/target"); os._exit(0)', str(tmp_path))

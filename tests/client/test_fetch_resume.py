@@ -114,6 +114,7 @@ def check(get, content):
     assert get.left() == []
 
 
+@pytest.mark.slow
 def test_after_a_kill(killed, content):
     """The next get of the same copy goes on where a killed one was, and leaves nothing."""
     transfer = killed()
@@ -126,6 +127,7 @@ def large_of(staging):
     return f"{staging}/tree/sub/large"
 
 
+@pytest.mark.slow
 def test_bytes_that_are_others(killed, content):
     """A partial file of the right size with other bytes is not trusted: what is wrong comes anew."""
     with open(large_of(killed.staging), "r+b") as file:
@@ -137,6 +139,7 @@ def test_bytes_that_are_others(killed, content):
     check(killed, content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
 def test_a_journal_cut_short(killed, content, keep):
     """A journal counts up to where it is whole."""
@@ -146,6 +149,7 @@ def test_a_journal_cut_short(killed, content, keep):
     check(killed, content)
 
 
+@pytest.mark.slow
 def test_a_journal_of_another_format(killed, content):
     """What another version wrote is not gone on from, and does not stay for ever."""
     path = f"{killed.staging}/{JOURNAL}"
@@ -160,6 +164,7 @@ def test_a_journal_of_another_format(killed, content):
     check(killed, content)
 
 
+@pytest.mark.slow
 def test_damage_in_a_journal(killed, content):
     """A line whose checksum is wrong ends what counts."""
     path = f"{killed.staging}/{JOURNAL}"
@@ -170,6 +175,7 @@ def test_damage_in_a_journal(killed, content):
     check(killed, content)
 
 
+@pytest.mark.slow
 def test_the_file_changed_since(killed, content, work):
     """Two versions of a file are never spliced."""
     changed = bytes(SIZE)
@@ -179,6 +185,7 @@ def test_the_file_changed_since(killed, content, work):
     check(killed, changed)
 
 
+@pytest.mark.slow
 def test_a_file_in_the_place_of_the_large_one(killed, content, tmp_path):
     """A link that stands where bytes should be is not followed, and what it means stays as it was."""
     os.rename(large_of(killed.staging), tmp_path / "outside")
@@ -189,6 +196,7 @@ def test_a_file_in_the_place_of_the_large_one(killed, content, tmp_path):
     assert (tmp_path / "outside").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_second_name(killed, content, tmp_path):
     """A partial file that has another name is not gone on from."""
     os.link(large_of(killed.staging), tmp_path / "outside")
@@ -197,6 +205,7 @@ def test_a_second_name(killed, content, tmp_path):
     check(killed, content)
 
 
+@pytest.mark.slow
 def test_one_of_two_goes_on(killed, content):
     """Of two gets that come at once each ends with the whole tree."""
     errors = []
@@ -223,6 +232,7 @@ def test_one_of_two_goes_on(killed, content):
     check(killed, content)
 
 
+@pytest.mark.slow
 def test_another_target_leaves_it(killed, content, tmp_path):
     """A get of something else keeps what can be gone on from; one that is old is removed."""
     fetch(
@@ -245,6 +255,7 @@ def test_another_target_leaves_it(killed, content, tmp_path):
     assert killed.left() == []
 
 
+@pytest.mark.slow
 def test_an_owner_that_lives(get, content):
     """What a running get fills is not taken from it."""
     inner = []
@@ -287,6 +298,7 @@ def stripes(request, monkeypatch):
     monkeypatch.setattr("lit_storage_client.direct.worthwhile_stripes", lambda *_: request.param)
 
 
+@pytest.mark.slow
 def test_no_thread_is_left(get, content, stripes):
     """After a get nothing of its ways goes on, whatever they were made of."""
     get()
@@ -297,6 +309,7 @@ def test_no_thread_is_left(get, content, stripes):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path, stripes):
     """A get goes on by itself when its origin comes back in time."""
     get = Get(remote_of(work.record, ways=Ways.TCP, resume_seconds=60), tmp_path / "R")
@@ -316,6 +329,7 @@ def test_contact_lost_and_found(work, remote_of, start_work, content, tmp_path, 
     started[0].join()
 
 
+@pytest.mark.slow
 def test_contact_lost_for_good(work, remote_of, content, tmp_path):
     """It is given up after a while, with the error that ended it, and a later get goes on from there."""
     get = Get(remote_of(work.record, ways=Ways.TCP, fetch_workers=1), tmp_path / "R")
@@ -324,6 +338,7 @@ def test_contact_lost_for_good(work, remote_of, content, tmp_path):
     assert get.staging.endswith(".filling")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_name_that_is_free_for_a_moment(work, remote_of, start_work, content, tmp_path, comes_back):
     """Where names have leases, an origin may have to register anew; a get waits for it, and not for ever."""
@@ -349,6 +364,7 @@ def test_a_name_that_is_free_for_a_moment(work, remote_of, start_work, content, 
         assert 5 <= time.monotonic() - killed_at[0] < 45
 
 
+@pytest.mark.slow
 def test_an_error_of_the_caller(get, content):
     """What a callback raises ends the get as it is, and nothing stays."""
     with pytest.raises(ZeroDivisionError):
@@ -356,6 +372,7 @@ def test_an_error_of_the_caller(get, content):
     assert get.left() == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_there(get, content):
     """After Ctrl-C the next get goes on from there."""
 

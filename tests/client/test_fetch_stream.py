@@ -87,6 +87,7 @@ def test_names(write, frames_of, directory_entry, file_entry, tmp_path):
     assert set(os.listdir(tmp_path / "tree")) == names
 
 
+@pytest.mark.slow
 def test_deep_tree(write, frames_of, directory_entry, file_entry):
     """A tree 500 deep is written with few descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -188,6 +189,7 @@ def test_progress(write, frames_of, file_entry):
     assert calls == sorted(calls, key=lambda call: call[0])
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_read_only_directories(as_nobody, public_directory):
     """Without the rights of root, directories that nobody may write are filled all the same."""

@@ -30,6 +30,7 @@ def test_the_environment_comes_first(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_many_processes_agree(tmp_path):
     """Eight processes that start at once on a new root all read one id."""
     script = """
@@ -54,6 +55,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
             machine_id(str(tmp_path / root))
 
 
+@pytest.mark.slow
 def test_a_root_without_permission_is_refused():
     """A root that this user may not write is AccessDenied; an id that is already there can be read."""
     script = (

@@ -195,6 +195,7 @@ class TestCache:
 
 
 class TestLease:
+    @pytest.mark.slow
     def test_a_silent_holder_loses_its_name(self, etcd, open_etcd):
         """Without renewal a record goes at the end of its lease, not before, and the name is free."""
         registry = open_etcd(url := etcd.new_url(), lease_seconds=2)
@@ -206,6 +207,7 @@ class TestLease:
         open_etcd(url).register(record("two"))  # for longer
         assert registry.resolve("trainer").instance_id == "two"
 
+    @pytest.mark.slow
     def test_a_renewed_lease_goes_on(self, etcd, open_etcd):
         """Each renewal gives the whole time anew."""
         registry = open_etcd(etcd.new_url(), lease_seconds=6)
@@ -247,6 +249,7 @@ registry.register(LiveRecord("trainer", "killed", "127.0.0.1:1", "machine"))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_this_machine_is_not_waited_for(etcd, open_etcd):
     """Where its process is known to be gone, a record counts as gone; other machines wait for the lease."""
     url = etcd.new_url()
@@ -332,6 +335,7 @@ class TestLostAnswers:
         assert lost
         assert other.resolve("trainer") is None
 
+    @pytest.mark.slow
     def test_a_call_that_gives_up_holds_no_name(self, etcd, open_etcd, monkeypatch):
         """Where no answer comes in time, the lease is given back: nobody waits for a holder that is none."""
         mine, other = open_etcd(url := etcd.new_url(), resolve_seconds=2.0), open_etcd(url)
@@ -467,6 +471,7 @@ class TestOutOfReach:
             assert time.monotonic() - began < 15
             registry.close()
 
+    @pytest.mark.slow
     def test_one_good_member_is_enough(self, etcd, open_etcd):
         """Of several endpoints, those where nobody answers are passed over."""
         with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -563,6 +568,7 @@ class TestOutOfReach:
         assert registry.resolve("trainer") == LiveRecord("trainer", "i", "e:1", "m")
 
 
+@pytest.mark.slow
 def test_a_stopped_etcd_is_believed_for_a_while_only(tmp_path, open_etcd):
     """Memory answers for `watch_seconds` after etcd fell silent; then a resolve raises, in its time."""
     with EtcdServers(tmp_path / "own") as servers:

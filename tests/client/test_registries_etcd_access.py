@@ -108,6 +108,7 @@ def with_users(tmp_path_factory):
 
 
 class TestUsers:
+    @pytest.mark.slow
     def test_a_user_may_use_its_prefix(self, with_users, open_as):
         """With its password a user registers, resolves, watches, renews and unregisters."""
         registry = open_as(with_users.new_url(), EtcdAccess("lit", PASSWORD))
@@ -190,6 +191,7 @@ class TestTLS:
         registry.register(record())
         wait_until(lambda: registry.resolve("trainer") == record() and registry.is_watching)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "options",
         [{"name": None}, {"ca": "other.pem"}, None],
@@ -202,6 +204,7 @@ class TestTLS:
         with pytest.raises(RegistryUnavailable, match="check that etcd runs there"):
             open_as(servers.new_url(), access, Limits(resolve_seconds=0.8)).resolve("trainer")
 
+    @pytest.mark.slow
     def test_a_renewed_certificate_is_shown(self, tls, open_as, tmp_path):
         """The next call is made with it, whether it is a good one or not; nothing is opened anew."""
         servers, directory = tls

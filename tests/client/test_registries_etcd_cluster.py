@@ -67,6 +67,7 @@ def first(cluster, registry):
     return next(member for member in cluster.members if member.endpoint == endpoint)
 
 
+@pytest.mark.slow
 def test_a_member_that_is_killed_is_passed_over(cluster, open_etcd):
     """The member that a process speaks with is killed: reads, writes and the watch go on at another one."""
     registry = open_etcd(cluster.new_url())
@@ -90,6 +91,7 @@ def test_a_leader_that_is_killed_is_replaced(cluster, open_etcd):
         registry.register(record(instance="two"))
 
 
+@pytest.mark.slow
 def test_a_lease_outlives_its_leader(cluster, open_etcd):
     """A lease that is renewed is not lost when the leader is killed, nor when the next one is stopped."""
     registry = open_etcd(cluster.new_url(), lease_seconds=10.0, resolve_seconds=5.0)
@@ -102,6 +104,7 @@ def test_a_lease_outlives_its_leader(cluster, open_etcd):
     keeper.release()
 
 
+@pytest.mark.slow
 def test_a_member_that_is_stopped_is_passed_over(cluster, open_etcd):
     """A member that takes connections and says nothing costs its share of a call's time, not the call."""
     registry = open_etcd(cluster.new_url(), resolve_seconds=12.0)
@@ -117,6 +120,7 @@ def test_a_member_that_is_stopped_is_passed_over(cluster, open_etcd):
     assert min(took) < 0.5  # another one is asked first by now
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_minority_is_not_believed(cluster, open_etcd, end):
     """One member that is left of three answers nothing: neither calls nor, after a while, its watch."""

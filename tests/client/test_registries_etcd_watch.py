@@ -82,6 +82,7 @@ def watched(etcd, watch):
     return watch(etcd)
 
 
+@pytest.mark.slow
 def test_it_is_resumed_where_it_broke(watched):
     """After a break, what changed meanwhile arrives, and nothing is loaded again."""
     watched.gate.cut()
@@ -122,6 +123,7 @@ def test_a_compaction_under_a_watch_that_stands_does_nothing(watched):
     assert watched.registry.loads == 1
 
 
+@pytest.mark.slow
 def test_a_broken_watch_is_not_fresh(etcd, watch):
     """As soon as the stream breaks, a resolve asks, and raises where nobody can be asked."""
     watched = watch(etcd, 60.0)
@@ -131,6 +133,7 @@ def test_a_broken_watch_is_not_fresh(etcd, watch):
         watched.registry.resolve("trainer")
 
 
+@pytest.mark.slow
 def test_a_silent_watch_is_not_fresh(etcd, watch):
     """A connection that stands and carries nothing is believed for `watch_seconds`, then asked anew."""
     watched = watch(etcd, 5.0)
@@ -147,6 +150,7 @@ def test_a_silent_watch_is_not_fresh(etcd, watch):
     assert watched.cached("trainer").endpoint == "127.0.0.1:5"
 
 
+@pytest.mark.slow
 def test_a_burst_arrives_in_order(watched):
     """Of many changes of one name the last one stays, and each name has its own."""
     for number in range(1, 150):
@@ -155,6 +159,7 @@ def test_a_burst_arrives_in_order(watched):
     assert watched.cached("deploy") == record("deploy")
 
 
+@pytest.mark.slow
 def test_an_etcd_that_was_made_anew_is_another_one(tmp_path):
     """What an etcd said before it lost its data is forgotten, although its revisions begin anew."""
     with EtcdServers(tmp_path / "own") as servers:

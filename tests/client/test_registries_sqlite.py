@@ -154,6 +154,7 @@ class TestLife:
         with pytest.raises(NameTaken, match="of another container or user that cannot be looked up"):
             registry.register(SUCCESSOR)
 
+    @pytest.mark.slow
     def test_of_eight_processes_one_wins(self, path):
         """Of eight processes that register one name at once on a new file, exactly one wins: 20 times."""
         script = """
@@ -359,6 +360,7 @@ class TestSystem:
 
 
 class TestFork:
+    @pytest.mark.slow
     def test_a_forked_child_reads_and_writes(self, path):
         """A forked child resolves and registers through its parent's registry, and the parent goes on."""
         script = """
@@ -383,6 +385,7 @@ if os.fork() == 0:
 """
         assert outcome(script, path) == "None failed"
 
+    @pytest.mark.slow
     def test_forks_beside_busy_threads(self, path):
         """Forks while other threads use the registry leave neither side waiting or with an error."""
         script = """
@@ -402,6 +405,7 @@ print(set(codes))
 """
         assert outcome(script, path) == "{0}"
 
+    @pytest.mark.slow
     def test_a_fork_behind_pythons_back_is_refused(self, path):
         """A child forked by C code, with an open connection in it, gets a typed error and harms nothing."""
         script = """

@@ -60,6 +60,7 @@ def within():
     return Within()
 
 
+@pytest.mark.slow
 def test_exists_where_it_is(trainer, remote_of):
     """A live Work that has the path says yes."""
     assert remote_of(trainer.record).exists(HERE) is True
@@ -157,6 +158,7 @@ def test_unreachable_host_is_given_up(remote_of, within):
             remote_of(record, connect_seconds=0.5).exists(HERE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("warm", [True, False])
 def test_stopped_peer_is_given_up(start_work, remote_of, within, warm):
     """A peer stopped by SIGSTOP is an error within `unary_seconds`, also on a connection that stood."""
@@ -170,6 +172,7 @@ def test_stopped_peer_is_given_up(start_work, remote_of, within, warm):
         remote.exists(HERE)
 
 
+@pytest.mark.slow
 def test_stream_of_a_stopped_peer(start_work, remote_of, within):
     """A stream that does not begin is given up within `unary_seconds`."""
     work = start_work()
@@ -199,6 +202,7 @@ def test_restarted_elsewhere(trainer, dead_record, remote_of):
     assert remote_of(earlier, trainer.record).exists(HERE)
 
 
+@pytest.mark.slow
 def test_restarted_in_the_same_place(start_work, remote_of, tmp_path):
     """A Work that is restarted on its port is reached at once, not after a back-off."""
     (tmp_path / "origin").mkdir()

@@ -56,6 +56,7 @@ def test_root_token_is_kept(tmp_path):
     assert os.listdir(root) == ["token"]
 
 
+@pytest.mark.slow
 def test_root_token_has_one_winner(tmp_path):
     """Processes that come at once all return the same token."""
     code = "import sys; from lit_storage_client.security import root_token; print(root_token(sys.argv[1]))"

@@ -3,6 +3,8 @@
 import signal
 import time
 
+import pytest
+
 from lit_storage_client.registries import open_registry
 from lit_storage_proto.limits import Limits
 from tests.leased_work import Process, wait_until
@@ -10,6 +12,7 @@ from tests.leased_work import Process, wait_until
 PAUSE_SECONDS = 30.0
 
 
+@pytest.mark.slow
 def test_a_pause_of_30_seconds(etcd, tmp_path):
     """Once its lease has ended a Work serves nobody; later it is another instance, or lost its name."""
     lease_seconds = Limits().lease_seconds

@@ -51,7 +51,9 @@ def test_a_line_that_comes_back(pair, tmp_path, digest, how, whose):
     assert digest(tmp_path / "copy") == pair.whole
 
 
-@pytest.mark.parametrize("limits", [SHORT, {}], ids=["short", "defaults"])
+@pytest.mark.parametrize(
+    "limits", [pytest.param(SHORT, id="short"), pytest.param({}, id="defaults", marks=pytest.mark.slow)]
+)
 @pytest.mark.timeout(180)
 def test_a_line_that_stays_down(pair, tmp_path, limits):
     """The copy is given up when nothing new came for `progress_seconds`, and its target is as it was."""

@@ -316,6 +316,7 @@ class TestHostile:
         assert not left.exists("/out/a")
 
 
+@pytest.mark.slow
 class TestSlow:
     def hang(self, left, monkeypatch, method, keys=""):
         over = threading.Event()
@@ -525,6 +526,7 @@ def test_a_version_that_is_replaced_while_it_is_read(make, monkeypatch):
     assert replaced
 
 
+@pytest.mark.slow
 def test_many_threads_read_many_manifests(make):
     """A store may be used from any thread."""
     left = make("memory")

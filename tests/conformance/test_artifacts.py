@@ -15,7 +15,8 @@ from lit_storage_proto.uri import Location
 from lit_storage_server.publish import publish, publish_removed
 from lit_storage_server.tree_stream import TreeStream
 
-NAMED = ["file", "memory", "rclone", "moto"]
+S3 = [pytest.param(name, marks=pytest.mark.slow) for name in ("rclone", "moto")]
+NAMED = ["file", "memory", *S3]
 ALL = ["in-place", *NAMED]
 
 

@@ -44,7 +44,7 @@ class Doing(Work):
         return what
 
 
-@pytest.fixture(params=["process", "ray"])
+@pytest.fixture(params=["process", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request):
     if request.param == "ray":
         yield request.getfixturevalue("ray_driver")

@@ -113,6 +113,7 @@ def damaged(file, how):
             os.rename(copy, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES, ids=lambda how: how.__name__)
 def test_a_registry_that_is_damaged(file, get, tmp_path, how):
     """Whoever comes to a damaged registry hears in time which file it is, and the file is not made anew."""
@@ -147,6 +148,7 @@ def test_a_registry_that_is_locked(file, user, mode):
         assert "error" not in (how := user.next()), how
 
 
+@pytest.mark.slow
 def test_a_registry_that_is_locked_against_readers(file, user):
     """Where the file is locked for everybody, for longer than there is time, that is said in time."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
@@ -165,6 +167,7 @@ def test_a_registry_that_is_locked_against_readers(file, user):
     assert "error" not in (how := user.next()), how
 
 
+@pytest.mark.slow
 def test_a_name_cannot_be_taken_while_it_is_locked(file, fork, root):
     """Joining while the file is locked for longer is RegistryUnavailable within its time, and works later."""
     with contextlib.closing(sqlite3.connect(file)) as other:

@@ -169,6 +169,7 @@ def test_what_is_still_to_be_published(tmp_path, jump, seconds):
 TIMES = {"before 1970": -(2**33), "1970": 0, "2100": 4102444800, "2300": 2**33 + 2**31, "the last": 2**62}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", TIMES.values(), ids=TIMES)
 def test_times_of_files(origin, get, in_memory, seconds):
     """A file of any year is copied; a time that cannot be sent becomes the nearest one that can."""
@@ -198,6 +199,7 @@ with lit_storage.connect(root=sys.argv[1]):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [10 * YEAR, -10 * YEAR], ids=["forward", "back"])
 def test_gets_while_the_clock_jumps(origin, root, seconds):
     """Gets go on, within their time, while the clock of their process jumps."""
@@ -209,6 +211,7 @@ def test_gets_while_the_clock_jumps(origin, root, seconds):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("offset", [0, 400 * 24 * 3600], ids=["as here", "a year on"])
 def test_another_clock_of_the_boot(origin, start_forks, root, tmp_path, offset):

@@ -132,6 +132,7 @@ def read_by_another(root, to):
         return file.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", FAILURES[1:2], ids=NAMES)
 @pytest.mark.parametrize("operation", ["create", "write", "fsync", "link"])
 def test_a_store_that_fails(failing, tmp_path, operation, number):
@@ -149,6 +150,7 @@ def test_a_store_that_fails(failing, tmp_path, operation, number):
     assert not [name for _, _, names in os.walk(failing.backing) for name in names if name.startswith(".tmp")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["read", "open", "getattr", "readdir"])
 def test_a_store_that_cannot_be_read(failing, tmp_path, operation):
     """What lies in a store that fails is unknown, and not absent: a get raises, and is no PathNotFound."""
@@ -162,6 +164,7 @@ def test_a_store_that_cannot_be_read(failing, tmp_path, operation):
     assert read_by_another(tmp_path / "root", tmp_path / "to") == "first"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", FAILURES[:1], ids=NAMES)
 @pytest.mark.parametrize("operation", ["create", "write", "mkdir"])
 def test_what_is_declared_cannot_be_noted(failing, tmp_path, operation, number):
@@ -177,6 +180,7 @@ def test_what_is_declared_cannot_be_noted(failing, tmp_path, operation, number):
     assert read_by_another(root, tmp_path / "to") == "second"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", FAILURES[:1], ids=NAMES)
 @pytest.mark.parametrize("operation", ["mkdir", "create", "write", "link", "getattr", "open"])
 def test_a_root_that_fails(failing, operation, number):

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SHORT = {"progress_seconds": 2.0, "unary_seconds": 2.0}
 HASTY = {"progress_seconds": 1.0, "unary_seconds": 1.0}  # of a consumer that waits for nothing but their end

@@ -125,6 +125,7 @@ def check(target, *operations, number=errno.EIO, **how_it_fails):
     return failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", FAILURES, ids=errno.errorcode.get)
 @pytest.mark.parametrize("operation", [*WRITING, "getattr"])
 def test_a_call_fails(target, seed, operation, number):
@@ -132,12 +133,14 @@ def test_a_call_fails(target, seed, operation, number):
     assert check(target, operation, number=number, after=seed.randrange(target.calls(operation)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", WRITING)
 def test_a_call_fails_once(target, seed, operation):
     """The same where a disk fails one call alone, so that what a get does about it goes well."""
     assert check(target, operation, after=seed.randrange(target.calls(operation)), times=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["tree", "/file", "large", "sub", "link"])
 def test_a_call_that_is_made_again(target, path):
     """What is made and then said to be stale meets itself when the kernel tries again: no peer did that."""
@@ -147,12 +150,14 @@ def test_a_call_that_is_made_again(target, path):
     assert all(failed[:3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["mkdir", "create", "write", "rename"])
 def test_a_target_that_was_absent(target, operation):
     """A target that was absent is absent afterwards, or is the whole new tree."""
     assert check(target, operation, after=3 if operation == "rename" else 1, absent=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2, 1 << 60], ids=["once", "twice", "from then on"])
 @pytest.mark.parametrize("after", [3, 4, 5, 6])
 def test_a_rename_fails_where_names_cannot_be_exchanged(target, after, times):
@@ -177,6 +182,7 @@ def test_any_call_fails(target, seed, soak_seconds, tally):
         tally["calls of a disk that failed"] += failed
 
 
+@pytest.mark.slow
 def test_a_note_that_is_cut_short(target):
     """The note of what is moved aside is whole before that is done, also where a write takes only a part."""
     target.failing.refuse_flags()
@@ -196,6 +202,7 @@ def test_writes_that_are_cut_short(target):
     target.heals()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["unlink", "rmdir", "chmod"])
 def test_what_was_replaced_cannot_be_removed(target, operation):
     """Where the disk fails once the new tree is in place, the get went well; the next one tidies up."""
@@ -205,6 +212,7 @@ def test_what_was_replaced_cannot_be_removed(target, operation):
     target.heals()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["write", "mkdir", "rename", "flush"])
 def test_a_target_that_hangs(target, fork, root, tmp_path, until, operation):
     """A get whose disk hangs keeps nobody else waiting, and ends well or as too late when it goes on."""

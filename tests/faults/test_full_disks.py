@@ -86,6 +86,7 @@ def test_a_registry_in_use(mounted):
     registry.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", FULL)
 def test_a_store(mounted, tmp_path, by):
     """A Work whose store is full ends well and warns; the next one publishes, and no part stays behind."""
@@ -103,6 +104,7 @@ def test_a_store(mounted, tmp_path, by):
     assert left_by(tmp_path / "root", store, "another") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", FULL)
 def test_a_root(mounted, by):
     """A Work whose whole root is full in the middle of its life ends, and the next one starts."""
@@ -118,6 +120,7 @@ def test_a_root(mounted, by):
     assert left_by(place) == []
 
 
+@pytest.mark.slow
 def test_the_daemon_when_its_log_has_no_room(tmp_path):
     """A daemon whose log goes to a full disk serves, and ends as ever."""
     (tmp_path / "data").mkdir()

@@ -97,12 +97,14 @@ def trouble_one(run, tmp_path, which, number, seconds):
     assert not staging.exists() or os.listdir(staging) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0.0, 0.4, 0.7])
 def test_a_process_is_killed(run, tmp_path, seed, which):
     """Whichever process of an app is killed, and the App after it, nothing of them stays behind."""
     trouble_one(run, tmp_path, which, signal.SIGKILL, seed.uniform(0, 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", [0.0, 0.6])
 def test_a_process_stands_still(run, tmp_path, seed, which):
     """Whichever process of an app stands still for a moment, it goes on afterwards."""

@@ -98,6 +98,7 @@ def test_a_custodian_at_any_time(tmp_path, soak_seconds, tally):
         tally["kills"] += 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3])
 def test_a_custodian_that_has_begun(tmp_path, seconds):
     """The same, soon after it started."""
@@ -153,6 +154,7 @@ def get_while_it_is_killed(data, seconds):
         assert texts_of(to) == TEXTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3])
 def test_a_daemon_that_sends(data, seconds):
     """A get whose daemon is killed goes on with the next one, or ends with an error and is done again."""

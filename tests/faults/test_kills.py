@@ -212,6 +212,7 @@ def kill_the_origin(rounds, until=None):
     rounds.check()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("root", "kills"), [("memory", 6), ("disk", 3)], indirect=["root"])
 def test_a_consumer_at_any_time(rounds, kills):
     """A consumer that gets again and again is killed after a random time."""
@@ -219,6 +220,7 @@ def test_a_consumer_at_any_time(rounds, kills):
         kill_a_consumer(rounds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["confined", "chosen"])
 def test_a_consumer_at_any_line(rounds, where):
     """A consumer is killed at a line of the code that fetches, so also in moments of microseconds."""
@@ -229,6 +231,7 @@ def test_a_consumer_at_any_line(rounds, where):
     assert sum(kill_at_a_line(rounds) for _ in range(8)) > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absent", [True, False])
 def test_a_consumer_at_each_line_of_the_swap(rounds, absent):
     """Wherever a consumer is killed while it changes names, whoever looks finds one of the two trees."""
@@ -245,18 +248,21 @@ def test_a_consumer_at_each_line_of_the_swap(rounds, absent):
     assert line > 20
 
 
+@pytest.mark.slow
 def test_a_consumer_that_is_gone_on_from(rounds):
     """A get goes on from the parts that a killed one verified, never with those of another version."""
     for _ in range(4):
         kill_at_bytes(rounds)
 
 
+@pytest.mark.slow
 def test_the_server_process(rounds, until):
     """A get whose origin is served anew goes on by itself, or ends with an error that says why."""
     for _ in range(3):
         kill_the_server(rounds, until)
 
 
+@pytest.mark.slow
 def test_the_origin(rounds):
     """A get whose origin was killed ends with an error, or well; the origin's name is free at once."""
     for _ in range(3):
@@ -276,6 +282,7 @@ def test_whoever_at_any_time(rounds, until, soak_seconds, tally):
         tally["kills"] += 1
 
 
+@pytest.mark.slow
 def test_a_consumer_that_makes_parents(rounds, left, root):
     """Wherever a consumer is killed that makes its target's parents too, no copy stays beside them."""
     rounds.shrink(1 * MIB)

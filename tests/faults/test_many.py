@@ -13,6 +13,7 @@ def root(in_memory):
     return f"{in_memory}/root"
 
 
+@pytest.mark.slow
 def test_the_first_frame_comes_before_the_end_of_the_walk(origin, fork, root):
     """What is made after the first frame has arrived, in most of the directories, comes in its turn."""
     for directory in range(DIRECTORIES):

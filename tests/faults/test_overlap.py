@@ -8,6 +8,8 @@ import pytest
 
 from lit_storage_client.fetch.commit import RENAME_EXCHANGE, renameat2
 
+pytestmark = pytest.mark.slow
+
 FILES = 40
 TIMES = 15
 INNER_FIRST = [["a/b", "a"], ["a", "a/b"]]

@@ -32,6 +32,7 @@ def old_tree(path):
     write(f"{path}/old/file", b"old")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_copy", [True, False])
 def test_another_file_system(tree, get, snapshot, in_memory, left, local_copy):
     """A target on another file system than the storage root is staged beside itself, and replaced as one."""
@@ -43,6 +44,7 @@ def test_another_file_system(tree, get, snapshot, in_memory, left, local_copy):
     assert left(in_memory) == []
 
 
+@pytest.mark.slow
 def test_a_way_over_another_file_system(tree, get, snapshot, in_memory, tmp_path):
     """A link on the way to a target of one's own choice is followed, and the copy is staged behind it."""
     os.symlink(in_memory, tmp_path / "link")
@@ -52,6 +54,7 @@ def test_a_way_over_another_file_system(tree, get, snapshot, in_memory, tmp_path
     assert os.listdir(f"{in_memory}/new") == ["to"]
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("there", [True, False])
 def test_a_read_only_file_system(tree, get, mounted, there):
@@ -85,6 +88,7 @@ def test_an_immutable_directory(tree, get, tmp_path, snapshot):
     assert snapshot(f"{place}/to") == snapshot(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize("local_copy", [True, False])
 @pytest.mark.parametrize(
@@ -103,6 +107,7 @@ def test_a_full_disk(tree, get, mounted, left, options, full, local_copy):
     assert "error" not in get("lit://@origin/small", to=f"{place}/small")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_a_full_disk_below_the_storage_root(tree, get, mounted, root, left):
     """The same where the storage root itself is what is full."""
@@ -116,6 +121,7 @@ def test_a_full_disk_below_the_storage_root(tree, get, mounted, root, left):
     assert "error" not in get("lit://@origin/small")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_a_disk_full_of_what_readers_may_hold(tree, fork, root, mounted, snapshot, left):
     """Replaced trees that are only kept for their readers make room for a copy that has none."""
@@ -129,6 +135,7 @@ def test_a_disk_full_of_what_readers_may_hold(tree, fork, root, mounted, snapsho
     assert left(place) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link_to", ["outside", "inside"])
 @pytest.mark.parametrize("way", ["there", "missing"])
 def test_a_link_on_the_way_to_the_target(tree, fork, root, tmp_path, left, link_to, way):
@@ -167,6 +174,7 @@ def test_a_link_on_the_way_to_the_target(tree, fork, root, tmp_path, left, link_
     assert left() == []
 
 
+@pytest.mark.slow
 def test_a_link_in_place_of_the_origins_directory(tree, fork, root, tmp_path, left):
     """R/@origin itself is never a link, also where it becomes one meanwhile."""
     base = f"{root}/connect/@origin"

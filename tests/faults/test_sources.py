@@ -171,6 +171,7 @@ def check(origin, make, get_while, snapshot, root, left, until):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_tree(check, change):
     """The target is the source as it was or as it is, or what it was before a get that says why it failed."""
@@ -179,6 +180,7 @@ def test_a_tree(check, change):
             check("t", change, at_bytes, local_copy=local_copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [rewrite, truncate, truncate_to_nothing, grow, replace, delete, file_to_link]
 )

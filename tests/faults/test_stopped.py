@@ -28,6 +28,7 @@ def test_a_work_that_stands_still(origin, tree, get, snapshot, tmp_path):
     assert snapshot(f"{tmp_path}/to") == snapshot(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_copy", [True, False], ids=["on this machine", "over the wire"])
 def test_a_server_that_stands_still(origin, tree, get, snapshot, tmp_path, until, local_copy):
     """A server that stands still is an error within the limits, and the next get goes well."""
@@ -41,6 +42,7 @@ def test_a_server_that_stands_still(origin, tree, get, snapshot, tmp_path, until
     assert snapshot(f"{tmp_path}/to") == snapshot(tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local_copy", [True, False], ids=["on this machine", "over the wire"])
 def test_a_server_that_stands_still_in_mid_transfer(
     origin, tree, fork, root, tmp_path, until, left, local_copy
@@ -58,6 +60,7 @@ def test_a_server_that_stands_still_in_mid_transfer(
     assert how["seconds"] < 30
 
 
+@pytest.mark.slow
 def test_a_consumer_that_stands_still(origin, tree, fork, root, snapshot, tmp_path, left):
     """A consumer that stood still for longer than the origin waits gets the whole tree when it goes on."""
     options = {"to": f"{tmp_path}/to", "local_copy": False, "pause_at_bytes": 2 * MIB}
@@ -99,6 +102,7 @@ def kill_publisher(fork, get, root, tmp_path, seconds, first):
     return version + 2
 
 
+@pytest.mark.slow
 def test_a_publisher_at_any_time(fork, get, root, tmp_path, seed):
     """A Work that is killed while it publishes leaves the version before or the new one, whole."""
     os.makedirs(tmp_path / "store")

@@ -83,6 +83,7 @@ def what(call, directory, name):
     return call if re.match(r"(syncfs|sync)\(", call) else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", [False, True])
 def test_durable(calls, root, tmp_path, chosen):
     """The staged tree is written before the one rename, and the directory after it; also to replace one."""
@@ -99,6 +100,7 @@ def test_durable_in_new_directories(calls, tmp_path):
     assert calls(durable=True, to=to, placed=placed) == made
 
 
+@pytest.mark.slow
 def test_not_durable(calls, root):
     """Without it nothing is synced, neither for a missing target nor for one that is there."""
     os.makedirs(f"{root}/connect/@origin")
@@ -106,6 +108,7 @@ def test_not_durable(calls, root):
         assert calls(durable=False) == [RENAME]
 
 
+@pytest.mark.slow
 def test_a_single_file(calls, root):
     """A file is synced as a tree is."""
     os.makedirs(f"{root}/connect/@origin/t")

@@ -62,6 +62,7 @@ except PermissionError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("url", "bound", "told"),

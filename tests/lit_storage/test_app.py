@@ -73,54 +73,63 @@ def train_then_deploy(pass_on):
     return run_app(build)
 
 
+@pytest.mark.slow
 def test_a_directory_is_there_when_run_starts():
     """A Path passed to another Work's run is transferred before it."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.checkpoint_dir))
     assert flow.deploy.seen == ["model.txt"]
 
 
+@pytest.mark.slow
 def test_each_work_has_its_own_process():
     """Works run in processes of their own, and not in the Flow's."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.checkpoint_dir))
     assert len({flow.train.pid, flow.deploy.facts["pid"], os.getpid()}) == 3
 
 
+@pytest.mark.slow
 def test_an_argument_keeps_its_origin_and_gets_its_consumer():
     """As an argument of run, a Path knows whose files it is and who has them now."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.checkpoint_dir))
     assert (flow.deploy.facts["origin"], flow.deploy.facts["consumer"]) == ("train", "deploy")
 
 
+@pytest.mark.slow
 def test_a_copy_lands_under_its_origin(root):
     """The copy lies below @origin in the storage root of the consumer."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.checkpoint_dir))
     assert flow.deploy.facts["value"] == f"{root}/works/deploy/@train/outputs/checkpoints"
 
 
+@pytest.mark.slow
 def test_a_nested_argument_is_transferred():
     """A Path in a dict in a tuple of a keyword argument is transferred too."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(nested={"deep": (flow.train.checkpoint_dir,)}))
     assert flow.deploy.seen == ["model.txt"]
 
 
+@pytest.mark.slow
 def test_a_single_file_is_transferred():
     """A derived Path that is one file arrives as that file."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.checkpoint_dir / "model.txt"))
     assert flow.deploy.seen == "weights"
 
 
+@pytest.mark.slow
 def test_an_attribute_first_set_in_run_reaches_the_flow():
     """State may begin in run, also a Path, which can be passed on."""
     flow = train_then_deploy(lambda flow: flow.deploy.run(flow.train.best))
     assert flow.deploy.seen == "weights"
 
 
+@pytest.mark.slow
 def test_state_comes_back():
     """Assigned and in-place changes of run are seen in the Flow when it has ended."""
     flow = train_then_deploy(lambda flow: flow.train.run("more"))
     assert (flow.train.epochs, flow.train.log) == (2, ["weights", "more"])
 
 
+@pytest.mark.slow
 def test_the_flow_sets_state_for_the_next_run():
     """What the Flow assigns, or changes in place, between two runs is there in the second."""
 
@@ -143,6 +152,7 @@ class Consumer(Work):
         self.text = (self.source / "model.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_path_handed_to_init_is_transferred():
     """A Path attribute of another origin is fetched before run, and knows its origin."""
 
@@ -221,6 +231,7 @@ class Failing(Work):
             raise KeyError("boom")
 
 
+@pytest.mark.slow
 def test_an_exception_is_raised_in_the_flow_with_the_traceback_of_the_work():
     """What run raises is raised by the call in the Flow."""
 
@@ -233,6 +244,7 @@ def test_an_exception_is_raised_in_the_flow_with_the_traceback_of_the_work():
     assert 'raise KeyError("boom")' in str(caught.value.__cause__)
 
 
+@pytest.mark.slow
 def test_a_call_after_a_failure_starts_a_new_instance():
     """A failed Work runs again in a new process, with the state that the Flow has."""
     pids = []
@@ -269,6 +281,7 @@ class Odd(Work):
         os.kill(os.getpid(), 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [("exception", "Unpicklable: odd"), ("exit", "SystemExit: 3"), ("kill", "killed by SIGKILL")],
@@ -299,6 +312,7 @@ class Waiting(Work):
         return "done"
 
 
+@pytest.mark.slow
 def test_a_parallel_run_returns_at_once(tmp_path):
     """parallel=True: run returns None, state arrives while it goes on, wait returns its value."""
     outcome = {}
@@ -326,6 +340,7 @@ def test_a_parallel_run_returns_at_once(tmp_path):
     assert flow.waiting.steps == 2
 
 
+@pytest.mark.slow
 def test_stop_unwinds_a_running_work(tmp_path):
     """stop() ends a run that would go on for ever."""
 
@@ -344,6 +359,7 @@ def test_stop_unwinds_a_running_work(tmp_path):
     assert run_app(build).waiting.exception is None
 
 
+@pytest.mark.slow
 def test_the_app_waits_for_what_runs_when_the_flow_has_ended(tmp_path):
     """By default a parallel Work ends before app.run() returns."""
 
@@ -365,6 +381,7 @@ def test_the_app_may_stop_what_runs_when_the_flow_has_ended(tmp_path):
     assert run_app(build, on_flow_end="stop").waiting.status is Status.STOPPED
 
 
+@pytest.mark.slow
 def test_a_failure_that_nobody_waited_for_is_raised_at_the_end():
     """The exception of a parallel Work is not lost: app.run() raises it."""
 
@@ -382,6 +399,7 @@ class Withholding(Work):
         self.lock = __import__("threading").Lock()
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_state_stays_and_says_so():
     """Reading it in the Flow raises an AttributeError that says where it is."""
 
@@ -416,6 +434,7 @@ class Asking(Work):
         self.answers = {"exists": path.exists_remote(), "local": path.exists_local()}
 
 
+@pytest.mark.slow
 def test_what_is_absent_at_its_origin_is_not_fetched():
     """A Work starts without a Path that its origin does not have."""
 
@@ -426,6 +445,7 @@ def test_what_is_absent_at_its_origin_is_not_fetched():
     assert run_app(build).asking.answers == {"exists": False, "local": False}
 
 
+@pytest.mark.slow
 def test_a_flow_moves_no_files():
     """exists_remote and get raise RuntimeError in a Flow, and work when the App has ended."""
     said = {}
@@ -455,6 +475,7 @@ def test_a_path_set_on_a_flow_has_no_origin():
     assert flow.shared.origin_name is None
 
 
+@pytest.mark.slow
 def test_a_plain_path_is_warned_of(tmp_path):
     """Passing an existing plain path says how to pass a Path instead."""
     (tmp_path / "data").mkdir()
@@ -472,6 +493,7 @@ class Keeping(Work):
         self.value = value
 
 
+@pytest.mark.slow
 def test_other_strings_are_not_warned_of():
     """A string that is no existing path passes silently."""
 
@@ -484,6 +506,7 @@ def test_other_strings_are_not_warned_of():
         assert run_app(build).asking.value == "/no/such/path and more"
 
 
+@pytest.mark.slow
 def test_a_work_made_while_the_flow_runs_is_named_and_started():
     """A Work assigned to the Flow in its run is adopted at its first call."""
 
@@ -507,6 +530,7 @@ def test_a_work_that_is_no_attribute_of_the_flow_is_refused():
         run_app(build)
 
 
+@pytest.mark.slow
 def test_an_absolute_path_is_shared_once_declared(tmp_path):
     """A Path outside of the storage root is shared because it is an attribute."""
     (tmp_path / "data").mkdir()
@@ -567,6 +591,7 @@ def look(path, answers):
     answers.put([(path / "x").read_text(), os.fspath(path), os.fspath(Path("lit://data")), path.origin_name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_children_of_a_work_see_its_files(root, method):
     """Under each start method, a child opens the same file under the same value."""
@@ -596,6 +621,7 @@ class Changing(Work):
             self.where = None
 
 
+@pytest.mark.slow
 def test_an_attribute_may_change_between_none_str_and_path():
     """Each change shows in the state, and a lit:// str is a Path also where run assigns it."""
     seen = []
@@ -642,6 +668,7 @@ class Picky(Work):
             self.got[child.name] = [child.exists_remote(), child.get(overwrite=True).files]
 
 
+@pytest.mark.slow
 def test_children_of_a_path_can_be_got_one_by_one():
     """What iterdir yields knows its origin, which still runs."""
     flow = train_then_deploy(lambda flow: None)
@@ -679,6 +706,7 @@ class Starting(Work):
         self.started = True
 
 
+@pytest.mark.slow
 def test_run_does_not_start_where_the_origin_is_live_but_silent():
     """Unknown is not absent: the call raises within its deadline, and run has not begun."""
     import signal
@@ -702,6 +730,7 @@ def test_run_does_not_start_where_the_origin_is_live_but_silent():
     assert run_app(build, limits=Limits(unary_seconds=2.0, connect_seconds=2.0)).starting.started is False
 
 
+@pytest.mark.slow
 def test_two_consumers_of_one_path():
     """Parallel Works fetch the same files at the same time, and each has them whole."""
 

@@ -59,6 +59,7 @@ def crash_with_a_child(work):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_the_death_of_a_work_is_seen_though_its_children_live():
     """What a killed Work leaves behind neither hides its end nor outlives it."""
     began = time.monotonic()
@@ -71,6 +72,7 @@ def crash(work):
     os._exit(9)
 
 
+@pytest.mark.slow
 def test_a_program_that_ignores_its_children_sees_a_crash():
     """With SIGCHLD ignored the system keeps no exit code, and the end is told all the same."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -85,6 +87,7 @@ def fork_and_return(work):
     return "child" if os.fork() == 0 else "parent"
 
 
+@pytest.mark.slow
 def test_a_forked_child_does_not_speak_for_the_work():
     """Only the Work itself returns to the Flow."""
     assert run_one("fork_and_return")[1] == "parent"
@@ -96,6 +99,7 @@ def hold_a_cycle(work):
     return "done"
 
 
+@pytest.mark.slow
 def test_state_that_holds_itself_stays_in_the_work():
     """A list in itself is no state; the run is not harmed."""
     work, returned = run_one("hold_a_cycle")
@@ -109,6 +113,7 @@ def raise_with_a_cycle(work):
     raise ValueError("boom")
 
 
+@pytest.mark.slow
 def test_an_exception_is_not_lost_where_the_state_cannot_be_told():
     """The report of what ended the Work comes through."""
     with pytest.raises(ValueError, match="boom"):
@@ -137,6 +142,7 @@ def plugin(tmp_path):
     return str(tmp_path / "plugins")
 
 
+@pytest.mark.slow
 def test_an_exception_of_a_class_that_only_the_work_can_import(plugin):
     """It becomes a WorkError that says what it was, with the Work's traceback."""
     with pytest.raises(WorkError, match="strange") as caught:
@@ -144,6 +150,7 @@ def test_an_exception_of_a_class_that_only_the_work_can_import(plugin):
     assert "only_here.Trouble" in str(caught.value.__cause__)
 
 
+@pytest.mark.slow
 def test_a_state_of_a_class_that_only_the_work_can_import(plugin):
     """The Flow is warned, and goes on."""
     with pytest.warns(UserWarning, match="'kept'"):
@@ -157,6 +164,7 @@ def remove_the_root_and_raise(work, root):
     raise ValueError("boom")
 
 
+@pytest.mark.slow
 def test_an_exception_is_not_lost_where_the_work_cannot_leave(root):
     """A registry that went away does not hide what run raised."""
     with pytest.raises(ValueError, match="boom"):
@@ -175,6 +183,7 @@ def assign_in_a_handler(work):
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+@pytest.mark.slow
 def test_a_signal_handler_may_assign_attributes():
     """It may interrupt an assignment that is being told, and neither waits for the other."""
     work, _ = run_one("assign_in_a_handler")
@@ -189,6 +198,7 @@ def assign_faster_than_it_can_be_told(work):
     raise ValueError(work.counter, time.monotonic())
 
 
+@pytest.mark.slow
 def test_assignments_never_pile_up():
     """However fast run assigns, its end is heard at once, and with the last values."""
 
@@ -215,6 +225,7 @@ def hold_the_interpreter(work, begin, held):
     threading.Thread(target=hold, daemon=True).start()
 
 
+@pytest.mark.slow
 def test_a_large_argument_to_a_busy_work_does_not_hold_up_the_end(tmp_path):
     """stop() never waits for a message to be taken."""
     os.mkfifo(tmp_path / "held")
@@ -248,6 +259,7 @@ def look(work, path):
     return [path.origin_name, path.uri, path.exists_local(), os.fspath(path)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["stopped", "failed"])
 def test_paths_of_an_ended_work_stay_its_own(root, end):
     """When its origin has ended, a Path means what that origin left, and never its own files."""
@@ -285,6 +297,7 @@ def test_paths_in_containers_have_their_work_as_origin():
     assert flow.a.dirs[0].uri == "lit://@a/listed"
 
 
+@pytest.mark.slow
 def test_paths_appended_in_run_are_shared(tmp_path):
     """What run puts into a list of its own is declared, and can be handed on."""
     returned = []
@@ -302,6 +315,7 @@ def hold_and_raise(work):
     raise ValueError("boom")
 
 
+@pytest.mark.slow
 def test_paths_in_containers_have_an_origin_where_run_raised():
     """Whatever ends run, what the Flow hears of its state knows whose it is."""
 
@@ -327,6 +341,7 @@ def test_a_path_of_a_work_outside_of_the_flow_is_refused():
         run_one("look", stray.dir)
 
 
+@pytest.mark.slow
 def test_a_path_without_an_origin_is_left_alone():
     """It gets no consumer."""
     assert run_one("consumer_of", Path("plain"))[1] is None
@@ -357,6 +372,7 @@ def test_two_works_of_one_name_are_refused():
         App(Pair())
 
 
+@pytest.mark.slow
 def test_a_work_that_replaces_a_live_one_is_refused():
     """The name is free once the first one was stopped."""
 
@@ -372,6 +388,7 @@ def test_a_work_that_replaces_a_live_one_is_refused():
     assert run_app(steps, {"a": Doing()}).a.status is Status.STOPPED
 
 
+@pytest.mark.slow
 def test_a_refused_name_is_not_given():
     """A Work that got no name may get another one, and harms no other Work."""
 
@@ -395,6 +412,7 @@ def wait_for_ever(work):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_blocking_run_that_is_stopped_raises():
     """Its caller must not take the end for a result."""
     import threading

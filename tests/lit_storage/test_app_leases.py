@@ -11,6 +11,7 @@ from lit_storage_client.registries import open_registry
 from lit_storage_proto.registry import LiveRecord, WorkState
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.usefixtures("root"),
     pytest.mark.filterwarnings("ignore:.*(as a plain path|does not exist)"),
 ]

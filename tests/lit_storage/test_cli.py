@@ -82,11 +82,13 @@ def one_line(text: bytes) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_works(lit: Run) -> None:
     """`works` shows name and state of a running Work."""
     assert one_line(lit("works").stdout.splitlines()[1]).split()[:2] == ["trainer", "running"]
 
 
+@pytest.mark.slow
 def test_works_json(program: Run) -> None:
     """`works --json` gives name, state, endpoint and instance."""
     (row,) = json.loads(program("works", "--json").stdout)
@@ -128,6 +130,7 @@ def test_stat(lit: Run) -> None:
     assert json.loads(lit("stat", "trainer:out", "--json").stdout)["kind"] == "directory"
 
 
+@pytest.mark.slow
 def test_get_default_destination(program: Run, tmp_path: Path) -> None:
     """`get` copies to the path's last name in the working directory."""
     assert program("get", "trainer:out").returncode == 0
@@ -211,6 +214,7 @@ def test_get_overwrite(lit: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.bin").exists()
 
 
+@pytest.mark.slow
 def test_get_progress(root: Path, tmp_path: Path) -> None:
     """On a terminal `get` works with its progress bar too."""
     ours, theirs = pty.openpty()
@@ -221,6 +225,7 @@ def test_get_progress(root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model.bin").read_bytes() == CONTENT
 
 
+@pytest.mark.slow
 def test_cat(program: Run) -> None:
     """`cat` writes the bytes of a file and nothing else."""
     assert program("cat", "trainer:out/model.bin").stdout == CONTENT
@@ -233,6 +238,7 @@ def test_cat_directory(lit: Run) -> None:
     assert "trainer" in one_line(done.stderr)
 
 
+@pytest.mark.slow
 def test_cat_broken_pipe(root: Path) -> None:
     """`cat` into a pipe that closes ends quietly, as cat does."""
     cat = subprocess.Popen(
@@ -279,6 +285,7 @@ def test_missing_at_sign(lit: Run) -> None:
     )
 
 
+@pytest.mark.slow
 def test_error_json(program: Run) -> None:
     """With --json an error is JSON on stderr."""
     done = program("stat", "trainer:nowhere", "--json")
@@ -323,6 +330,7 @@ def test_wrong_usage(lit: Run, arguments: list[str]) -> None:
     assert done.stderr
 
 
+@pytest.mark.slow
 def test_help_summaries(program: Run) -> None:
     """In 80 columns the help shows the summary of each command whole."""
     text = program("--help", env={**os.environ, "COLUMNS": "80"}).stdout.decode()
@@ -377,6 +385,7 @@ def run_app(program: Run, tmp_path: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_run(run_app: Run, tmp_path: Path) -> None:
     """`run` runs the app, with the root that was named, and ends with 0."""
     done = run_app("print('counted', flush=True)")
@@ -389,6 +398,7 @@ def first_frame(text: bytes) -> str:
     return next(line.strip() for line in text.decode().splitlines() if line.lstrip().startswith("File "))
 
 
+@pytest.mark.slow
 def test_run_failing_work(run_app: Run, tmp_path: Path) -> None:
     """An exception in a Work is shown once, with the Work's name, from the user's frame on."""
     done = run_app("raise KeyError('no such digit')")
@@ -399,6 +409,7 @@ def test_run_failing_work(run_app: Run, tmp_path: Path) -> None:
     assert done.stderr.endswith(b"KeyError: 'no such digit'\n")
 
 
+@pytest.mark.slow
 def test_run_error_of_ours(run_app: Run, tmp_path: Path) -> None:
     """An error of ours is one sentence and the user's line; no traceback."""
     done = run_app("import os; os._exit(3)")
@@ -407,6 +418,7 @@ def test_run_error_of_ours(run_app: Run, tmp_path: Path) -> None:
     assert place == f"  at {tmp_path / 'app.py'}:15, in Pipeline.run"
 
 
+@pytest.mark.slow
 def test_run_taken_name(root: Path, program: Run, tmp_path: Path) -> None:
     """A second app of the same root is refused in one sentence, and the first goes on."""
     app = tmp_path / "app.py"
@@ -425,6 +437,7 @@ def test_run_taken_name(root: Path, program: Run, tmp_path: Path) -> None:
     assert place.startswith(f"  at {app}:")
 
 
+@pytest.mark.slow
 def test_run_names_options(program: Run, tmp_path: Path) -> None:
     """An error about the root that the command line gave names --root."""
     (tmp_path / "file").touch()
@@ -433,12 +446,14 @@ def test_run_names_options(program: Run, tmp_path: Path) -> None:
     assert "choose another one with --root or" in one_line(done.stderr)
 
 
+@pytest.mark.slow
 def test_run_names_arguments(program: Run, tmp_path: Path) -> None:
     """An error that the user's code met names arguments of Python."""
     (tmp_path / "app.py").write_text("from lit_storage import PathExists\nraise PathExists\n")
     assert b"pass overwrite=True" in program("run", "app.py").stderr
 
 
+@pytest.mark.slow
 def test_run_attribute_that_cannot_travel(program: Run, tmp_path: Path) -> None:
     """An attribute that no process can be sent is one sentence that names it."""
     app = APP.format(body="pass").replace("= Count()", "= Count(); self.count.lock = open(__file__)")
@@ -448,12 +463,14 @@ def test_run_attribute_that_cannot_travel(program: Run, tmp_path: Path) -> None:
     assert one_line(done.stderr).startswith("TypeError: attribute 'lock' of 'count' ")
 
 
+@pytest.mark.slow
 def test_run_arguments(program: Run, tmp_path: Path) -> None:
     """What follows the file's name, options too, is the app's."""
     (tmp_path / "app.py").write_text("import sys\nprint(sys.argv)\nraise SystemExit(0)\n")
     assert one_line(program("run", "app.py", "--epochs", "3").stdout) == "['app.py', '--epochs', '3']"
 
 
+@pytest.mark.slow
 def test_run_without_app(program: Run, tmp_path: Path) -> None:
     """A file without an App is wrong usage, in one sentence that says what to add."""
     (tmp_path / "app.py").write_text("x = 1\n")
@@ -462,6 +479,7 @@ def test_run_without_app(program: Run, tmp_path: Path) -> None:
     assert "App" in one_line(done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "error"),
     [
@@ -479,6 +497,7 @@ def test_run_broken_file(program: Run, tmp_path: Path, line: str, error: bytes) 
     assert done.stderr.endswith(error)
 
 
+@pytest.mark.slow
 def test_run_interrupted(root: Path, tmp_path: Path) -> None:
     """Ctrl-C stops the app and ends with 130."""
     (tmp_path / "app.py").write_text(
@@ -494,6 +513,7 @@ def test_run_interrupted(root: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_version(program: Run) -> None:
     """The version is that of the installed distribution."""
     assert program("--version").stdout.decode().strip() == importlib.metadata.version("lit-storage")

@@ -69,6 +69,7 @@ def shown(text):
     return [line.split() for line in text.splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_works_all(lit, program, trained):
     """`works --all` says which paths of a Work can be read; `works` is as ever."""
     code, out, _ = program("works", "--all", "--json")
@@ -78,6 +79,7 @@ def test_works_all(lit, program, trained):
     assert "KEPT" not in lit("works")[1]
 
 
+@pytest.mark.slow
 def test_files_are_read(lit, trained, tmp_path):
     """`ls`, `stat`, `get` and `cat` answer from what was left, with parts of files too."""
     assert [line.split()[-1] for line in lit("ls", "train:out")[1].splitlines()] == ["m0", "m1", "m2"]
@@ -90,6 +92,7 @@ def test_files_are_read(lit, trained, tmp_path):
     assert (code, "does not hold it" in errors) == (1, True)
 
 
+@pytest.mark.slow
 def test_artifacts_ls(lit, trained):
     """Versions are listed by path, the newest first, with files, bytes and state."""
     rows = json.loads(lit("artifacts", "ls", "--json")[1])
@@ -108,6 +111,7 @@ def test_artifacts_ls(lit, trained):
     assert lit("artifacts", "ls", "nobody")[0] == 0
 
 
+@pytest.mark.slow
 def test_prune(lit, trained):
     """All but the newest N of each path go; what is left is read as before."""
     code, out, errors = lit("artifacts", "prune", "--keep", "1")
@@ -119,6 +123,7 @@ def test_prune(lit, trained):
     assert lit("artifacts", "prune", "--keep", "0")[0] == 2
 
 
+@pytest.mark.slow
 def test_rm(lit, trained, root):
     """A version, a path, or all that a Work left; files in place stay where they are."""
     if trained != "in place":
@@ -134,6 +139,7 @@ def test_rm(lit, trained, root):
     assert (code, errors) == (1, "nothing is kept of 'train'\n")
 
 
+@pytest.mark.slow
 def test_a_damaged_version_is_shown(lit, root, tmp_path, monkeypatch):
     """It is named as damaged, and does not count when older ones are pruned."""
     monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", f"file://{tmp_path}/store")
@@ -153,6 +159,7 @@ def test_a_damaged_version_is_shown(lit, root, tmp_path, monkeypatch):
     assert lit("cat", "train:best")[1] == "1"
 
 
+@pytest.mark.slow
 def test_one_store_out_of_reach_hides_no_other(lit, root, tmp_path, monkeypatch):
     """What can be read is shown, what cannot is said, and the code is 1."""
     for name, url in (("a", f"file://{tmp_path}/a"), ("b", f"file://{tmp_path}/b")):

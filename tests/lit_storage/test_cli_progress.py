@@ -86,6 +86,7 @@ def seen(root, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--progress"]], ids=str)
 def test_bar(seen, tmp_path, options):
     """On a terminal a bar with the file's name is drawn, and is gone when the summary is printed."""
@@ -97,17 +98,20 @@ def test_bar(seen, tmp_path, options):
     assert (tmp_path / "model.bin").stat().st_size == SIZE
 
 
+@pytest.mark.slow
 def test_no_progress(seen, tmp_path):
     """--no-progress writes nothing to a terminal."""
     assert seen("get", "trainer:out/model.bin", "--no-progress")[0] == ""
     assert (tmp_path / "model.bin").stat().st_size == SIZE
 
 
+@pytest.mark.slow
 def test_no_bar_in_a_log(lit):
     """Where stderr is no terminal it stays empty, even with --progress."""
     assert lit("get", "trainer:out/model.bin", "--progress").stderr == ""
 
 
+@pytest.mark.slow
 def test_json_with_a_bar(seen):
     """--json keeps stdout to JSON, with a bar beside it on the terminal."""
     written, out = seen("get", "trainer:out/model.bin", "--json")
@@ -115,6 +119,7 @@ def test_json_with_a_bar(seen):
     assert json.loads(out)["bytes"] == SIZE
 
 
+@pytest.mark.slow
 def test_follow_symlinks(lit, tmp_path):
     """--follow-symlinks copies what links mean."""
     assert lit("get", "trainer:out", "--follow-symlinks").returncode == 0
@@ -122,6 +127,7 @@ def test_follow_symlinks(lit, tmp_path):
     assert (tmp_path / "out" / "link").stat().st_size == SIZE
 
 
+@pytest.mark.slow
 def test_summary(lit):
     """The summary counts hard links and what was left out; stderr names the latter."""
     done = lit("get", "trainer:out", "--no-durable", "--accept-changes")

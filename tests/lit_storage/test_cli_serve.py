@@ -182,6 +182,7 @@ class TestHealth:
         assert invoke("health", endpoint)[0] == 1
 
 
+@pytest.mark.slow
 def test_a_daemon_is_listed_with_what_it_is(tmp_path):
     """works tells who is the custodian of a machine."""
     command = [PROGRAM, "serve", "--name", "store", "--root", str(tmp_path), "--log-format", "json"]

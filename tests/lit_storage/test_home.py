@@ -116,6 +116,7 @@ def test_nameless_home_leaves_the_environment_alone():
         homes.leave()
 
 
+@pytest.mark.slow
 def test_new_process_inherits(entered):
     """A process that a Work starts knows name and storage root, and reaches nobody."""
     program = (

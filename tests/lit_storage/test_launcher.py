@@ -136,6 +136,7 @@ def test_what_cannot_be_a_name(variables, named):
         launched_name(variables)
 
 
+@pytest.mark.slow
 def test_join_without_a_name(tmp_path):
     """A process joins under the name that its environment gives, and one without any is told so."""
     program = "import lit_storage\nwith lit_storage.join() as session: print(session.name)"
@@ -151,6 +152,7 @@ def test_join_without_a_name(tmp_path):
     assert "InvalidURI" in nameless.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_name_of_the_environment_that_is_taken(root, monkeypatch):
     """What a named process starts inherits its name, and is told where that comes from and what to set."""
     for variable, value in TORCHRUN.items():

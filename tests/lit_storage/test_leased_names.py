@@ -15,6 +15,8 @@ from lit_storage_proto.registry import WorkState
 from tests.etcd_server import EtcdServers
 from tests.leased_work import WORK, Process, wait_until
 
+pytestmark = pytest.mark.slow
+
 THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.executable = ''\n", 1)
 
 

@@ -666,6 +666,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_children_of_a_work(tmp_path):
     """Children of a Work, forked, spawned or of a fork server, open the same file by the same Path."""
     script = tmp_path / "script.py"

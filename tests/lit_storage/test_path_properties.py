@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ HOMES = st.builds(Home, NAMES | st.none(), st.just("/r/works/x"), st.just("m"))
 WILD = st.lists(PARTS | st.sampled_from(["..", "@x", "@", ".staging", "."]), max_size=7).map("/".join)
 
 
+@pytest.mark.slow
 @given(NAMES, PATHS)
 def test_unattached_spellings(name, path):
     """Text and value of an unattached path translate into each other, and mean the location."""
@@ -34,6 +36,7 @@ def test_unattached_spellings(name, path):
     assert str(Path(str(location))) == str(location)
 
 
+@pytest.mark.slow
 @given(HOMES, NAMES, PATHS)
 def test_values(home, name, path):
     """A location of another Work and its value determine each other in every home."""
@@ -45,6 +48,7 @@ def test_values(home, name, path):
     assert value == os.fspath(attach(Path(str(location)), Origin("train"), home))
 
 
+@pytest.mark.slow
 @given(HOMES, NAMES, WILD)
 def test_no_way_out(home, name, path):
     """Whatever is joined, a location that comes out is one that the URI grammar allows, in its base."""
@@ -58,6 +62,7 @@ def test_no_way_out(home, name, path):
         assert (target + "/").startswith(homes.base_of(home, name) + "/")
 
 
+@pytest.mark.slow
 @given(WILD)
 def test_unattached_agrees_with_attached(path):
     """What an unattached path means is what it means once attached."""

@@ -119,6 +119,7 @@ def read(uri="lit://@train/outputs/ckpt"):
         return (path / "model").read_text() if path.is_dir() else path.read_text()
 
 
+@pytest.mark.slow
 class TestWhenAWorkStops:
     def test_its_own_paths_can_be_read(self, store):
         """Directories and files among its attributes are there after the App, and nothing else of it."""
@@ -250,6 +251,7 @@ def versions():
 
 
 class TestEachRun:
+    @pytest.mark.slow
     def test_published_when_run_has_returned(self, store):
         """With persist="run" what run wrote is in the store before the Flow goes on."""
         seen = []
@@ -282,6 +284,7 @@ os.makedirs(path, exist_ok=True)
 """
 
 
+@pytest.mark.slow
 class TestAProcessThatJoined:
     @pytest.mark.parametrize(
         ("ending", "code"),
@@ -346,6 +349,7 @@ class TestAProcessThatJoined:
 
 
 class TestWarnings:
+    @pytest.mark.slow
     def test_a_missing_path_only_warns(self):
         """A declared path that never was is named in a warning, once, and the App ends well."""
         with pytest.warns(UserWarning, match="does not exist") as caught:
@@ -361,6 +365,7 @@ class TestWarnings:
         ):
             s.declare(Path("lit://x"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("url", ["s3://no-such-bucket/x", "s3://unreachable/x", "s3://refused/x", "full"])
     def test_a_store_that_fails_changes_no_exit_status(self, script, monkeypatch, rclone, url, tmp_path):
         """A wrong bucket, a dead server, refused keys, a full disk: each path is named, and that is all."""
@@ -381,6 +386,7 @@ class TestWarnings:
         assert errors.count("\n") == 1
         assert rclone.secret not in errors
 
+    @pytest.mark.slow
     def test_warnings_as_errors(self, script, monkeypatch):
         """Where warnings are errors, the end of the Work is still its own."""
         monkeypatch.setenv("PYTHONWARNINGS", "error")
@@ -394,6 +400,7 @@ class TestWarnings:
         _, errors = process.communicate(timeout=60)
         assert (process.returncode, "'/nowhere/x'" in errors) == (0, True)
 
+    @pytest.mark.slow
     def test_what_is_complete_is_published_when_time_is_over(self, script, monkeypatch, rclone, s3):
         """Of two paths the one that could be published in time is read, and the other one is named."""
         monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
@@ -441,12 +448,14 @@ class TestStores:
         assert "secret" not in str(caught.value)
         assert lit_storage.current() is None
 
+    @pytest.mark.slow
     def test_an_app_takes_a_store(self, tmp_path):
         """App(artifacts=) beats the environment."""
         run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
         assert len(open_store(f"file://{tmp_path}/mine", "train", limits=Limits()).versions()) == 2
         assert read() == "weights"
 
+    @pytest.mark.slow
     def test_a_store_that_is_gone_is_unknown_and_not_absent(self, tmp_path):
         """Where the store cannot be reached, nobody can say whether the file is there."""
         run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
@@ -457,6 +466,7 @@ class TestStores:
                 with pytest.raises(lit_storage.OriginUnavailable, match="is its disk mounted"):
                     ask()
 
+    @pytest.mark.slow
     def test_run_does_not_start_when_the_store_is_out_of_reach(self, tmp_path):
         """Unknown is not absent for the automatic transfer either."""
         run_app(lambda flow: flow.train.run(), artifacts=f"file://{tmp_path}/mine")
@@ -473,6 +483,7 @@ class TestStores:
         with pytest.raises(lit_storage.OriginUnavailable):
             App(Reader()).run()
 
+    @pytest.mark.slow
     def test_artifacts_in_place_on_another_machine(self, monkeypatch):
         """They cannot be read from here, which is said, and is no "no"."""
         run_app(lambda flow: flow.train.run())
@@ -482,6 +493,7 @@ class TestStores:
                 Path("lit://@train/outputs/ckpt").exists_remote()
 
 
+@pytest.mark.slow
 def test_a_nested_path_is_published_with_the_one_that_holds_it():
     """No byte is stored twice for a Path that lies in another one."""
     with warnings.catch_warnings():
@@ -494,6 +506,7 @@ def test_a_nested_path_is_published_with_the_one_that_holds_it():
     assert read("lit://@train/outputs/best") == "1"
 
 
+@pytest.mark.slow
 def test_notes_of_what_is_declared_do_not_pile_up(root):
     """A Work that ended leaves no note, and one that starts removes that of a killed one."""
     for _ in range(2):
@@ -517,6 +530,7 @@ def test_a_work_that_lives_holds_its_note(root):
         assert not note.has_ended(declaration)
 
 
+@pytest.mark.slow
 def test_works_of_a_killed_app_publish(root, script):
     """When the App itself is killed, its Works are asked to stop, and publish as they do."""
     process = script(
@@ -577,6 +591,7 @@ def test_ctrl_c_while_publishing_still_leaves(root, monkeypatch):
         assert other.registry.resolve("train") is None
 
 
+@pytest.mark.slow
 def test_threads_do_not_pile_up(root, s3, monkeypatch):
     """Publishing again and again leaves no threads behind."""
     monkeypatch.setenv("LIT_STORAGE_ARTIFACTS", s3("rclone")[1])
@@ -619,6 +634,7 @@ def test_a_registry_that_fails_at_the_end_loses_nothing(root, monkeypatch):
     assert len(os.listdir(root / "declared")) == 1
 
 
+@pytest.mark.slow
 def test_publishing_does_not_fail_a_run(root, capfd, tmp_path):
     """With persist="run", a store that fails is a warning, and run has returned."""
     (tmp_path / "file").write_text("")
@@ -629,6 +645,7 @@ def test_publishing_does_not_fail_a_run(root, capfd, tmp_path):
     assert "'outputs/ckpt' of 'train' was not published" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_work_that_does_not_rest_is_published_when_it_is_gone(root, capfd):
     """A thread that goes on writing while its Work stops ends with its process; then the App publishes."""
 

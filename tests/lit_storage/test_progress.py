@@ -278,6 +278,7 @@ def test_bars_at_once_share_a_display(monkeypatch):
         wait_until(lambda: all(name in shown() for name in ("one", "two", "three")))
 
 
+@pytest.mark.slow
 def test_hostile_label(served, tmp_path):
     """A name that steers terminals is escaped."""
     tree = served / "works" / "trainer" / "\x1b[31mred[bold]"

@@ -76,6 +76,7 @@ def started(ray):
     worker.join(20)
 
 
+@pytest.mark.slow
 def test_two_short_breaks_are_not_one_long_one(ray, started):
     """A call that was under way for a while had contact: what was lost before it counts no more."""
     ray.begin.call(0)[1].set_result("n1")
@@ -87,6 +88,7 @@ def test_two_short_breaks_are_not_one_long_one(ray, started):
     assert started.ends == []
 
 
+@pytest.mark.slow
 def test_a_break_without_end_is_an_end(ray, started):
     """A node that stays out of reach is given up after the time for that."""
     ray.begin.call(0)[1].set_result("n1")
@@ -101,6 +103,7 @@ def test_a_break_without_end_is_an_end(ray, started):
     assert "could not be reached for 3 s" in started.ends[0]
 
 
+@pytest.mark.slow
 def test_a_work_that_may_have_begun_is_stopped_there(ray, started):
     """Where the answer to its start was lost, it is not said to have never started."""
     ray.begin.call(0)[1].set_exception(ActorUnavailableError())

@@ -48,6 +48,7 @@ def test_what_is_no_amount_is_refused(wrong, told):
         Asking(**wrong)
 
 
+@pytest.mark.slow
 def test_one_machine_passes_over_it(root):
     """The same app runs where nobody hands out such things."""
     flow = Pipeline()

@@ -79,6 +79,7 @@ def seconds_of_a_get(path, to):
     return time.perf_counter() - started
 
 
+@pytest.mark.slow
 def test_a_busy_work_serves_as_fast(script, monkeypatch, tmp_path):
     """A Work that computes keeps nobody waiting, even one that never lets go of the interpreter."""
     monkeypatch.setenv("LIT_STORAGE_LOCAL_COPY", "0")  # so that its server has something to do
@@ -133,6 +134,7 @@ def answers(path):
         return False
 
 
+@pytest.mark.slow
 def test_a_killed_server_has_a_successor(script, data, root):
     """In a moment, and with all that was shared: what is below the root, and what was declared."""
     process = script(
@@ -185,6 +187,7 @@ def test_the_server_inherits_no_files(root, tmp_path):
     assert links["2"] == os.readlink("/proc/self/fd/2")
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_the_server_until_the_work_has_left(root):
     """A terminal sends SIGINT to the whole group; the Work serves while it unwinds."""
     program = work(
@@ -217,6 +220,7 @@ except KeyboardInterrupt:
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_forked_child_neither_uses_nor_ends_the_server(script):
     """It is told where to declare, and what it closes stays open for its parent."""
     process = script(

@@ -72,6 +72,7 @@ def test_a_name_outside_the_grammar_is_refused(root, name):
     assert not root.exists()
 
 
+@pytest.mark.slow
 def test_a_second_work_of_a_name_is_refused(root, trainer):
     """While the first one lives, its name is taken; the sentence names it."""
     with pytest.raises(NameTaken, match="trainer"):
@@ -121,6 +122,7 @@ def test_an_unwritable_root_is_refused(script, tmp_path):
     assert "/etc/lit-root" in process.communicate(timeout=20)[0]
 
 
+@pytest.mark.slow
 def test_a_connected_process_gets_from_a_joined_one(root, trainer):
     """connect() is enough to copy."""
     with lit_storage.connect():
@@ -214,10 +216,8 @@ def test_sigterm_leaves_the_session(script, work_of):
     """What a service manager sends unwinds a joined program, and its record says so."""
     process = script(
         """
-        import signal
         import time
         import lit_storage
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler of the program, as coverage has one, is kept
         with lit_storage.join("brief"):
             print("joined", flush=True)
             time.sleep(60)
@@ -245,6 +245,7 @@ def test_join_replaces_no_signal_handler(script):
     assert process.communicate(timeout=20)[0].split() == ["True", "True"]
 
 
+@pytest.mark.slow
 def test_a_forked_child_does_not_end_its_parents_session(script):
     """It may leave the with block; the name stays the parent's."""
     process = script(

@@ -109,6 +109,7 @@ def generated(frame):
     return message
 
 
+@pytest.mark.slow
 @given(frames)
 def test_encodes_to_the_generated_bytes(frame):
     """An encoded frame means the same to the generated class, and without packs is byte for byte the same."""
@@ -153,6 +154,7 @@ def test_decodes_generated_bytes(frame):
     assert decode_frame(generated(frame).SerializeToString()) == frame
 
 
+@pytest.mark.slow
 @given(frames)
 def test_encoded_bytes_are_of_the_type_bytes(frame):
     """gRPC takes exactly bytes: a frame of views encodes to them too."""
@@ -168,6 +170,7 @@ def decode_or_refuse(message):
         return None
 
 
+@pytest.mark.slow
 @given(frames, st.data())
 def test_truncated(frame, data):
     """A message that is cut off is refused, or is a shorter frame; nothing else is raised."""
@@ -176,6 +179,7 @@ def test_truncated(frame, data):
     assert isinstance(decode_or_refuse(cut), Frame | None)
 
 
+@pytest.mark.slow
 @given(frames, st.data())
 def test_mutated(frame, data):
     """A message with changed bytes is refused or is some frame; nothing else is raised."""

@@ -58,6 +58,7 @@ def test_every_field_comes_back():
     assert decode(value) == value
 
 
+@pytest.mark.slow
 @given(name=names, path=names, target=names)
 def test_any_name_comes_back(name, path, target):
     """Names that are not UTF-8 come back too: of the path, the directory, an entry and a link."""

@@ -61,6 +61,7 @@ part = st.text("ab.-_@ äé\udcff%", min_size=1, max_size=5).filter(lambda p: p 
 paths = st.lists(part, max_size=4).map("/".join)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([None, "trainer", "workers.0"]), paths, st.booleans())
 def test_text_of_a_location_means_it(origin, path, absolute):
     """The text of a location is parsed to the same location."""

@@ -439,6 +439,7 @@ class TestThread:
         custodian.stop(10)
         assert not custodian._thread.is_alive()
 
+    @pytest.mark.slow
     def test_it_leaves_no_descriptor(self, tmp_path, registry, note, process):
         """Neither of a process it watched nor of what it looked at."""
         note(holder=identity(process))
@@ -537,6 +538,7 @@ class TestLock:
         first.release()
         CustodianLock(str(tmp_path)).release()
 
+    @pytest.mark.slow
     def test_one_that_was_killed(self, tmp_path):
         """Its lock ends with it."""
         code = f"""

@@ -158,6 +158,7 @@ def health_of(channel, service=""):
     return health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status
 
 
+@pytest.mark.slow
 class TestServing:
     def test_its_shares_are_read_by_name(self, serving, remote, tmp_path):
         """Another process finds it in the registry, and copies what it shares, but nothing else."""
@@ -245,6 +246,7 @@ def begun(channel):
     return call
 
 
+@pytest.mark.slow
 class TestEnd:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_it_gives_its_name_back(self, serving, registry, number):
@@ -379,11 +381,13 @@ class TestRefused:
         monkeypatch.setenv(variable, str(data / "secret"))
         refused("data/secret, which others must not read", 2, "--share", f"data={data}")
 
+    @pytest.mark.slow
     def test_a_name_that_is_taken(self, refused, serving, data):
         """Another live process has it, and is named."""
         serving()
         refused("the name 'store' is taken by process", 1, "--no-custodian", "--share", f"data={data}")
 
+    @pytest.mark.slow
     def test_a_second_custodian_of_a_root(self, refused, serving):
         """It is told which process is, and how to do without."""
         first = serving()
@@ -396,6 +400,7 @@ class TestRefused:
             taken = f"127.0.0.1:{other.getsockname()[1]}"
             refused(f"'{taken}' is taken by another", 1, "--share", f"data={data}", "--bind", taken)
 
+    @pytest.mark.slow
     def test_a_registry_that_does_not_answer(self, refused, root, tmp_path, caplog):
         """It is tried again, which is said, for as long as a start may take, and then it ends."""
         root.mkdir()
@@ -407,6 +412,7 @@ class TestRefused:
             "not registered yet; it is tried again"
         ) == 1
 
+    @pytest.mark.slow
     def test_told_to_stop_while_it_waits_for_the_registry(self, start, root):
         """It stops at once, as told."""
         root.mkdir()
@@ -417,6 +423,7 @@ class TestRefused:
 
 
 class TestRegistry:
+    @pytest.mark.slow
     def test_a_registry_that_goes_away(self, serving, remote, registry, root):
         """What it serves it goes on serving; it is said once, and metrics show it."""
         running = serving("--metrics", "0")
@@ -435,6 +442,7 @@ class TestRegistry:
             running.read_until("the registry answers again")
 
 
+@pytest.mark.slow
 class TestLeases:
     """Where names are held by leases, as in etcd."""
 

@@ -293,6 +293,7 @@ def test_offers_end_with_their_calls(serve, call, offers):
     assert peer.server._ways._offers == {}
 
 
+@pytest.mark.slow
 def test_a_call_whose_descriptor_is_not_acknowledged(serve, call, root, wait_until):
     """The server ends the call after its limit, and lets go of the file."""
     (root / "f").touch()

@@ -45,6 +45,7 @@ def ended_at(process, seconds=30.0):
     return process.returncode, ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -62,6 +63,7 @@ def test_it_ends_whatever_it_is_doing(what):
     assert -0.1 < ended - float(line) < 20
 
 
+@pytest.mark.slow
 def test_the_end_is_put_off():
     """Only the end that was set last counts."""
     process, line = run(
@@ -73,6 +75,7 @@ def test_the_end_is_put_off():
     assert -0.1 < ended - float(line) < 20
 
 
+@pytest.mark.slow
 def test_a_fence_that_is_lifted_ends_nothing():
     """After `lift` the process goes on."""
     process, _ = run("fence.set(boot_seconds() + 0.2); fence.lift(); print(flush=True); time.sleep(0.6)")
@@ -85,6 +88,7 @@ def test_an_end_that_is_over_comes_at_once():
     assert ended_at(process)[0] == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_children_are_not_touched():
     """A child that was forked from a process with a fence goes on when that one ends."""
     process, line = run(

@@ -112,6 +112,7 @@ def test_silent_connections(metrics, monkeypatch):
         assert threading.active_count() <= before + metrics_http.MOST_CONNECTIONS
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_too_slow(metrics, monkeypatch):
     """It is ended although it never stands still, and its place is free again."""
     monkeypatch.setattr(metrics_http, "MOST_CONNECTIONS", 1)

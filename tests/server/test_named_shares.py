@@ -96,6 +96,7 @@ class TestCheck:
         )
         self.refused("which others must not read", {"a": data / "sub"}, secret=[str(data)])
 
+    @pytest.mark.slow
     @pytest.mark.root
     def test_one_within_the_other_through_a_mount(self, data, tmp_path):
         """A bind mount of a part of a share is the same files under another path."""

@@ -135,6 +135,7 @@ def test_stream_without_progress_is_cancelled(serve, root):
     assert caught.value.code() is Code.CANCELLED
 
 
+@pytest.mark.slow
 def test_stream_with_progress_outlives_the_limit(serve, root):
     """A stream that is read slowly but steadily goes on for longer than the time without progress."""
     (root / "file").write_bytes(bytes(16 * MIB))
@@ -221,6 +222,7 @@ def test_stop_ends_a_stream_that_nobody_reads(serve, root):
         list(call)
 
 
+@pytest.mark.slow
 def test_stop_lets_a_stream_end_within_its_grace(serve, root):
     """A stream that is read ends whole while the server stops, if its grace allows."""
     (root / "file").write_bytes(bytes(32 * MIB))
@@ -233,6 +235,7 @@ def test_stop_lets_a_stream_end_within_its_grace(serve, root):
     assert not stopping.is_alive()
 
 
+@pytest.mark.slow
 def test_stopping_server_refuses_new_streams(serve, root):
     """While a stream runs out its grace, short calls are answered and new streams are not; health says so."""
     (root / "file").write_bytes(bytes(64 * MIB))
@@ -264,6 +267,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.slow
 def test_process_exits_with_a_stream_half_open(root):
     """A process that exits without stopping is not held up by a consumer that reads nothing."""
     (root / "file").write_bytes(bytes(64 * MIB))

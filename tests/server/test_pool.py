@@ -75,6 +75,7 @@ def test_a_call_waits_for_a_thread_that_the_system_has_again(monkeypatch):
     pool.shutdown()
 
 
+@pytest.mark.slow
 def test_idle_threads_that_are_kept_do_not_wake(pool):
     """An idle server costs nothing: no thread of it looks now and then whether there is something to do."""
     together = threading.Barrier(4)

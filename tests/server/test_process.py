@@ -127,6 +127,7 @@ def test_a_path_is_declared_once(serve, data, monkeypatch):
     assert asked == [["declare", data]]
 
 
+@pytest.mark.slow
 def test_a_taken_port(serve):
     """It is AddressInUse with the address and the way out, and no process is left."""
     endpoint = serve().endpoint
@@ -166,6 +167,7 @@ def test_signals_for_the_work_do_not_end_it(serve, monkeypatch, number):
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & {number}
 
 
+@pytest.mark.slow
 def test_a_killed_process_has_a_successor(serve, data):
     """It listens at the same place, and shares what was declared."""
     server = serve()
@@ -176,6 +178,7 @@ def test_a_killed_process_has_a_successor(serve, data):
     assert (server.endpoint, server._process is not former) == (endpoint, True)
 
 
+@pytest.mark.slow
 def test_a_declared_path_that_went_bad_stops_no_successor(serve, tmp_path):
     """It is shared no more, and all else is."""
     link = tmp_path / "link"
@@ -187,6 +190,7 @@ def test_a_declared_path_that_went_bad_stops_no_successor(serve, tmp_path):
     assert not exists(server.endpoint, str(link))
 
 
+@pytest.mark.slow
 def test_declare_before_the_death_was_noticed(serve, data):
     """It waits for the successor, and whoever comes to it first starts that one."""
     server = serve()
@@ -197,6 +201,7 @@ def test_declare_before_the_death_was_noticed(serve, data):
     assert exists(server.endpoint, f"{data}/b")
 
 
+@pytest.mark.slow
 def test_a_stuck_process_is_replaced(serve, data, monkeypatch):
     """One that does not answer in time is killed, and its successor is asked."""
     server = serve()
@@ -210,6 +215,7 @@ def test_a_stuck_process_is_replaced(serve, data, monkeypatch):
     assert stuck.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_an_interrupted_declare_confuses_nobody(serve, data, monkeypatch):
     """Ctrl-C while the answer is on its way: the next answer belongs to the next question."""
     server = serve()
@@ -262,6 +268,7 @@ def test_stop_does_not_wait_for_a_successor(serve, monkeypatch):
     assert not os.path.exists(f"/proc/{server._process.pid}")
 
 
+@pytest.mark.slow
 def test_too_many_deaths(serve, monkeypatch):
     """There is a pause then, in which declare says that nobody serves; stop does not wait for its end."""
     monkeypatch.setattr(process, "_MOST_STARTS", 2)
@@ -276,6 +283,7 @@ def test_too_many_deaths(serve, monkeypatch):
     assert time.monotonic() - started < process._STARTS_SECONDS / 4
 
 
+@pytest.mark.slow
 def test_after_the_pause_it_goes_on(serve, monkeypatch):
     """Nobody gives up for good."""
     monkeypatch.setattr(process, "_MOST_STARTS", 1)
@@ -286,6 +294,7 @@ def test_after_the_pause_it_goes_on(serve, monkeypatch):
         assert wait_until(lambda: exists(server.endpoint))
 
 
+@pytest.mark.slow
 def test_a_port_that_was_taken_meanwhile(serve, monkeypatch, caplog):
     """A successor that cannot listen is told of, and the next one tries again."""
     monkeypatch.setattr(process, "_STARTS_SECONDS", 1.0)
@@ -400,6 +409,7 @@ def test_a_connection_that_breaks_off_is_an_end():
             control.receive(theirs)
 
 
+@pytest.mark.slow
 def test_who_is_expecting_a_lease_does_not_serve_without_it(serve):
     """A process may be stopped between asking for a lease and being told of it: its server ends in time."""
     server = serve(lease_seconds=6.0)

@@ -193,6 +193,7 @@ def test_small_files_are_packed(peer, root):
     assert len(Copy(peer).frames) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_bytes", [1, 1000, 512 * 1024, 8 * MIB])
 def test_messages_stay_within_their_limit(serve, root, chunk_bytes):
     """No message is larger than 1 MiB, whatever chunk size is set, and the bytes are the same."""
@@ -326,6 +327,7 @@ def test_ranges_of_a_file_ascend(peer, root, spans):
     assert (code, "'a' must ascend" in details) == (Code.INVALID_ARGUMENT, True)
 
 
+@pytest.mark.slow
 def test_number_of_ranges(peer, root):
     """As many ranges as a request may hold are served, and one more is refused before anything is sent."""
     (root / "a").write_bytes(bytes(MAX_RANGES))

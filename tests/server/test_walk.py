@@ -143,6 +143,7 @@ def wait_for_another_time(root):
         probe.touch()
 
 
+@pytest.mark.slow
 def test_deep_tree_takes_few_descriptors(shares, root):
     """A tree 600 deep, where each level has more to come, is walked within the limit of descriptors."""
     fd = os.open(root, os.O_PATH)

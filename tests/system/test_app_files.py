@@ -54,16 +54,19 @@ def run(root, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_script(run):
     """The script is loaded by its path, without its main block."""
     assert run("package/whole.py") == (0, "ran in __mp_main__\n")
 
 
+@pytest.mark.slow
 def test_a_module_run_with_m(run):
     """A module of a package may import its neighbours relatively."""
     assert run("-m", "package.imported") == (0, "ran in package.works\n")
 
 
+@pytest.mark.slow
 def test_an_app_built_by_a_function_elsewhere(run):
     """The App need not be at the top level of the main file."""
     assert run("-c", "from package import whole; whole.main()") == (0, "ran in package.whole\n")

@@ -11,6 +11,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # twenty seconds on two cores that do nothing else
 def test_all_rows_are_measured_and_saved(tmp_path: Path) -> None:
     """Each row runs on tiny files; a table, a picture and every round are written."""

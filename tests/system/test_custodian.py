@@ -14,6 +14,8 @@ import pytest
 
 from tests.processes import children_of
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
 TOKEN = "some-token-of-tests"
 

@@ -104,6 +104,7 @@ class TestSystemd:
         example = tomllib.loads((DEPLOY / "lit-storage.toml").read_text())
         assert int(seconds) >= example["drain_seconds"] + Limits().publish_seconds
 
+    @pytest.mark.slow
     def test_the_daemon_runs_without_writable_code(self, tmp_path):
         """MemoryDenyWriteExecute, which the unit sets, breaks nothing that it uses."""
         deny = "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True)\n"
@@ -147,6 +148,7 @@ class TestDocker:
 
 
 class TestKubernetes:
+    @pytest.mark.slow
     @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
     def test_manifests_are_linted(self, path):
         """As YAML, and by the schemas of Kubernetes, which allow no field that they do not know."""
@@ -186,6 +188,7 @@ class TestKubernetes:
         mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         assert {"/data", made.root, os.path.dirname(made.token_file)} <= mounts
 
+    @pytest.mark.slow
     def test_the_two_works_hand_over(self, tmp_path):
         """Their code, as it is in the manifest, with TLS, on this machine in place of two pods."""
         config = next(

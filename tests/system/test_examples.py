@@ -11,6 +11,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("store", ["in place", "s3"])
 def test_keep_checkpoints(store, s3, tmp_path, monkeypatch):
     """Checkpoints are read when the app is over; in S3 there is a version for each run."""

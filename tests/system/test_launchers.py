@@ -102,6 +102,7 @@ def exchanged(names):
     return sorted(f"{one} has what {other} computed" for one in names for other in names if one != other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "name"), [([], "rank"), (["--role", "trainer"], "trainer")])
 def test_torchrun(run, options, name):
     """The processes are called after their ranks, or their role, and each gets the part of each other."""
@@ -109,6 +110,7 @@ def test_torchrun(run, options, name):
     assert said_by(process) == exchanged([f"{name}-{number}" for number in range(3)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("of_job", "name"), [({}, "train"), ({"SLURM_ARRAY_TASK_ID": "7"}, "train.array-7")], ids=["job", "array"]
 )
@@ -126,6 +128,7 @@ def test_slurm(run, of_job, name):
     assert said_by(process) == exchanged([f"{name}.task-{number}" for number in range(3)])
 
 
+@pytest.mark.slow
 def test_kubernetes(run, tmp_path):
     """The pods of an indexed Job are called as their hosts, with the command that the manifest gives them."""
     job = yaml.safe_load((LAUNCHERS / "kubernetes.yaml").read_text())

@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ORIGIN = """
 import sys, time
 import lit_storage

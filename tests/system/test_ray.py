@@ -16,7 +16,7 @@ from tests.ray_cluster import HEAD, OTHER
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_cluster.py"
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 FACTS = """

@@ -9,7 +9,7 @@ import pytest
 
 from tests.ray_cluster import HEAD, OTHER
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 BUSY = """
 import os, subprocess, sys, time

@@ -80,6 +80,7 @@ def test_a_failing_work_ends_the_app(app, nothing_left):
     nothing_left(started.endpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["python", "stubborn", "c"])
 def test_ctrl_c_ends_everything(app, nothing_left, how):
     """Ctrl-C ends Works that unwind, that refuse to, and that hold the interpreter in C code."""
@@ -91,6 +92,7 @@ def test_ctrl_c_ends_everything(app, nothing_left, how):
     nothing_left(started.endpoint)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_everything(app, nothing_left):
     """SIGTERM to the App stops its Works first; the exit code is the customary one."""
     started = app("python")
@@ -99,6 +101,7 @@ def test_sigterm_ends_everything(app, nothing_left):
     nothing_left(started.endpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["python", "stubborn", "c"])
 def test_a_killed_app_leaves_nothing(app, nothing_left, how):
     """After SIGKILL of the App its Works end by themselves, or are ended by its guard."""
@@ -108,6 +111,7 @@ def test_a_killed_app_leaves_nothing(app, nothing_left, how):
     nothing_left(started.endpoint)
 
 
+@pytest.mark.slow
 def test_a_killed_app_whose_flow_forked_leaves_no_work(program, root, processes_of, eventually):
     """A child of the Flow, which holds what it inherited, does not keep the Works alive."""
     started = program(
@@ -126,6 +130,7 @@ def test_a_killed_app_whose_flow_forked_leaves_no_work(program, root, processes_
         os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_an_unguarded_app_file_runs_once(program):
     """A bare app.run() at the top level of the file starts one app, not one in each process."""
     started = program(

@@ -50,6 +50,7 @@ def connect(root, files):
     return lit_storage.connect(root=root, security=Security(token, *files))
 
 
+@pytest.mark.slow
 def test_files_pass_under_mtls(trainer, root, identity, tmp_path):
     """Both sides show a certificate of the same authority, and the copy arrives."""
     with connect(root, identity("consumer")):
@@ -57,6 +58,7 @@ def test_files_pass_under_mtls(trainer, root, identity, tmp_path):
     assert (tmp_path / "copy").read_text() == "secret"
 
 
+@pytest.mark.slow
 def test_a_certificate_of_another_authority_is_refused(trainer, root, identity, tmp_path):
     """A consumer of a strange authority gets a typed error and no byte, though its token is right."""
     with connect(root, identity("stranger", trustme.CA())), pytest.raises(OriginUnavailable, match="trainer"):

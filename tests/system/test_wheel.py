@@ -51,6 +51,7 @@ def run(python: Path, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_top_level(names: set[str]) -> None:
     """Exactly four import packages and the metadata lie at the top level."""
     top = {name.split("/")[0] for name in names}
@@ -83,6 +84,7 @@ def test_license(names: set[str]) -> None:
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_import(installed: Path) -> None:
     """What people import works from the wheel alone, and comes from there."""
     done = run(installed, "import lit_storage; print(lit_storage.Path.__module__, lit_storage.__file__)")
@@ -90,6 +92,7 @@ def test_import(installed: Path) -> None:
     assert str(installed.parents[1]) in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["server", "client", "proto", "tests", "examples"])
 def test_no_stray_import(installed: Path, name: str) -> None:
     """No folder of the repository can be imported where only the wheel is installed."""

@@ -78,6 +78,7 @@ def test_status_with_a_sentence_that_steers(liar, consumer_of, call, code):
     refused(consumer_of(liar.record, connect_seconds=1.0), call)
 
 
+@pytest.mark.slow
 @calls
 @pytest.mark.parametrize("size", [7_000, 60_000, 1 << 20])
 def test_status_with_a_long_sentence(liar, consumer_of, call, size):

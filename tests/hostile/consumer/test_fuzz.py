@@ -91,6 +91,7 @@ def fuzz(tmp_path, seconds, seed, *more):
     return int(re.findall(r"Done (\d+) runs", done.stderr)[-1])
 
 
+@pytest.mark.slow
 def test_decoders_for_seconds(tmp_path):
     """No decoder raises what it does not tell of, in the first seconds."""
     # They are counted by inputs: a machine that is busy has few of those in three seconds.

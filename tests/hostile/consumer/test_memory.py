@@ -119,6 +119,7 @@ def test_message_over_all_limits(liar, victim, what, megabytes):
     assert took < MOST
 
 
+@pytest.mark.slow
 def test_compressed_message_that_expands(victim):
     """Many megabytes of zeros, compressed to a few kilobytes, are not unpacked."""
     peer = Liar(compression=grpc.Compression.Gzip)
@@ -144,6 +145,7 @@ def test_stream_of_messages(liar, victim):
     assert took < MOST
 
 
+@pytest.mark.slow
 def test_many_empty_files_in_one_message(liar, victim):
     """Packs of tens of thousands of empty files are not remembered, file by file."""
     names = [f"{number:x}" for number in range(30_000)]
@@ -160,6 +162,7 @@ MANY = {
 COUNT, BYTES_EACH = 50_000, 700
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", MANY.values(), ids=MANY)
 def test_memory_of_one_entry(liar, victim, make):
     """What is remembered of an entry is a few hundred bytes, so that millions fit."""
@@ -182,6 +185,7 @@ def test_entries_without_end(liar, consumer, monkeypatch):
     assert "than one transfer takes" in consumer.refuse(ProtocolViolation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [
@@ -211,6 +215,7 @@ def test_what_is_remembered_is_counted(make):
     assert held < 1.1 * (room - plan._room._left)
 
 
+@pytest.mark.slow
 def test_removals_without_end(liar, consumer, monkeypatch):
     """So is a round that removes one name after the other that nobody told."""
     monkeypatch.setattr(entries, "MAX_TREE_BYTES", entries.MAX_TREE_BYTES // 1000)
@@ -273,6 +278,7 @@ def test_ten_million_entries(liar, victim, soak_seconds, tally):
     assert took < MOST + told_count[0] * BYTES_EACH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2000, 15_000])
 def test_deep_tree(liar, victim, depth):
     """A tree as deep as paths can tell takes memory in proportion to what was sent."""

@@ -218,6 +218,7 @@ def check(liar, consumer, frames):
     return True
 
 
+@pytest.mark.slow
 def test_exact_tree_or_nothing(liar, consumer):
     """Whatever a stream says, the target is the very tree that it told, or the old one after an error."""
     outcomes = []

@@ -118,6 +118,7 @@ def test_held_bytes_that_changed_meanwhile(liar, consumer_of):
         assert file.read() == b"".join(DATA)
 
 
+@pytest.mark.slow
 def test_peer_that_breaks_off_for_ever(liar, consumer_of):
     """A peer that brings a little more each time, and breaks off, is ended by the timeout of the get."""
     consumer, attempts = consumer_of(liar.record, resume_seconds=2.0), []
@@ -131,6 +132,7 @@ def test_peer_that_breaks_off_for_ever(liar, consumer_of):
     consumer.refuse(timeout=1.0)
 
 
+@pytest.mark.slow
 def test_what_is_left_is_bounded(liar, consumer_of):
     """What a silent peer leaves is one staging of one copy: the next get takes it over."""
     consumer = consumer_of(liar.record, progress_seconds=0.4)

@@ -147,6 +147,7 @@ def test_get(liar, lit):
     assert len(text.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_get_on_a_terminal(liar, lit_on_a_terminal):
     """A bar whose total is told by a peer holds only escapes of its own, whatever the total."""
     liar.pages = listed(*[pb.Entry(path=f"{STEERING}{n}", kind=1, size=2**63 - 1) for n in range(50)])
@@ -165,6 +166,7 @@ def test_get_on_a_terminal(liar, lit_on_a_terminal):
     assert "\x07" not in text
 
 
+@pytest.mark.slow
 def test_get_that_fails_on_a_terminal(liar, lit_on_a_terminal):
     """Nor does the error that ends it."""
     liar.frames = told(ROOT, a_file(STEERING, b"x"), Frame(entries=[a_file(STEERING)]))
@@ -205,6 +207,7 @@ def code(options, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_names_in_what_python_prints(liar, code):
     """A Transfer and an entry can be printed, and the log too."""
     liar.stat = pb.StatResponse(origin=WHO, entry=pb.Entry(kind=3, link_target=STEERING))
@@ -214,6 +217,7 @@ def test_names_in_what_python_prints(liar, code):
     assert text.count("Transfer(") == 2
 
 
+@pytest.mark.slow
 def test_lies_through_the_public_paths(liar, code, tmp_path):
     """`exists_remote`, `stat_remote` and `get`, also with `to=`, fail as typed errors, and make nothing."""
     liar.exists = liar.stat = b"\xff" * 9
@@ -254,6 +258,7 @@ def test_lies_before_a_run(liar, options, tmp_path, frames):
     assert [path for path in tmp_path.rglob("*") if path.name in ("key", "f", "l")] == []
 
 
+@pytest.mark.slow
 def test_garbage_on_a_terminal(liar, lit_on_a_terminal):
     """No library writes a traceback of it there either."""
     liar.stat = b"\xff" * 9

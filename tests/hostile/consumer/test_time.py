@@ -101,6 +101,7 @@ def dripping(liar):
     over.set()
 
 
+@pytest.mark.slow
 @drops
 def test_drops(consumer, dripping, drop):
     """A byte, hole, name or small file now and then is progress; a timeout ends it, and leaves nothing."""
@@ -138,6 +139,7 @@ def test_a_name_now_and_then_in_a_list(liar, consumer_of):
     assert time.monotonic() - started < WITHIN
 
 
+@pytest.mark.slow
 def test_contact_that_is_lost_again_and_again(liar, consumer_of):
     """A peer that ends each attempt without anything new is tried for the window to resume, and no longer."""
     import grpc
@@ -159,6 +161,7 @@ LITTLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pause", [0, 0.5], ids=["at once", "after a while"])
 @pytest.mark.parametrize("chunk", LITTLE.values(), ids=LITTLE)
 def test_contact_that_is_lost_after_a_little(liar, consumer_of, chunk, pause):
@@ -186,6 +189,7 @@ def batches(entries, number=0, most=5000):
     return [Frame(entries=entries[i : i + most], round=number) for i in range(0, len(entries), most)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", [WIDE, DUE], ids=["directories", "files whose bytes are due"])
 def test_many_removals(liar, consumer, tree, monkeypatch):
     """To remove each of many entries takes time in proportion, not to their square."""
@@ -198,6 +202,7 @@ def test_many_removals(liar, consumer, tree, monkeypatch):
     assert time.process_time() - started < WITHIN
 
 
+@pytest.mark.slow
 def test_many_that_come_anew(liar, consumer, monkeypatch):
     """So does sending each anew."""
     _without_a_disk(monkeypatch)
@@ -208,6 +213,7 @@ def test_many_that_come_anew(liar, consumer, monkeypatch):
     assert time.process_time() - started < WITHIN
 
 
+@pytest.mark.slow
 def test_removals_of_trees_within_trees(liar, consumer, monkeypatch):
     """Nor does a chain of directories, each removed with all below it, from the deepest up."""
     _without_a_disk(monkeypatch)

@@ -181,6 +181,7 @@ def test_answer(raw, refused_by, said):
     refused_by(raw(said), also_unary=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS)
 def test_flood(raw, refused_by, flood):
     """What comes without end and brings nothing is given up in time."""
@@ -194,6 +195,7 @@ def test_flood(raw, refused_by, flood):
     refused_by(raw(first, parts, pause))
 
 
+@pytest.mark.slow
 def test_peer_that_says_nothing(raw, refused_by):
     """A port that takes connections and says nothing is given up in time."""
     refused_by(raw(b"", hold=True))

@@ -94,6 +94,7 @@ def test_an_authority_is_never_written_over(certs, tmp_path):
     assert before == [file.read_bytes() for file in files]
 
 
+@pytest.mark.slow
 def test_one_of_many_that_come_at_once_makes_the_authority(tmp_path):
     """And its certificate is that of its key."""
     command = [TOOL, "certs", "init", "--dir", str(tmp_path / "certs")]
@@ -343,6 +344,7 @@ def test_lifetimes_out_of_reach(certs, made, days):
     assert not os.path.exists(f"{made}/issued")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["init"], ["issue", "trainer"]])
 def test_without_the_library(tmp_path, command):
     """One sentence says what to install; `--help` and all else work without it."""

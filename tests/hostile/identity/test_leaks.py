@@ -280,6 +280,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_app_shows_its_random_token_to_nobody(program, tmp_path):
     """In no argument and no environment of App, guard, Work and server, and in no file but its own."""
     done = program(APP)
@@ -291,6 +292,7 @@ def test_an_app_shows_its_random_token_to_nobody(program, tmp_path):
     assert holders == [tmp_path / "root" / "token"]
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_token_of_the_environment_goes_where_ones_own_code_runs_alone(program, tmp_path, token):
     """App and Work have the variable, as whoever set it wants; guard and server do not, nor does any file."""
@@ -316,6 +318,7 @@ def test_helpers_inherit_no_secrets(monkeypatch, variable):
     assert without_secrets()["PATH"] == os.environ["PATH"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["plain", "json"])
 def test_a_daemon_shows_no_token(tmp_path, token_file, log_format):
     """In its arguments, environment, logs, metrics and files, also while callers show wrong ones."""
@@ -362,6 +365,7 @@ def test_a_daemon_shows_no_token(tmp_path, token_file, log_format):
     assert not any(token.encode() in path.read_bytes() for path in files_below(tmp_path / "root"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["works"], ["works", "--all"], ["artifacts", "ls"], ["ls", "store:x"]])
 def test_commands_print_no_token(tmp_path, command):
     """Neither what they print for programs nor their errors have it."""

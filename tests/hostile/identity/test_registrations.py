@@ -82,6 +82,7 @@ def test_a_registered_impostor_serves_nobody(authority, register, root, tmp_path
     assert target.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_whose_certificate_it_is_is_served(authority, register, root, tmp_path):
     """The same with the right certificate: what the tests above look at is the name alone."""
     register("trainer", "trainer", authority.issue("trainer"))
@@ -91,6 +92,7 @@ def test_whose_certificate_it_is_is_served(authority, register, root, tmp_path):
     assert (tmp_path / "target").read_text() == "poison"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_held_is_not_registered_twice(authority, register, root):
     """Who comes second is told that the name is taken, whatever certificate it has."""
     register("trainer", "trainer", authority.issue("trainer"))

@@ -17,6 +17,8 @@ from lit_storage_proto.errors import AccessDenied, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from tests.processes import children_of, kill_all
 
+pytestmark = pytest.mark.slow
+
 WORK = """
 import sys
 import lit_storage

@@ -79,6 +79,7 @@ def test_a_list_that_only_says_compacted_ends(lying_etcd, hasty_registry):
     assert time.monotonic() - began < SECONDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100_000, 1_500_000])  # together 2 and 36 MB, of which 32 MiB are taken
 def test_large_values_of_others_hide_no_name(lying_etcd, registry, size):
     """Values of other programs below the prefix, together larger than a message, hide no Work."""
@@ -204,6 +205,7 @@ def test_a_watch_that_lies_ends_no_look_up(lying_etcd, registry, events):
             assert "is no record" in str(error)  # noqa: PT017  either is right
 
 
+@pytest.mark.slow
 def test_a_watch_that_breaks_again_and_again_is_asked_with_pauses(lying_etcd, registry):
     """A watch that ends at once, saying that all was compacted, does not make a loop without pauses."""
 

@@ -106,6 +106,7 @@ def test_bytes_outside_of_an_object_are_damage(store, extent):
         store.covering("out")
 
 
+@pytest.mark.slow
 def test_an_object_of_a_million_names_is_held_once(store):
     """One run of bytes that many files name is asked for once, and is no more in memory than once."""
     store.objects.put(f"data/{KEY}", DATA)

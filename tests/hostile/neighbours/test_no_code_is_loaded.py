@@ -80,6 +80,7 @@ def found_in(path):
                 yield from (f"{module}.{each.name}" for each in names if each.name in MODULES.get(module, ()))
 
 
+@pytest.mark.slow
 def test_code_is_loaded_in_the_places_of_the_list_alone():
     """All places that could run what they are given are these, each with the reason why it may."""
     found = {(str(path.relative_to(TOP)), what) for path in sources() for what in found_in(path)}
@@ -175,6 +176,7 @@ with lit_storage.join(name, root=root, artifacts=store) as session:
 """
 
 
+@pytest.mark.slow
 def test_nothing_runs_in_a_consumer(tmp_path):
     """In whole gets of a live Work and of a store, in a root full of planted programs, nothing runs."""
     root, copies = tmp_path / ".lit", tmp_path / "copies"

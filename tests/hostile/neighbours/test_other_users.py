@@ -78,6 +78,7 @@ def test_a_root_that_is_named_is_taken(here, monkeypatch, how):
     assert environment.find_root(here / ".lit" if how == "argument" else None) == str(here / ".lit")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_a_root_of_the_system_is_taken(as_nobody, public_directory):
     """A .lit of uid 0 is found by another user: uid 0 could change whatever it is anyway."""
@@ -195,6 +196,7 @@ with lit_storage.join("trainer") as session:
 """
 
 
+@pytest.mark.slow
 def test_what_a_work_makes_nobody_else_can_write(tmp_path):
     """Also with the umask 000 no file or directory of a root can be written by every user."""
     environ = os.environ | {

@@ -351,6 +351,7 @@ def test_a_file_with_code_in_it_is_none_of_ours(sqlite_file, statements):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_a_table_changed_under_a_registry_is_no_hang(sqlite_file):
     """Where a table becomes an endless view while a registry is open, a list ends with a typed error."""
     registry = open_registry(f"sqlite://{sqlite_file}", machine_id=MACHINE, limits=HASTY)

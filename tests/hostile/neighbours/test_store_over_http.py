@@ -143,6 +143,7 @@ READS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", READS.values(), ids=READS)
 def test_a_part_is_what_was_asked_for_or_an_error(liar, script):
     """Whatever a server answers to a request for 100 bytes, it is a typed error in time, and no byte more."""
@@ -155,6 +156,7 @@ def test_a_part_is_what_was_asked_for_or_an_error(liar, script):
     assert "very-secret" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_what_is_given_up_is_not_read_on(liar):
     """A body that is given up is read no further: the server's connection ends."""
     ended = threading.Event()
@@ -175,6 +177,7 @@ def test_what_is_given_up_is_not_read_on(liar):
     assert ended.wait(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/", "http://localhost:{port}/x"])
 def test_a_redirect_shows_no_key_elsewhere(liar, listen, target):
     """A server that redirects a request elsewhere does not make the secret key be sent there."""
@@ -197,6 +200,7 @@ def page(keys, more):
     ).encode()
 
 
+@pytest.mark.slow
 def test_a_listing_without_end_ends(liar, monkeypatch):
     """A store that lists more than any Work leaves is given up, whatever it says is still to come."""
     monkeypatch.setattr(s3_requests, "MOST_LISTED", 1_000)
@@ -209,6 +213,7 @@ def test_a_listing_without_end_ends(liar, monkeypatch):
     assert len(objects.server.requests) < 10
 
 
+@pytest.mark.slow
 def test_a_listing_of_one_page_for_ever_ends(liar):
     """A store that lists the same page again and again is given up in time."""
     objects = liar(lambda h: (time.sleep(0.1), h.say(200, page(["prefix/train/manifests/a"], more=True))))
@@ -228,6 +233,7 @@ BROKEN_LISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", BROKEN_LISTS.values(), ids=BROKEN_LISTS)
 def test_a_listing_that_is_none_is_an_error(liar, body):
     """What cannot be read as a list is never taken for an empty one."""
@@ -244,6 +250,7 @@ def test_a_listing_that_lies_names_nothing_of_others(liar):
     assert all(not each.key.startswith(("manifests/", "data/")) for each in objects.list("manifests"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [403, 405, 409, 500, 503])
 def test_a_refused_removal_is_told(liar, status):
     """A store that does not remove what it is asked to makes an error, and no pretence."""

@@ -171,6 +171,7 @@ def test_a_state_opens_nothing(left_at, state):
         left_at("http://127.0.0.1/x", state=state).exists(Location("trainer", "a"))
 
 
+@pytest.mark.slow
 def test_a_store_says_where_no_secret_of_ours_goes(left_at, listen, monkeypatch):
     """A bucket that a record names is asked for at the endpoint of this user, and not at its own."""
     listener = listen()
@@ -185,6 +186,7 @@ def test_a_store_says_where_no_secret_of_ours_goes(left_at, listen, monkeypatch)
     assert not any(b"very-secret" in heard for heard in listener.heard)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["works"], ["works", "--json"], ["artifacts", "ls"], ["artifacts", "ls", "--json"]]
 )

@@ -208,6 +208,7 @@ def test_a_link_in_a_named_share_stays_in_it(daemon, above, rpc, text):
     (above / "data" / "link").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["above/data", "above", "above/data/sub"])
 def test_a_named_share_that_is_swapped_for_a_link(tmp_path, what, tally):
     """The share itself, what it lies in and what lies in it, all the time, after the daemon has begun."""

@@ -186,6 +186,7 @@ def silent(call, connect, monkeypatch, wait_until):
     return open_many
 
 
+@pytest.mark.slow
 @FAMILIES
 @pytest.mark.parametrize(
     "say", [b"", HELLO[:3], HELLO + bytes(31)], ids=["nothing", "a part", "all but a byte"]
@@ -204,6 +205,7 @@ def test_who_says_nothing_holds_nobody_up(own_origin, call, content, silent, wai
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors + len(connections) + 8)
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_who_says_its_hello_a_byte_at_a_time(call, connect, content, monkeypatch, family):
     """The whole of it has one deadline, not each byte."""
@@ -317,6 +319,7 @@ def test_another_user_with_the_ticket_is_sent_bytes_and_no_descriptor(call, take
     assert (came > MIB, descriptors) == (True, 0)  # how much went over gRPC before is the line's to say
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_another_user_without_the_ticket_is_sent_nothing(call, content):
     """The name of the socket is no secret: /proc/net/unix tells it to all."""

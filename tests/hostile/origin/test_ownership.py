@@ -156,6 +156,7 @@ def test_a_link_to_a_readable_file_of_root_is_not_served(share, ask, rpc):
     assert ask(rpc, "link")[1] is DENIED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("declared", ["file", "directory"])
 def test_a_declared_path_grants_no_more(share, beside, serve_as, declared):
     """What a Work declares outside of its root is served by the same rule."""

@@ -57,6 +57,7 @@ def begun(calls):
     return running, refused
 
 
+@pytest.mark.slow
 def test_one_peer_leaves_places(large):
     """A peer that keeps all streams it can get leaves a quarter of the places to others."""
     running, refused = begun(large.stream("large") for _ in range(30))
@@ -67,6 +68,7 @@ def test_one_peer_leaves_places(large):
     assert "12 streams for this peer" in refused[0][1]
 
 
+@pytest.mark.slow
 def test_places_of_a_peer_come_back(large):
     """A peer that was at its share has all of it again when its streams were cancelled."""
 
@@ -177,6 +179,7 @@ def remote_of(attacked, stack, **limits):
     return Remote(Registry(LiveRecord("store", "", attacked.endpoint, "m")), channels, limits)
 
 
+@pytest.mark.slow
 def test_herd_of_forty(attack):
     """Forty clients at once, with four places, all copy a tree whole: who is refused asks again."""
     attacked = attack(server_streams=4)
@@ -195,6 +198,7 @@ def test_herd_of_forty(attack):
             assert [*pool.map(copy, remotes)] == [1_000_000] * 40
 
 
+@pytest.mark.slow
 def test_full_for_a_while(attack):
     """A client that finds a server full is served once a place is free, seconds later."""
     attacked = attack(server_streams=1, progress_seconds=2.0)
@@ -225,6 +229,7 @@ def test_pauses_are_jittered(monkeypatch):
     assert len({round(begin, 4) for begin in begins}) > 60
 
 
+@pytest.mark.slow
 def test_a_process_of_many_gets_is_not_refused(large):
     """Twelve gets at once from one process, thrice what one automatic transfer runs, are all admitted."""
     running, refused = begun(large.stream("large") for _ in range(3 * Limits().fetch_workers))

@@ -90,6 +90,7 @@ def begun(attacked):
         yield connections
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_beginnings_that_are_none(attacked, begun, beginning):
     """A connection that does not begin as HTTP/2 does is ended, at the latest when its time is over."""
@@ -173,6 +174,7 @@ def test_messages_that_are_none(unharmed, method, message):
         assert unharmed.answers(seconds=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_compressed_bombs(unharmed, encoding):
     """A request of a MiB that would be a GiB once unpacked is not unpacked."""
@@ -190,6 +192,7 @@ def test_compressed_bombs(unharmed, encoding):
     assert unharmed.most_resident() - memory < MOST_BYTES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [False, True], ids=["silent", "idle"])
 def test_more_connections_than_descriptors(attack, begin):
     """Callers that connect without an end leave half of the descriptors to others, and nothing spins."""
@@ -209,6 +212,7 @@ def test_more_connections_than_descriptors(attack, begin):
         assert another.unary_unary(http2.CHECK)(delimited(15, b"")[:0], timeout=20, wait_for_ready=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_connections_that_are_merely_held_end(tmp_path, monkeypatch, host):
     """Callers that hold all the connections there may be, and ask nothing, keep a new one waiting a while."""

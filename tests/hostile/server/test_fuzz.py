@@ -67,6 +67,7 @@ def test_requests_of_the_grammar(attacked, method):
     assert "Traceback" not in attacked.log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.rpartition("/")[2])
 def test_requests_cut_and_flipped(attacked, method):
     """Encoded requests that were cut, flipped or grown are answered by the protocol's codes."""

@@ -16,6 +16,7 @@ METHODS = [http2.CHECK, http2.WATCH, http2.EXISTS, http2.LIST_FILES, http2.STREA
 wait_until = within(60, pause=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.rpartition("/")[2])
 def test_a_thousand_calls_that_say_nothing(attacked, method):
     """With 1,000 calls whose request never comes, health, Exists, Stat and a copy are answered in seconds.
@@ -31,6 +32,7 @@ def test_a_thousand_calls_that_say_nothing(attacked, method):
         assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 def test_calls_without_a_token_that_say_nothing(attacked):
     """Who has no token cannot keep threads either, with health checks from many connections."""
     with contextlib.ExitStack() as stack:
@@ -42,6 +44,7 @@ def test_calls_without_a_token_that_say_nothing(attacked):
         assert time.monotonic() - started < 40
 
 
+@pytest.mark.slow
 def test_half_a_request(attacked):
     """Requests of which half has come give way to whole ones as well."""
     part = http2.message(b"\x12\x08directory")[:-3]
@@ -53,6 +56,7 @@ def test_half_a_request(attacked):
         assert wait_until(attacked.answers_again)
 
 
+@pytest.mark.slow
 def test_threads_are_given_back(attack):
     """After 1,000 calls that said nothing the server has no more threads than it keeps, nor descriptors."""
     attacked = attack(unary_seconds=1.0)
@@ -64,6 +68,7 @@ def test_threads_are_given_back(attack):
     assert wait_until(lambda: attacked.descriptors() <= descriptors + 8)  # the daemon opens some of its own
 
 
+@pytest.mark.slow
 def test_few_slow_requests_are_waited_for(attack):
     """A request that comes a second after its headers is answered while there are threads enough."""
     attacked, method = attack(), http2.EXISTS  # one of whose threads no other test has any
@@ -80,6 +85,7 @@ def test_few_slow_requests_are_waited_for(attack):
             received += more
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["grpc", "packs"])
 def test_sixteen_streams_that_nobody_reads(attack, way):
     """Streams of a GiB that nobody reads take little memory, end in their time, and free their places."""
@@ -101,6 +107,7 @@ def test_sixteen_streams_that_nobody_reads(attack, way):
         assert wait_until(lambda: attacked.streams_again("small"))
 
 
+@pytest.mark.slow
 def test_streams_read_by_the_byte(attack):
     """Consumers that take a byte at a time hold little memory, and are ended: a byte is no progress."""
     attacked = attack(progress_seconds=2.0, peer_share=1)

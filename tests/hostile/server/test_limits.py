@@ -62,6 +62,7 @@ def test_changed_limits_are_checked():
         dataclasses.replace(Limits(), server_streams=0)
 
 
+@pytest.mark.slow
 def test_largest_values_can_be_used(attack):
     """A server starts and answers with the largest value of every limit."""
     most = {name: 4096 if kind == "int" else 1e9 for name, kind in FIELDS.items()}
@@ -95,6 +96,7 @@ def test_file_of_a_daemon(tmp_path, line):
         read_config(str(config))
 
 
+@pytest.mark.slow
 def test_daemon_does_not_start(tmp_path):
     """A daemon with a limit that cannot be meant ends with one sentence, and no traceback."""
     (tmp_path / "config.toml").write_text("[limits]\nchunk_bytes = 2147483648\n")

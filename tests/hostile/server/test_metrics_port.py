@@ -79,6 +79,7 @@ def test_requests_that_are_none(daemon, request_):
     assert "Traceback" not in daemon.log()
 
 
+@pytest.mark.slow
 def test_slow_callers(daemon):
     """Callers that send a byte a second are ended in their five seconds, and metrics are there again."""
     with contextlib.ExitStack() as stack:
@@ -97,6 +98,7 @@ def test_slow_callers(daemon):
         assert time.monotonic() - started < 20
 
 
+@pytest.mark.slow
 def test_a_thousand_connections(daemon):
     """A thousand connections take eight threads and descriptors, and the daemon's calls are answered."""
     threads, descriptors = daemon.threads(), daemon.descriptors()
@@ -118,6 +120,7 @@ def test_reader_that_takes_nothing(daemon):
         assert wait_until(lambda: scraped(daemon))
 
 
+@pytest.mark.slow
 def test_no_descriptor_is_left(daemon):
     """While the process can accept nothing, since descriptors are short, it does not spin, and recovers."""
     limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
@@ -135,6 +138,7 @@ def test_no_descriptor_is_left(daemon):
     assert daemon.answers_again()
 
 
+@pytest.mark.slow
 def test_name_outlasts_a_lack_of_descriptors(tmp_path):
     """A daemon that had no descriptor for a while goes on looking after its name, and says so."""
     daemon = Attacked("daemon", tmp_path)

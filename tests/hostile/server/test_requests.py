@@ -110,6 +110,7 @@ def test_millions_of_spans(attacked):
     )  # an array is doubled as it grows; a list takes 32 bytes each
 
 
+@pytest.mark.slow
 def test_many_spans(attacked):
     """Half a million held spans that ascend are served, and leave nothing behind."""
     starts, ends = (b"".join(map(varint, range(first, 1_000_000, 2))) for first in (0, 1))

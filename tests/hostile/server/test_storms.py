@@ -67,6 +67,7 @@ def storm(attacked, seed, count, threads=8):
     return count
 
 
+@pytest.mark.slow
 def test_cancelled_calls_leave_nothing(stormed):
     """After 1,600 calls cancelled at random, threads, descriptors, memory and places are as before."""
     assert wait_until(lambda: stormed.threads() <= 60)
@@ -105,6 +106,7 @@ def test_cancel_soak(stormed, soak_seconds, tally):
     assert stormed.resident() - before < 64 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_killed_in_the_middle(tmp_path, number):
     """A Work's server that is killed under a storm is there again, and its parent has no more than before."""
@@ -133,6 +135,7 @@ def cost_of(pid):
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
 
 
+@pytest.mark.slow
 def test_no_thread_can_be_had(attack):
     """A server that can start no more threads answers with those that it has, and recovers."""
     attacked = attack(peer_share=1)
@@ -150,6 +153,7 @@ def test_no_thread_can_be_had(attack):
     assert wait_until(lambda: all(attacked.streams_again("small") for _ in range(5)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hello", ["none", "half", "ticket"])
 def test_direct_connections_that_take_nothing(attack, hello):
     """On the direct way too, consumers that are silent or read nothing are ended, and cost little."""
@@ -180,6 +184,7 @@ def _read_all(call):
                 call.cancel()
 
 
+@pytest.mark.slow
 def test_thousand_direct_connections(attack):
     """Connections to the direct way's port without a ticket are ended; those with one still get through."""
     attacked = attack()
