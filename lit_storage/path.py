@@ -2,8 +2,8 @@
 
 Invariant: `get` writes below R/@origin, or to the ``to=`` it is given, and nowhere else.
 
-Left out of pathlib: ``WindowsPath``. What Python 3.14 adds (``copy``, ``copy_into``, ``move``, ``move_into``
-and ``info``) is written from its documentation and untried.
+Left out of pathlib: ``WindowsPath``. CPython's own tests of pathlib pass with this class on Python 3.11 to
+3.15, with what 3.14 added (``copy``, ``copy_into``, ``move``, ``move_into`` and ``info``).
 """
 
 from __future__ import annotations
