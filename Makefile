@@ -28,7 +28,7 @@ NOT_OF_A_PYTHON := $(addprefix --ignore tests/system/,test_benchmarks.py test_de
 .PHONY: help setup demo test test-all coverage soak test-cluster test-pythons test-newer-pythons check bench bench-handover proto proto-check lock audit clean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## Make .venv with all that developing needs
 
