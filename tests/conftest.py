@@ -80,7 +80,15 @@ def tally(request: pytest.FixtureRequest) -> "collections.Counter[str]":
     return request.config.stash.setdefault(_tally, collections.Counter())
 
 
+def needs_ray(item: pytest.Item) -> bool:
+    call = getattr(item, "callspec", None)  # only a parametrised test has one
+    return "ray_cluster" in getattr(item, "fixturenames", ()) or (call and "ray" in call.params.values())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The first worker of xdist begins with the first tests, and others take from the end of what it has left.
+    # So one worker runs all tests of Ray, and one cluster is started.
+    items.sort(key=lambda item: not needs_ray(item))
     if os.geteuid() == 0:
         return
     for item in items:
