@@ -220,7 +220,8 @@ def test_sigterm_leaves_the_session(script, work_of):
         import lit_storage
         with lit_storage.join("brief"):
             print("joined", flush=True)
-            time.sleep(60)
+            while True:
+                time.sleep(0.1)  # a signal that comes just before a long sleep would not end it
         """
     )
     process.stdout.readline()
