@@ -91,7 +91,8 @@ class Limits:
             _check(field.name, getattr(self, field.name), whole=field.type == "int")
 
 
-_MOST_SECONDS = 1e9  # thirty years; what waits for so long waits for ever, and is none of a clock's overflows
+# 23 days. poll(2), a socket and gRPC take milliseconds as a signed int of 32 bits, which ends at 24.8 days.
+_MOST_SECONDS = 2_000_000
 _MOST_COUNT = 4096
 _MOST = {"chunk_bytes": 64 * MIB, "least_bytes_per_second": 1024 * MIB, "peer_share": 1}
 

@@ -7,13 +7,18 @@ import subprocess
 
 import pytest
 
+from lit_storage import Path, connect
+from lit_storage_client.security import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
 from lit_storage_server.config import read_config
 from tests.conftest import script_of
+from tests.hostile.server.attacked import TOKEN
 
 FIELDS = {field.name: field.type for field in dataclasses.fields(Limits)}
 NUMBERS = [name for name, kind in FIELDS.items() if kind == "int"]
+MOST = {name: 4096 if kind == "int" else 2e6 for name, kind in FIELDS.items()}
+MOST |= {"chunk_bytes": 64 << 20, "peer_share": 1.0}
 SECONDS = [name for name in FIELDS if name.endswith("_seconds")]
 
 
@@ -38,7 +43,7 @@ def test_sizes_and_counts(name):
 def test_seconds(name):
     """A time is a number that is finite, not negative, and none that overflows a clock."""
     sentence = f"^the limit {name} must be a number from 0 to .*, and is "
-    for value in (-1, -0.1, float("nan"), float("inf"), -float("inf"), 1e300, "5", None, True):
+    for value in (2_000_001, -1, -0.1, float("nan"), float("inf"), -float("inf"), 1e300, "5", None, True):
         assert re.search(sentence, refusal(name, value)), repr(value)
 
 
@@ -63,10 +68,19 @@ def test_changed_limits_are_checked():
 
 
 @pytest.mark.slow
-def test_largest_values_can_be_used(attack):
-    """A server starts and answers with the largest value of every limit."""
-    most = {name: 4096 if kind == "int" else 1e9 for name, kind in FIELDS.items()}
-    assert attack(**most | {"chunk_bytes": 64 << 20, "peer_share": 1.0}).answers()
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_largest_values_can_be_used(attack, monkeypatch, tmp_path):
+    """Server and consumer work with the largest value of every limit, and none of their threads ends."""
+    server = attack(**MOST)
+    (server.data / "file").write_bytes(b"content" * 100_000)
+    assert server.answers()
+    registry, security = f"static:store={server.endpoint}", Security(token=TOKEN)
+    with connect(root=tmp_path, registry=registry, security=security, limits=Limits(**MOST)):
+        for number, copies in enumerate("01"):
+            monkeypatch.setenv("LIT_STORAGE_LOCAL_COPY", copies)
+            Path(f"lit://@store/{server.path('file')}").get(to=tmp_path / f"copy{number}")
+            assert (tmp_path / f"copy{number}").read_bytes() == b"content" * 100_000
+    assert "Traceback" not in server.log()
 
 
 @pytest.mark.parametrize(
