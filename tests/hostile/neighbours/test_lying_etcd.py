@@ -206,6 +206,30 @@ def test_a_watch_that_lies_ends_no_look_up(lying_etcd, registry, events):
 
 
 @pytest.mark.slow
+def test_a_question_that_is_lost_is_asked_on_another_stream(lying_etcd):
+    """A watch whose question is never answered is begun anew, at a revision that etcd has, and is fresh."""
+    starts = []
+
+    def watch(requests):
+        starts.append(next(requests).create_request.start_revision)
+        yield pb.WatchResponse(header=HEADER, created=True)
+        for _ in requests:
+            if len(starts) > 1:
+                yield pb.WatchResponse(header=HEADER)
+
+    lying_etcd.on_watch = watch
+    lying_etcd.put("live", "good", live("good"))
+    limits = dataclasses.replace(LIMITS, watch_seconds=0.5)
+    with contextlib.closing(
+        open_registry(f"etcd://{lying_etcd.endpoint}/p", machine_id=MACHINE, limits=limits)
+    ) as registry:
+        for _ in range(2):  # the second look-up starts the watch
+            assert registry.resolve("good").instance_id == "i1"
+        wait_until(lambda: registry.is_watching)
+    assert starts == [HEADER.revision] * 2
+
+
+@pytest.mark.slow
 def test_a_watch_that_breaks_again_and_again_is_asked_with_pauses(lying_etcd, registry):
     """A watch that ends at once, saying that all was compacted, does not make a loop without pauses."""
 

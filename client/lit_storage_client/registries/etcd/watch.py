@@ -2,15 +2,23 @@
 
 Rules
 
- 1. First all is loaded, as it is at one revision; the watch starts behind that one. When it breaks it
+ 1. First all is loaded, as it is at one revision; the watch starts at that one. When it breaks it
     is resumed where it was; where etcd has compacted that away, all is loaded again.
  2. The cache is `fresh` only while etcd was heard of within `Limits.watch_seconds`. It is asked how
     far it is a few times in that span, and the time of an answer is that of the question.
- 3. After a break it is fresh again when etcd says that all is sent which it had when contact was
-    made anew, as it was then read from a majority. Before etcd 3.4.25 that is said too early, by as
-    long as until such watches are next served, which is done each 100 ms
-    (https://github.com/etcd-io/etcd/issues/15220): what is said in the first moment does not count.
+ 3. At first, and after a break, it is fresh when etcd says that all is sent which it had when contact
+    was made, as it was then read from a majority.
  4. An etcd that was made anew, or set back to a backup, is another one: all that was known is forgotten.
+
+What etcd does with a question (``WatchProgressRequest``)
+
+ - A watch that starts below etcd's revision is synchronized each 100 ms, up to 512 watches at a time.
+   Before that, etcd up to 3.4.24 and 3.5.7 answers too early
+   (https://github.com/etcd-io/etcd/issues/15220), and later ones do not answer at all, then or later.
+   So the first question waits a while, and longer each time that it was lost.
+ - A watch that starts above etcd's revision gets no answer until etcd is there: since 3.4.38, 3.5.22 and
+   3.6.2 (https://github.com/etcd-io/etcd/pull/20229). So the watch starts at the revision that is known,
+   and is told again what changed at it.
 """
 
 from __future__ import annotations
@@ -32,7 +40,8 @@ from lit_storage_proto.errors import StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 
 _QUESTIONS = 3  # in the time within which it has to be heard of
-_SETTLED_SECONDS = 0.4  # after which a watch that was resumed has been served what it missed
+# After the first a watch is synchronized, unless etcd has much to do; after the longest 25,000 watches are.
+_SETTLE_SECONDS, _LONGEST_SETTLE_SECONDS = 0.4, 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _END_SECONDS = 5.0
 _LOG = logging.getLogger("lit_storage.registry")
@@ -58,6 +67,7 @@ class Watch:
         self.cache = LiveCache()
         self.loads = 0
         """How often all was loaded."""
+        self._settle_seconds = _SETTLE_SECONDS
         self._known = (0, 0)  # cluster and term of the last contact
         self._heard = float("-inf")
         self._call: Any = None
@@ -97,11 +107,10 @@ class Watch:
             endpoint = self._connection.endpoint()
             try:
                 floor = self._reached()
-                is_resumed = self.cache.revision > 0
-                if not is_resumed:
+                if self.cache.revision == 0:
                     floor = self._loaded()
                 endpoint = self._connection.endpoint()
-                if self._follow(endpoint, floor, _SETTLED_SECONDS if is_resumed else 0.0):
+                if self._follow(endpoint, floor):
                     pauses = backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
             # A closed channel is a ValueError.
             except (OSError, StorageError, grpc.RpcError, ValueError) as error:
@@ -132,10 +141,9 @@ class Watch:
             self.cache.clear()
         return header.revision
 
-    def _follow(self, endpoint: str, floor: int, settled_seconds: float) -> bool:
+    def _follow(self, endpoint: str, floor: int) -> bool:
         """Apply what is told until the stream ends; say whether anything was."""
-        settled_at = boot_seconds() + settled_seconds
-        asked = _Questions(self._prefix, self.cache.revision + 1, self._fresh_seconds)
+        asked = _Questions(self._prefix, self.cache.revision, self._fresh_seconds, self._settle_seconds)
         call = self._connection.stream(endpoint, WATCH, asked.requests())
         asked.call = call
         with self._lock:
@@ -149,14 +157,17 @@ class Watch:
                     self._canceled(response)
                     return said
                 said = True
-                asked.heard()
+                if response.created:
+                    asked.created()
                 self._apply(response)
                 is_progress = not response.events and not response.created
                 asked_at = asked.answered() if is_progress else None
-                if asked_at is not None and asked_at >= settled_at and response.header.revision >= floor:
-                    self._heard = asked_at
+                if asked_at is not None and response.header.revision >= floor:
+                    self._heard, self._settle_seconds = asked_at, _SETTLE_SECONDS
         finally:
-            asked.ended.set()
+            if asked.is_lost:
+                self._settle_seconds = min(2 * self._settle_seconds, _LONGEST_SETTLE_SECONDS)
+            asked.end()
             call.cancel()
         return said
 
@@ -178,44 +189,62 @@ class Watch:
 class _Questions:
     """The requests of one stream: what to watch, and then how far it is, again and again.
 
-    One question is open at a time, so that no answer is taken for that to a later one: a server that
-    has much to send first gives one answer to several (etcd since 3.4.25).
+    One question is open at a time, so that no answer is taken for that to a later one. A stream on which
+    a question was lost is ended, because its answer might still come.
     """
 
-    def __init__(self, prefix: bytes, start: int, fresh_seconds: float) -> None:
+    def __init__(self, prefix: bytes, start: int, fresh_seconds: float, settle_seconds: float) -> None:
         self._create = pb.WatchCreateRequest(
             key=prefix, range_end=end_of(prefix), start_revision=start, fragment=True
         )
         self._fresh_seconds = fresh_seconds
+        self._settle_seconds = settle_seconds
+        self._created = threading.Event()
         self._asked_at: float | None = None
-        self._heard_at = boot_seconds()
-        self.ended = threading.Event()
+        self._ended = threading.Event()
+        self.is_lost = False
+        """Whether etcd created the watch, and did not answer a question in time."""
         self.call: Any = None
 
     def requests(self) -> Iterator[pb.WatchRequest]:
-        """Yield them until the stream has ended; end it where nothing is heard any more.
+        """Yield them until the stream has ended; end it where no answer comes.
 
         It runs in a thread of gRPC's.
         """
         yield pb.WatchRequest(create_request=self._create)
-        while not self.ended.is_set():
-            if self._asked_at is None:
+        if not self._created.wait(self._fresh_seconds):
+            self._cancel()
+            return
+        self._ended.wait(self._settle_seconds)
+        while not self._ended.is_set():
+            asked_at = self._asked_at
+            if asked_at is None:
                 self._asked_at = boot_seconds()
                 yield pb.WatchRequest(progress_request=pb.WatchProgressRequest())
-            self.ended.wait(self._fresh_seconds / _QUESTIONS)
-            if boot_seconds() - self._heard_at > self._fresh_seconds and self.call is not None:
-                with contextlib.suppress(Exception):
-                    self.call.cancel()
+            elif boot_seconds() - asked_at > self._fresh_seconds:
+                self.is_lost = True
+                self._cancel()
                 return
+            self._ended.wait(self._fresh_seconds / _QUESTIONS)
 
-    def heard(self) -> None:
-        """Know that the server says something, whatever it is."""
-        self._heard_at = boot_seconds()
+    def created(self) -> None:
+        """Know that the watch is there."""
+        self._created.set()
 
     def answered(self) -> float | None:
         """Return when the open question was asked, which is answered now; None if there is none."""
         asked_at, self._asked_at = self._asked_at, None
         return asked_at
+
+    def end(self) -> None:
+        """End the requests, because the stream has ended."""
+        self._ended.set()
+        self._created.set()
+
+    def _cancel(self) -> None:
+        if self.call is not None:
+            with contextlib.suppress(Exception):
+                self.call.cancel()
 
 
 def _value(event: pb.Event) -> bytes | None:
