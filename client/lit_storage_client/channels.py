@@ -35,7 +35,7 @@ STREAM_FILES = "/lit_storage.v1.PathStorage/StreamFiles"
 
 _FIRST_BACKOFF_MS = 100
 _LONGEST_BACKOFF_MS = 1000  # a Work that comes up again on its port is reached within a second
-_MOST_MS = _NO_PINGS_MS = 2**31 - 1
+_NO_PINGS_MS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Channels:
         return grpc.secure_channel(target, tls.channel, options)
 
     def _options(self) -> list[tuple[str, int | str]]:
-        connect_ms = max(1, min(int(self._limits.connect_seconds * 1000), _MOST_MS))
+        connect_ms = max(1, int(self._limits.connect_seconds * 1000))
         return [
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.min_reconnect_backoff_ms", connect_ms),

