@@ -15,24 +15,20 @@ import os
 import queue
 import re
 import socket
-import struct
 import threading
 import time
 from dataclasses import dataclass
 
 from lit_storage_client.credentials import Credentials
 from lit_storage_client.peer_identity import address_of, certified_name
-from lit_storage_client.stripes import STRIPED_HELLO, Stripe, StripedReceiver, fill, worthwhile_stripes
-from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_client.stripes import StripedReceiver, fill, worthwhile_stripes
+from lit_storage_client.tls_socket import StreamSocket, TlsSocket
+from lit_storage_client.unix_socket import user_of
+from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.limits import MAX_FRAME_BYTES
 from lit_storage_proto.registry import LiveRecord
-
-HELLO = b"LITDIRC1"
-TICKET_BYTES = 32
-HEADER = struct.Struct("<II")
-COPYING, COPIED = b"\x01", b"\x00"
 
 Connection = socket.socket | TlsSocket | StripedReceiver
 
@@ -41,7 +37,6 @@ Connection = socket.socket | TlsSocket | StripedReceiver
 _MESSAGES_AHEAD = 16
 
 _UNIX_NAME = re.compile(r"lit-storage-[0-9a-f]{32}")
-_CREDENTIALS = struct.Struct("3i")  # pid, uid and gid: unix(7)
 _ONE_DESCRIPTOR = socket.CMSG_SPACE(array.array("i").itemsize)
 
 
@@ -252,7 +247,7 @@ class DirectWay:
         if not self._dialer.ways & Ways.TCP or not 0 < offer.tcp_port < 1 << 16:
             return None
 
-        def dial() -> Stripe:
+        def dial() -> StreamSocket:
             return self._begin_tcp(self._connect_tcp(offer, record), STRIPED_HELLO, offer, record)
 
         started = time.monotonic()
@@ -286,10 +281,3 @@ class DirectWay:
 def _is_trusted(connected: socket.socket) -> bool:
     """Say whether this user or root listens there: anybody may take a name of the abstract namespace."""
     return user_of(connected) in (0, os.geteuid())
-
-
-def user_of(connected: socket.socket) -> int:
-    """Return the user id of the process that made the other end of a Unix socket: unix(7), SO_PEERCRED."""
-    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(credentials)
-    return int(user)

@@ -19,11 +19,12 @@ from lit_storage_client.custodians import Custodians
 from lit_storage_client.mounts import file_system_of, spans_machines
 from lit_storage_client.names import shown
 from lit_storage_client.remote import Remote, no_file
-from lit_storage_client.tree_call import TreeCall, TreeOptions
+from lit_storage_client.tree_call import TreeCall
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import OriginUnavailable, PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
 if TYPE_CHECKING:
@@ -156,11 +157,12 @@ class Origins:
         custodians = self._custodians(work)
         if not custodians:
             return self._store_here(work)
-        from lit_storage_client.artifacts.custodian_objects import MANIFESTS_OF, CustodianObjects
+        from lit_storage_client.artifacts.custodian_objects import CustodianObjects
         from lit_storage_client.artifacts.store import ArtifactStore
+        from lit_storage_proto.uri import LEFT_MANIFESTS
 
         def answering(at: Location) -> str:
-            self._remote.stat(Location(at.origin, f"@{name}/{MANIFESTS_OF}"))
+            self._remote.stat(Location(at.origin, f"@{name}/{LEFT_MANIFESTS}"))
             return at.origin or ""
 
         url = work.artifacts_url

@@ -42,7 +42,7 @@ from lit_storage_client.names import shown
 from lit_storage_client.security import Metadata
 from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
-from lit_storage_client.tree_call import TreeCall, TreeOptions
+from lit_storage_client.tree_call import TreeCall
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import (
@@ -53,6 +53,7 @@ from lit_storage_proto.errors import (
 )
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 

@@ -20,16 +20,9 @@ import struct
 import threading
 from collections.abc import Callable
 
-from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_client.tls_socket import StreamSocket
+from lit_storage_proto.direct import MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT
 from lit_storage_proto.errors import ProtocolViolation, StorageError
-from lit_storage_proto.limits import KIB
-
-STRIPED_HELLO = b"LITSTRP1"
-MAX_STRIPES = 16
-SEGMENT = struct.Struct("<QI")
-MAX_SEGMENT_BYTES = 128 * KIB
-
-Stripe = socket.socket | TlsSocket
 
 # What loss costs a connection grows with the round trip, and so does what makes up for it. Where the round
 # trip is short, one connection takes as much as the processors can move, and others would only cost some.
@@ -104,7 +97,7 @@ class StripedReceiver:
 
     family = socket.AF_INET
 
-    def __init__(self, first: Stripe, dial: Callable[[], Stripe], count: int) -> None:
+    def __init__(self, first: StreamSocket, dial: Callable[[], StreamSocket], count: int) -> None:
         self._dial = dial
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -115,7 +108,7 @@ class StripedReceiver:
         self._taken_from: _Segments | None = None
         self._ended = self._shut = False
         self._error: ProtocolViolation | None = None
-        self._open: set[Stripe] = set()
+        self._open: set[StreamSocket] = set()
         self._threads = [
             threading.Thread(
                 target=self._run,
@@ -207,7 +200,7 @@ class StripedReceiver:
         """Say whether nobody can bring the next segment: those that go on have brought later ones."""
         return sum(segments.is_full for segments in self._carrying) >= self._running
 
-    def _run(self, stripe: Stripe | None) -> None:
+    def _run(self, stripe: StreamSocket | None) -> None:
         try:
             if stripe is None:
                 stripe = self._dial()
@@ -230,7 +223,7 @@ class StripedReceiver:
                 self._running -= 1
                 self._arrived.notify_all()
 
-    def _carry(self, stripe: Stripe) -> None:
+    def _carry(self, stripe: StreamSocket) -> None:
         segments = _Segments(self._lock)
         with self._arrived:
             self._carrying.append(segments)
@@ -240,7 +233,7 @@ class StripedReceiver:
             with self._arrived:
                 self._carrying.remove(segments)
 
-    def _carry_into(self, segments: _Segments, stripe: Stripe) -> None:
+    def _carry_into(self, segments: _Segments, stripe: StreamSocket) -> None:
         header = memoryview(bytearray(SEGMENT.size))
         while fill(stripe, header):
             number, size = SEGMENT.unpack(header)
@@ -260,7 +253,7 @@ class StripedReceiver:
                 self._arrived.notify_all()
 
 
-def fill(connected: Stripe | StripedReceiver, buffer: memoryview) -> bool:
+def fill(connected: StreamSocket | StripedReceiver, buffer: memoryview) -> bool:
     """Fill `buffer`; say whether the connection lasted that long."""
     filled, size = 0, len(buffer)
     while filled < size:

@@ -118,3 +118,7 @@ class TlsSocket:
         else:
             self._received.write_eof()
         return count > 0
+
+
+StreamSocket = socket.socket | TlsSocket
+"""A connection in clear, or with TLS."""

@@ -7,8 +7,7 @@ direct way is taken up only once there is enough to carry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -24,30 +23,6 @@ from lit_storage_proto.registry import LiveRecord
 
 # Below this much a second connection costs more than it saves.
 _WORTH_A_WAY_BYTES = 1 * MIB
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What is here already of one file."""
-
-    path: str
-    """Relative to the path that is asked for."""
-    version: bytes
-    spans: Sequence[tuple[int, int]]
-    """Ascending and disjoint: from this byte up to that one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TreeOptions:
-    """What the frames of a call may hold, beside entries and chunks in order; as of StreamFilesRequest."""
-
-    packs: bool = False
-    holes: bool = False
-    settle: bool = False
-    accept_changes: bool = False
-    follow_links: bool = False
-    held: Sequence[Held] = ()
-    direct: bool = False
 
 
 class TreeCall(StreamCall[Frame]):

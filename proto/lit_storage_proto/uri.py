@@ -21,6 +21,11 @@ from lit_storage_proto.limits import MAX_NAME_CHARACTERS
 SCHEME = "lit://"
 STAGING = ".staging"
 
+# What a custodian calls what stopped Works left: ``@NAME/a/b``, ``@NAME/@/data/x`` and ``@NAME/@manifests``.
+# Directly below ``@NAME`` no path of a Work begins with "@": such names are reserved in a storage root.
+LEFT_ABSOLUTE = "@/"
+LEFT_MANIFESTS = "@manifests"
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*", re.ASCII)
 
 

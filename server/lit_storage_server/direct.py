@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, TICKET_BYTES, user_of
-from lit_storage_client.stripes import MAX_STRIPES, STRIPED_HELLO, Stripe
-from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_client.tls_socket import StreamSocket, TlsSocket
+from lit_storage_client.unix_socket import user_of
+from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
@@ -38,7 +38,7 @@ _SEND_BUFFER_BYTES = 4 * MIB  # as much of it as the kernel allows
 class Way:
     """One connection that has shown its ticket."""
 
-    def __init__(self, connected: Stripe | StripedSender, seconds: float) -> None:
+    def __init__(self, connected: StreamSocket | StripedSender, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
         self.passes_descriptors = connected.family == socket.AF_UNIX and _is_own(connected)
@@ -154,7 +154,7 @@ class Offer:
             self.claimed += 1
             return self.claimed <= most and peer == self.peer
 
-    def attach(self, connected: Stripe, seconds: float) -> None:
+    def attach(self, connected: StreamSocket, seconds: float) -> None:
         """Take a connection that showed the ticket."""
         with self.lock:
             if self.ended:
@@ -264,7 +264,7 @@ class DirectWays:
                 self._handshakes.release()
 
     def _welcome(self, accepted: socket.socket, tls: ServerTls | None) -> None:
-        connected: Stripe = accepted
+        connected: StreamSocket = accepted
         offer = None
         try:
             host = _host_of(accepted)
@@ -287,7 +287,7 @@ class DirectWays:
         else:
             offer.attach(connected, self._seconds)
 
-    def _offer_of(self, connected: Stripe, host: str) -> Offer | None:
+    def _offer_of(self, connected: StreamSocket, host: str) -> Offer | None:
         """Return the offer whose ticket a connection shows, if any."""
         deadline = time.monotonic() + _HELLO_SECONDS
         hello = b""
@@ -307,7 +307,7 @@ class DirectWays:
         return offer if offer.claim(host, striped=striped, seconds=self._seconds) else None
 
 
-def _is_own(connected: Stripe | StripedSender) -> bool:
+def _is_own(connected: StreamSocket | StripedSender) -> bool:
     """Say whether this user, or root, is at the other end of a Unix socket."""
     return isinstance(connected, socket.socket) and user_of(connected) in (0, os.geteuid())
 

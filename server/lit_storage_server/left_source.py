@@ -21,13 +21,10 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from lit_storage_client.artifacts.artifact import Artifact
-from lit_storage_client.artifacts.custodian_objects import ABSOLUTE, MANIFESTS_OF
 from lit_storage_client.artifacts.store import ArtifactStore, Kept
 from lit_storage_client.artifacts.stream import ArtifactStream
 from lit_storage_client.artifacts.urls import in_place_url, is_in_place, is_on_disk, open_store
 from lit_storage_client.names import shown
-from lit_storage_client.tree_call import Held
-from lit_storage_client.tree_call import TreeOptions as ArtifactOptions
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
@@ -42,7 +39,9 @@ from lit_storage_proto.errors import (
 from lit_storage_proto.frames import Chunk, Frame
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
-from lit_storage_proto.uri import Location, check_name
+from lit_storage_proto.tree_options import Held
+from lit_storage_proto.tree_options import TreeOptions as ArtifactOptions
+from lit_storage_proto.uri import LEFT_ABSOLUTE, LEFT_MANIFESTS, Location, check_name
 from lit_storage_server.assembly import Assembly
 from lit_storage_server.range_stream import ByteRange, by_file, span_of
 from lit_storage_server.shares import check_wire_path
@@ -270,16 +269,16 @@ def split(path: str) -> tuple[str, str]:
     check_wire_path(path)
     name, _, below = path.removeprefix("@").partition("/")
     check_name(name)
-    return name, "/" + below[len(ABSOLUTE) :] if f"{below}/".startswith(ABSOLUTE) else below
+    return name, "/" + below[len(LEFT_ABSOLUTE) :] if f"{below}/".startswith(LEFT_ABSOLUTE) else below
 
 
 def _is_manifests(below: str) -> bool:
-    return f"{below}/".startswith(MANIFESTS_OF + "/")
+    return f"{below}/".startswith(LEFT_MANIFESTS + "/")
 
 
 def _key(below: str) -> str:
     """Return the path of a manifest below ``@manifests``, "" of them all."""
-    return below.removeprefix(MANIFESTS_OF).lstrip("/")
+    return below.removeprefix(LEFT_MANIFESTS).lstrip("/")
 
 
 def _manifest_entry(path: str, kept: Kept) -> Entry:

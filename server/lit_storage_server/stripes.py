@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from lit_storage_client.stripes import MAX_SEGMENT_BYTES, SEGMENT, Stripe
+from lit_storage_client.tls_socket import StreamSocket
+from lit_storage_proto.direct import MAX_SEGMENT_BYTES, SEGMENT
 
 _SEGMENTS_AHEAD = 2  # that wait for a connection to be free
 
@@ -33,13 +34,13 @@ class StripedSender:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._changed = threading.Condition()
-        self._stripes: list[Stripe] = []
+        self._stripes: list[StreamSocket] = []
         self._waiting: deque[bytes] = deque()
         self._next = self._sending = self._steps = 0
         self._error: OSError | None = None
         self._finished = self._closed = False
 
-    def add(self, stripe: Stripe) -> None:
+    def add(self, stripe: StreamSocket) -> None:
         """Take another connection; it is closed with the others."""
         stripe.settimeout(self._seconds)
         with self._changed:
@@ -118,7 +119,7 @@ class StripedSender:
     def _has_stepped(self, since: int) -> bool:
         return self._closed or self._steps != since
 
-    def _run(self, stripe: Stripe) -> None:
+    def _run(self, stripe: StreamSocket) -> None:
         with contextlib.closing(stripe):
             while True:
                 with self._changed:

@@ -9,14 +9,8 @@ import threading
 
 import pytest
 
-from lit_storage_client.stripes import (
-    MAX_SEGMENT_BYTES,
-    MAX_STRIPES,
-    SEGMENT,
-    StripedReceiver,
-    stripes_for,
-    worthwhile_stripes,
-)
+from lit_storage_client.stripes import StripedReceiver, stripes_for, worthwhile_stripes
+from lit_storage_proto.direct import MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT
 from lit_storage_proto.errors import ProtocolViolation
 
 SECONDS = 20

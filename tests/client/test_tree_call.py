@@ -10,15 +10,16 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER, HELLO, Ways, _is_trusted
+from lit_storage_client.direct import Ways, _is_trusted
 from lit_storage_client.fetch.stream import receive
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.digest import chunk_digest
+from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable, ProtocolViolation, TransferTimeout
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Chunk, Direct, Frame, Summary
 from lit_storage_proto.limits import MIB
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
 SIZE = 2 * MIB

@@ -21,8 +21,8 @@ import lit_storage_server.process  # noqa: F401
 from lit_storage import Limits, Path
 from lit_storage_client.direct import Ways
 from lit_storage_client.registries import sqlite  # noqa: F401
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.entry import Kind
+from lit_storage_proto.tree_options import TreeOptions
 
 LIMITS = Limits(connect_seconds=10.0, unary_seconds=10.0, progress_seconds=20.0, resume_seconds=20.0)
 FETCH = os.path.dirname(sys.modules["lit_storage_client.fetch"].__file__)

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from lit_storage_client.direct import HELLO
 from lit_storage_client.fetch.stream import Received, receive
+from lit_storage_proto.direct import HELLO
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import KIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc

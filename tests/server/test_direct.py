@@ -6,9 +6,9 @@ import socket
 import pytest
 import trustme
 
-from lit_storage_client.direct import HEADER, HELLO
 from lit_storage_client.security import Security
 from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_proto.direct import HEADER, HELLO
 from lit_storage_proto.frames import Frame
 
 UNIX, TCP = socket.AF_UNIX, socket.AF_INET

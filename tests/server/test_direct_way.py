@@ -8,8 +8,8 @@ import socket
 import grpc
 import pytest
 
-from lit_storage_client.direct import COPIED, COPYING, HEADER
 from lit_storage_proto.digest import chunk_digest
+from lit_storage_proto.direct import COPIED, COPYING, HEADER
 from lit_storage_proto.errors import OriginUnavailable
 from lit_storage_proto.frame_codec import decode_detached
 from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary

@@ -226,7 +226,7 @@ class TestFromAnotherMachine:
 
     def test_a_get_goes_on_from_what_it_has(self, machine):
         """What is held by the version that is kept is not sent again."""
-        from lit_storage_client.tree_call import Held, TreeOptions
+        from lit_storage_proto.tree_options import Held, TreeOptions
 
         machine.serve()
         entry = machine.origins.stat(machine.at("out/a"))

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lit_storage_client.direct import HELLO
-from lit_storage_client.stripes import MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT, STRIPED_HELLO, StripedReceiver
+from lit_storage_client.stripes import StripedReceiver
+from lit_storage_proto.direct import HELLO, MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT, STRIPED_HELLO
 from lit_storage_proto.frames import Chunk, Frame, Summary
 from lit_storage_server.stripes import StripedSender
 

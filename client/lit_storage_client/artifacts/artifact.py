@@ -10,10 +10,10 @@ from lit_storage_client.artifacts.stream import ArtifactStream
 from lit_storage_client.artifacts.tree import ArtifactTree, Item
 from lit_storage_client.names import shown
 from lit_storage_client.spans import Span, clipped
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import PathNotFound
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
 

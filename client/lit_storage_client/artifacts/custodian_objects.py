@@ -18,21 +18,18 @@ from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathNotFound, ProtocolViolation
 from lit_storage_proto.limits import MAX_MANIFEST_BYTES, MIB
-from lit_storage_proto.uri import Location
+from lit_storage_proto.uri import LEFT_ABSOLUTE, LEFT_MANIFESTS, Location
 
 if TYPE_CHECKING:
     from lit_storage_client.remote import Remote
 
-# Directly below ``@NAME`` no path of a Work begins with "@": such names are reserved in a storage root.
-ABSOLUTE = "@/"
-MANIFESTS_OF = "@manifests"
 _MOST_LISTED_BYTES = 128 * MIB  # some hundred thousand manifests
 _ENTRY_BYTES = 256  # that one entry takes, beside its name
 
 
 def path_at_custodian(location: Location) -> str:
     """Return what a custodian calls a path of a Work."""
-    path = ABSOLUTE + location.path.lstrip("/") if location.path.startswith("/") else location.path
+    path = LEFT_ABSOLUTE + location.path.lstrip("/") if location.path.startswith("/") else location.path
     return f"@{location.origin}/{path}".rstrip("/")
 
 
@@ -110,7 +107,7 @@ class CustodianObjects:
     def _at(self, key: str) -> Location:
         if key != MANIFESTS and not key.startswith(f"{MANIFESTS}/"):
             raise self._only_read(key)
-        below = MANIFESTS_OF + key.removeprefix(MANIFESTS)
+        below = LEFT_MANIFESTS + key.removeprefix(MANIFESTS)
         return Location(self._custodian, f"@{self._name}/{below}")
 
     def _only_read(self, key: str) -> AccessDenied:

@@ -18,13 +18,13 @@ from lit_storage_client.artifacts.pieces import Piece, pieces_of
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.tree import Item
 from lit_storage_client.spans import Span, without
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.artifact import Manifest
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frames import Chunk, Frame, Summary
 from lit_storage_proto.limits import MIB
+from lit_storage_proto.tree_options import TreeOptions
 
 _FRAME_BYTES = 1 * MIB
 _FRAME_ENTRIES = 512

@@ -24,7 +24,6 @@ from lit_storage_client.fetch.stream import Progress, Received, receive
 from lit_storage_client.fetch.swap_lock import exclusive
 from lit_storage_client.fetch.transfer import Transfer
 from lit_storage_client.names import shown
-from lit_storage_client.tree_call import Held, TreeOptions
 from lit_storage_proto.errors import (
     IntegrityError,
     NotAttached,
@@ -34,6 +33,7 @@ from lit_storage_proto.errors import (
     RegistryUnavailable,
     TransferTimeout,
 )
+from lit_storage_proto.tree_options import Held, TreeOptions
 from lit_storage_proto.uri import Location
 
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import Limits
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
 

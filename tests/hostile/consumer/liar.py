@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from lit_storage_client.direct import HEADER, HELLO, TICKET_BYTES
 from lit_storage_proto.digest import chunk_digest
+from lit_storage_proto.direct import HEADER, HELLO, TICKET_BYTES
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frame_codec import encode_detached, encode_frame
 from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from lit_storage_client import direct, stripes
-from lit_storage_client.direct import HEADER, Ways
+from lit_storage_client.direct import Ways
+from lit_storage_proto.direct import HEADER, HELLO, MAX_STRIPES
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation, StorageError, TransferTimeout
 from lit_storage_proto.frames import Chunk, Direct, Frame, Summary
 from lit_storage_proto.limits import KIB, MIB
@@ -174,7 +175,7 @@ def test_offer_leads_to_the_host_of_the_call(liar, consumer, direct_liar):
 
     liar.frames = frames
     consumer.refuse()
-    assert heard == [direct.HELLO + peer.ticket]
+    assert heard == [HELLO + peer.ticket]
 
 
 def test_many_offers(liar, consumer, direct_liar):
@@ -409,4 +410,4 @@ def test_stripes(liar, consumer_of, direct_liar, monkeypatch, tell, offered):
 
     liar.frames = frames
     consumer.refuse()
-    assert len(peer.open) <= stripes.MAX_STRIPES
+    assert len(peer.open) <= MAX_STRIPES

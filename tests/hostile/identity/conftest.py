@@ -18,9 +18,9 @@ from lit_storage_client.channels import Channels
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 from tests.waiting import within

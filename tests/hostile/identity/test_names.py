@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from lit_storage_client.credentials import Credentials
-from lit_storage_client.direct import TICKET_BYTES, Dialer, Ways
+from lit_storage_client.direct import Dialer, Ways
+from lit_storage_proto.direct import TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.registry import LiveRecord

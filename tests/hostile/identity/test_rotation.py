@@ -17,9 +17,9 @@ from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable
 from lit_storage_proto.limits import Limits
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 from tests.hostile.identity.conftest import Told, is_direct
 

@@ -8,7 +8,6 @@ import pytest
 from lit_storage_client.artifacts import tree
 from lit_storage_client.artifacts.artifact import Artifact
 from lit_storage_client.artifacts.urls import open_store
-from lit_storage_client.tree_call import TreeOptions
 from lit_storage_proto.artifact import (
     Extent,
     Manifest,
@@ -22,6 +21,7 @@ from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError
 from lit_storage_proto.manifest_codec import encode_manifest
+from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 from tests.hostile.neighbours.conftest import LIMITS
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lit_storage_client.direct import HELLO
+from lit_storage_proto.direct import HELLO
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
