@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 import grpc
 
-from lit_storage_client.credentials import ClientTls, Credentials
+from lit_storage_client.client_tls import ClientTls
+from lit_storage_client.credentials import Credentials
 from lit_storage_client.peer_identity import certified_name, check_clear, target_of
 from lit_storage_client.security import Metadata, Security
 from lit_storage_proto.errors import NotAttached

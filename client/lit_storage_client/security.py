@@ -113,7 +113,7 @@ class Security:
         """
         if not self.tls:
             return None
-        from lit_storage_client.credentials import client_tls
+        from lit_storage_client.client_tls import client_tls
 
         return client_tls(self.tls_files()).channel
 
@@ -125,7 +125,7 @@ class Security:
         """
         if not self.tls:
             return None
-        from lit_storage_client.credentials import client_tls
+        from lit_storage_client.client_tls import client_tls
 
         return client_tls(self.tls_files()).context
 

@@ -24,7 +24,8 @@ import grpc
 from google.protobuf.message import Message
 
 from lit_storage_client.backoff import backoff
-from lit_storage_client.credentials import ClientTls, Credentials
+from lit_storage_client.client_tls import ClientTls
+from lit_storage_client.credentials import Credentials
 from lit_storage_client.names import printable
 from lit_storage_client.registries.etcd.access import EtcdAccess
 from lit_storage_client.registries.etcd.address import EtcdAddress
