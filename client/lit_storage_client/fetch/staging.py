@@ -21,7 +21,9 @@ import os
 import secrets
 import stat
 import time
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 from lit_storage_client.beneath import open_beneath
 from lit_storage_client.fetch.held import salvage
@@ -38,9 +40,6 @@ _OWNER = "owner"
 _SWAP = "swap"
 _ABANDONED = "abandoned"
 
-if TYPE_CHECKING:
-    from lit_storage_client.fetch.staging_area import StagingArea
-
 
 class State(enum.Enum):
     """How far a staging is; what its name ends with."""
@@ -55,16 +54,45 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
+@dataclass(frozen=True, slots=True)
+class StagingPlace:
+    """A directory in which stagings lie, and what the present get copies to where."""
+
+    fd: int
+    prefix: str
+    """What the names of stagings begin with."""
+    base_fd: int
+    """What paths in journals are relative to: R for ``R/.staging``, else the directory itself."""
+    target_path: str
+    """The target of the present get, relative to `base_fd`."""
+    copied: Mapping[str, Any] = field(default_factory=dict)
+    """What the present get copies, and how: only what agrees in it is gone on from."""
+
+    @property
+    def mark(self) -> int:
+        """The permission bit by which a staging beside its target is known to be made by a process of ours.
+
+        A tree that came from an origin may hold directories of any name and content, and gets may be made
+        into it: what looks like a staging there must not be gone on from, nor put back or removed. No entry
+        of a peer has this bit. In ``R/.staging`` no copy is ever put.
+        """
+        return stat.S_ISVTX if self.prefix else 0
+
+    def close(self) -> None:
+        """Close the directory."""
+        os.close(self.fd)
+
+
 class Staging:
     """One staging; a context manager that removes it on every way out."""
 
-    def __init__(self, area: StagingArea, name: str, fd: int) -> None:
-        self._area = area
+    def __init__(self, place: StagingPlace, name: str, fd: int) -> None:
+        self._place = place
         self._name = name
         self._given_away = False
-        self._owns_area = False
+        self._owns_place = False
         self.fd = fd
-        self.journal = Journal(fd, area.copied)
+        self.journal = Journal(fd, place.copied)
         """What of it another attempt can go on from."""
 
     def __enter__(self) -> Self:
@@ -99,7 +127,7 @@ class Staging:
             OSError: the disk failed.
         """
         self.journal.close()
-        self.journal = Journal(self.fd, self._area.copied, salvage(self.fd, TREE, self._area.copied))
+        self.journal = Journal(self.fd, self._place.copied, salvage(self.fd, TREE, self._place.copied))
 
     def begin_swap(self) -> None:
         """Take it out of the reach of those that would go on from it.
@@ -125,16 +153,16 @@ class Staging:
                 return None
             remove(self.fd, _SWAP)  # it has done its work, and must not bring the old tree back later
             self._change(State.DISCARDING)
-            area_fd = os.dup(self._area.fd)
+            place_fd = os.dup(self._place.fd)
         except OSError:
             return None
         try:
             fd = os.dup(self.fd)
         except OSError:
-            os.close(area_fd)
+            os.close(place_fd)
             return None
-        given = Staging(dataclasses.replace(self._area, fd=area_fd, base_fd=-1), self._name, fd)
-        given._owns_area = True
+        given = Staging(dataclasses.replace(self._place, fd=place_fd, base_fd=-1), self._name, fd)
+        given._owns_place = True
         self._given_away = True
         return given
 
@@ -147,8 +175,8 @@ class Staging:
             pass  # of a tree that another user's files keep
         finally:
             self.close()
-            if self._owns_area:
-                self._area.close()
+            if self._owns_place:
+                self._place.close()
 
     def close(self) -> None:
         """Close the directory. A second call does nothing."""
@@ -178,12 +206,12 @@ class Staging:
         Args:
             durable: whether the note must be on the disk before this returns.
         """
-        self.write(_SWAP, json.dumps({"path": self._area.target_path}), durable=durable)
+        self.write(_SWAP, json.dumps({"path": self._place.target_path}), durable=durable)
 
     def is_dead(self, oldest_seconds: float) -> bool:
         """Say whether nobody can be using it any more."""
         status = os.fstat(self.fd)
-        if status.st_uid != os.geteuid() or status.st_mode & self._area.mark != self._area.mark:
+        if status.st_uid != os.geteuid() or status.st_mode & self._place.mark != self._place.mark:
             return False  # where other users can write, or what an origin sent lies, theirs is not touched
         alive: bool | None = None
         most_seconds = math.inf
@@ -212,7 +240,7 @@ class Staging:
         except (FileNotFoundError, ValueError):
             return  # no second rename was under way, or the first one was not made
         parent, _, name = path.rpartition("/")
-        parent_fd = open_beneath(self._area.base_fd, parent)
+        parent_fd = open_beneath(self._place.base_fd, parent)
         try:
             os.stat(name, dir_fd=parent_fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -244,7 +272,7 @@ class Staging:
                 remove(self.fd, name)
         remove(self.fd, _OWNER)
         try:
-            os.rmdir(self._name, dir_fd=self._area.fd)
+            os.rmdir(self._name, dir_fd=self._place.fd)
         except FileNotFoundError:
             pass
         return True
@@ -261,21 +289,21 @@ class Staging:
     def _is_lost(self) -> bool:
         """Say whether someone else took or removed it, maybe with the directory that it lies in."""
         try:
-            status = os.stat(self._name, dir_fd=self._area.fd, follow_symlinks=False)
+            status = os.stat(self._name, dir_fd=self._place.fd, follow_symlinks=False)
         except FileNotFoundError:
             return True
         return not os.path.samestat(status, os.fstat(self.fd))
 
     def _taken_over(self) -> IntegrityError:
         return IntegrityError(
-            f"the copy of {shown(self._area.target_path)} was taken over by another process; get it again"
+            f"the copy of {shown(self._place.target_path)} was taken over by another process; get it again"
         )
 
     def _abandon(self) -> bool:
         """Leave it for another attempt, if there is something in it to go on from."""
         try:
             self.journal.close()
-            if not self._name.endswith(State.FILLING.value) or not read_journal(self.fd, self._area.copied):
+            if not self._name.endswith(State.FILLING.value) or not read_journal(self.fd, self._place.copied):
                 return False
             self._replace(_OWNER, _ABANDONED)
         except OSError:
@@ -286,7 +314,7 @@ class Staging:
         """Rename it to another state; FileNotFoundError if it is not this one's any more."""
         name = _stem(self._name) + state.value
         if name != self._name:
-            os.rename(self._name, name, src_dir_fd=self._area.fd, dst_dir_fd=self._area.fd)
+            os.rename(self._name, name, src_dir_fd=self._place.fd, dst_dir_fd=self._place.fd)
             self._name = name
 
     def _replace(self, name: str, text: str) -> None:

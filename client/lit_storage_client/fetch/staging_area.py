@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lit_storage_client.confine import Destination
 from lit_storage_client.fetch.journal import read_journal
-from lit_storage_client.fetch.staging import Staging, State, name_with_owner
+from lit_storage_client.fetch.staging import Staging, StagingPlace, State, name_with_owner
 from lit_storage_client.mounts import mount_of
 from lit_storage_client.names import shown
 from lit_storage_proto.errors import AccessDenied
@@ -31,28 +30,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True, slots=True)
-class StagingArea:
+class StagingArea(StagingPlace):
     """A directory that holds stagings, of which some may be left behind by the dead."""
-
-    fd: int
-    prefix: str
-    """What the names of stagings begin with."""
-    base_fd: int
-    """What paths in journals are relative to: R for ``R/.staging``, else the directory itself."""
-    target_path: str
-    """The target of the present get, relative to `base_fd`."""
-    copied: Mapping[str, Any] = field(default_factory=dict)
-    """What the present get copies, and how: only what agrees in it is gone on from."""
-
-    @property
-    def mark(self) -> int:
-        """The permission bit by which a staging beside its target is known to be made by a process of ours.
-
-        A tree that came from an origin may hold directories of any name and content, and gets may be made
-        into it: what looks like a staging there must not be gone on from, nor put back or removed. No entry
-        of a peer has this bit. In ``R/.staging`` no copy is ever put.
-        """
-        return stat.S_ISVTX if self.prefix else 0
 
     def adopt(self, oldest_seconds: float) -> Staging | None:
         """Return a staging in which another get of this very copy got stuck, now of this process.
@@ -178,10 +157,6 @@ class StagingArea:
             return sum(run.size for noted in read_journal(staging.fd, self.copied) for run in noted.runs)
         finally:
             staging.close()
-
-    def close(self) -> None:
-        """Close the directory."""
-        os.close(self.fd)
 
     def _discard_if_dead(self, name: str, oldest_seconds: float, keep: bool) -> bool:
         staging = Staging(self, name, os.open(name, _DIRECTORY, dir_fd=self.fd))
