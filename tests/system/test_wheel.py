@@ -1,4 +1,4 @@
-"""The wheel holds the four import packages and nothing else, and works where only it is installed."""
+"""The wheel holds the five import packages and nothing else, and works where only it is installed."""
 
 import os
 import subprocess
@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PACKAGES = {"lit_storage", "lit_storage_server", "lit_storage_client", "lit_storage_proto"}
+PACKAGES = {
+    "lit_storage",
+    "lit_storage_server",
+    "lit_storage_client",
+    "lit_storage_core",
+    "lit_storage_proto",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +59,7 @@ def run(python: Path, code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_top_level(names: set[str]) -> None:
-    """Exactly four import packages and the metadata lie at the top level."""
+    """Exactly five import packages and the metadata lie at the top level."""
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == PACKAGES
     assert len(top) == len(PACKAGES) + 1
@@ -72,8 +78,8 @@ def test_wire(names: set[str], suffix: str) -> None:
 
 
 def test_every_module(names: set[str]) -> None:
-    """Every module of the four packages is in the wheel."""
-    for floor in [".", "server", "client", "proto"]:
+    """Every module of the five packages is in the wheel."""
+    for floor in [".", "server", "client", "core", "proto"]:
         for package in PACKAGES:
             modules = (REPOSITORY / floor).glob(f"{package}/**/*.py")
             assert {module.relative_to(REPOSITORY / floor).as_posix() for module in modules} <= names
@@ -93,7 +99,7 @@ def test_import(installed: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["server", "client", "proto", "tests", "examples"])
+@pytest.mark.parametrize("name", ["server", "client", "core", "proto", "tests", "examples"])
 def test_no_stray_import(installed: Path, name: str) -> None:
     """No folder of the repository can be imported where only the wheel is installed."""
     assert "ModuleNotFoundError" in run(installed, f"import {name}").stderr
