@@ -16,7 +16,7 @@ import sys
 import types
 from dataclasses import dataclass, replace
 
-from lit_storage_client.mounts import below_path
+from lit_storage_core.system.mounts import below_path
 from lit_storage_proto.errors import InvalidApp
 
 MAIN = "__mp_main__"

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,7 +18,7 @@ import typer
 from lit_storage import cli_artifacts, cli_certs, cli_files, cli_serve
 from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli_output import print_json, print_table, report
-from lit_storage_client.names import printable
+from lit_storage_core.system.names import printable
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 

@@ -11,7 +11,7 @@ from lit_storage import certificates
 from lit_storage.certificates import CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, MOST_DAYS, Issued
 from lit_storage.cli_command import Json, reporting
 from lit_storage.cli_output import print_json
-from lit_storage_client.names import printable
+from lit_storage_core.system.names import printable
 
 certs = typer.Typer(
     no_args_is_help=True,

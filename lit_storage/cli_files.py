@@ -20,7 +20,7 @@ from lit_storage.cli_output import (
     transfer_line,
     transfer_notes,
 )
-from lit_storage_client.names import printable
+from lit_storage_core.system.names import printable
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import PathExists, ProtocolViolation
 from lit_storage_proto.uri import Location, parse_remote

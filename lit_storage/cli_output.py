@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from lit_storage_client.names import printable
+from lit_storage_core.system.names import printable
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import InvalidApp, InvalidConfig, InvalidURI, StorageError
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from lit_storage.home import Home
 from lit_storage_client.artifacts.urls import check_store, is_in_place, is_on_disk
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry

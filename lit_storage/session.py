@@ -27,12 +27,12 @@ from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
-from lit_storage_client.machine import machine_id
 from lit_storage_client.origins import Origins
-from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries import open_registry, renewal_of
 from lit_storage_client.remote import Remote
 from lit_storage_client.security import Security
+from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, Registry, WorkRecord, WorkState

@@ -38,7 +38,7 @@ from lit_storage.state import Changes, NotState, to_state
 from lit_storage.teller import Post, Teller
 from lit_storage.tracebacks import user_traceback
 from lit_storage.work import Work, internals, own_paths
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.registry import WorkState
 
 _LOG = logging.getLogger("lit_storage.work")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lit_storage_client.beneath import open_beneath
-from lit_storage_client.directories import make_directory, permits
-from lit_storage_client.mounts import mount_of
-from lit_storage_client.names import shown
+from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.directories import make_directory, permits
+from lit_storage_core.system.mounts import mount_of
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathExists
 from lit_storage_proto.uri import check_name, normalise
 

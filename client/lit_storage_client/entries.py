@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sys import getsizeof
 
-from lit_storage_client.names import check_path, raw, shown
+from lit_storage_core.system.names import check_path, raw, shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.limits import MAX_TREE_BYTES, TREE_ENTRY_BYTES

@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.registry import Lease
 
 _RENEWALS = 3  # in the time of a lease

@@ -34,15 +34,15 @@ from lit_storage_client.answers import (
     failure_of,
     page_of,
 )
-from lit_storage_client.backoff import backoff
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.entries import Listing, check_root
-from lit_storage_client.names import shown
 from lit_storage_client.security import Metadata
-from lit_storage_client.spans import clipped
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall
+from lit_storage_core.system.backoff import backoff
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.spans import clipped
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import (

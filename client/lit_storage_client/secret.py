@@ -11,7 +11,7 @@ import os
 import stat
 from typing import Any
 
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied
 
 _MOST_TOKEN_BYTES = 64 * 1024

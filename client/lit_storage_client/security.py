@@ -10,9 +10,9 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lit_storage_client.directories import make_directory
 from lit_storage_client.secret import Secret, check_token, is_refusal, read_tokens
-from lit_storage_client.write_once import write_once
+from lit_storage_core.system.directories import make_directory
+from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
 
 if TYPE_CHECKING:

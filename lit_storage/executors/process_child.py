@@ -21,7 +21,7 @@ from lit_storage import app_file
 from lit_storage.executors import Start, Stop
 from lit_storage.executors.outbox import Outbox
 from lit_storage.work_host import WorkHost, WorkStopped
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 
 
 def main(connection: Connection) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.endpoint import join_address, split_address
 from lit_storage_proto.errors import InvalidConfig, StorageError
 from lit_storage_proto.limits import Limits

@@ -20,9 +20,9 @@ import time
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from lit_storage_client.machine import MACHINE_ID_VARIABLE
-from lit_storage_client.mounts import file_system_of, spans_machines
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.machine import MACHINE_ID_VARIABLE
+from lit_storage_core.system.mounts import file_system_of, spans_machines
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from lit_storage_client.machine import machine_id
 from lit_storage_client.registries import open_registry
 from lit_storage_client.registries.etcd import access as etcd_access
 from lit_storage_client.security import Security
+from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_server.auth import check_bind

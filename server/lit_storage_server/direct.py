@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from lit_storage_client.tls_socket import StreamSocket, TlsSocket
-from lit_storage_client.unix_socket import user_of
+from lit_storage_core.system.unix_socket import user_of
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached

@@ -24,7 +24,7 @@ from lit_storage_client.artifacts.artifact import Artifact
 from lit_storage_client.artifacts.store import ArtifactStore, Kept
 from lit_storage_client.artifacts.stream import ArtifactStream
 from lit_storage_client.artifacts.urls import in_place_url, is_in_place, is_on_disk, open_store
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind

@@ -12,7 +12,7 @@ import logging
 import sys
 from typing import Any, TextIO
 
-from lit_storage_client.names import printable
+from lit_storage_core.system.names import printable
 from lit_storage_server.observation import DONE, Seen
 
 LOG = logging.getLogger("lit_storage.daemon")

@@ -13,9 +13,9 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 
-from lit_storage_client.beneath import open_without_links
-from lit_storage_client.mounts import below_path, places_of
-from lit_storage_client.names import shown
+from lit_storage_core.system.beneath import open_without_links
+from lit_storage_core.system.mounts import below_path, places_of
+from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, PathNotFound
 from lit_storage_server.shares import Opened, Shares

@@ -18,9 +18,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_storage_client.mounts import file_system_of, spans_machines
-from lit_storage_client.process import ProcessIdentity
-from lit_storage_client.write_whole import write_whole
+from lit_storage_core.system.mounts import file_system_of, spans_machines
+from lit_storage_core.system.process import ProcessIdentity
+from lit_storage_core.system.write_whole import write_whole
 
 _NOTES = "declared"
 _TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")

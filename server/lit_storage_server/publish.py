@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.writer import FormerRemovedError, Writer
-from lit_storage_client.spans import Span
-from lit_storage_client.version_token import TICK_SECONDS, is_mapped, mapped_inodes, may_hide_a_change
+from lit_storage_core.system.spans import Span
+from lit_storage_core.system.version_token import TICK_SECONDS, is_mapped, mapped_inodes, may_hide_a_change
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frames import Chunk, Frame

@@ -12,7 +12,7 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
-from lit_storage_client.version_token import version_of
+from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Frame

@@ -16,9 +16,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from lit_storage_client.backoff import backoff
-from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.leases import LeaseKeeper, safe_end
+from lit_storage_core.system.backoff import backoff
+from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import Lease, LiveRecord, Registry
 from lit_storage_server.logs import log

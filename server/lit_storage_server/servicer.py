@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from lit_storage_client.spans import Span
+from lit_storage_core.system.spans import Span
 from lit_storage_proto.entry import get_path, to_wire
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frame_codec import encode_frame

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lit_storage_client.beneath import open_without_links, reach_beneath
-from lit_storage_client.mounts import below_path
+from lit_storage_core.system.beneath import open_without_links, reach_beneath
+from lit_storage_core.system.mounts import below_path
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import STAGING, is_reserved, normalise

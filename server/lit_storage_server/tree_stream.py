@@ -17,8 +17,8 @@ import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lit_storage_client.spans import Span, without
-from lit_storage_client.version_token import version_of
+from lit_storage_core.system.spans import Span, without
+from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, PathNotFound, SourceChanged
 from lit_storage_proto.frames import Frame

@@ -17,8 +17,8 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from lit_storage_client.beneath import open_beneath
-from lit_storage_client.version_token import version_of
+from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_PATH_BYTES

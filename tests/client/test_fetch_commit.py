@@ -11,7 +11,7 @@ from lit_storage_client.confine import choose, confine
 from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, seal, sync_file_system
 from lit_storage_client.fetch.staging import TREE
 from lit_storage_client.fetch.staging_area import area_for
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
 
@@ -205,7 +205,7 @@ def test_mount_point(swap, tmp_path):
 
 DEAD = """
 import json, os, sys
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 staging, journal = sys.argv[1:]
 os.makedirs(f"{staging}/tree")
 os.chmod(staging, 0o1700)

@@ -12,10 +12,10 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.registries import open_registry
 from lit_storage_client.registries.etcd import connection
 from lit_storage_client.registries.etcd.address import EtcdAddress
+from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState

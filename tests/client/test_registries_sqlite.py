@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries.sqlite import SqliteRegistry
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 

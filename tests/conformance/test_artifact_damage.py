@@ -555,6 +555,6 @@ def test_many_threads_read_many_manifests(make):
 )
 def test_tokens_of_files_that_may_change_unseen(changed_ns, hides):
     """A change within a tick, or within a second where a file system keeps no less, brings the token back."""
-    from lit_storage_client.version_token import _TOKEN, may_hide_a_change
+    from lit_storage_core.system.version_token import _TOKEN, may_hide_a_change
 
     assert may_hide_a_change(_TOKEN.pack(1, 1, changed_ns, 1, 1), 10**18) is hides

@@ -12,8 +12,8 @@ import threading
 import pytest
 
 from lit_storage_client.artifacts.urls import in_place_url, open_store
-from lit_storage_client.process import ProcessIdentity
 from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.artifact import unit_of
 from lit_storage_proto.errors import InvalidConfig, TransferTimeout
 from lit_storage_proto.limits import Limits
@@ -264,7 +264,7 @@ class TestLook:
 
 WORK = """
 import dataclasses, json, os, signal, sys
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_server.notes import Declaration, Note
 
 root, instance_id, fields, boot_id = sys.argv[1:]

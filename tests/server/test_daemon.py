@@ -125,7 +125,7 @@ def registry(root):
 
 
 def _machine(root):
-    from lit_storage_client.machine import machine_id
+    from lit_storage_core.system.machine import machine_id
 
     return machine_id(str(root))
 

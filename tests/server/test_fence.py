@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_core.system.boot_clock import boot_seconds
 
 BEGIN = """
 import ctypes, os, signal, sys, time
-from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_server.fence import Fence
 fence = Fence()
 assert fence.works

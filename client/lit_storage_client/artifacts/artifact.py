@@ -8,8 +8,8 @@ from lit_storage_client.artifacts.in_place import PlacedContents
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.stream import ArtifactStream
 from lit_storage_client.artifacts.tree import ArtifactTree, Item
-from lit_storage_client.names import shown
-from lit_storage_client.spans import Span, clipped
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.spans import Span, clipped
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import PathNotFound

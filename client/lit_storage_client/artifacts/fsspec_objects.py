@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 from lit_storage_client.artifacts import s3_requests
 from lit_storage_client.artifacts.lanes import Lanes, LateError, remaining
 from lit_storage_client.artifacts.objects import Found
-from lit_storage_client.names import printable, shown
+from lit_storage_core.system.names import printable, shown
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,

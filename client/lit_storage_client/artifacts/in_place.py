@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from lit_storage_client.artifacts.pieces import Piece
-from lit_storage_client.beneath import open_beneath
-from lit_storage_client.names import check_path, shown
-from lit_storage_client.version_token import version_of
+from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.names import check_path, shown
+from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.artifact import Manifest, StoredEntry
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.errors import AccessDenied, SourceChanged

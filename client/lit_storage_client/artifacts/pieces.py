@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lit_storage_client.spans import Span
+from lit_storage_core.system.spans import Span
 from lit_storage_proto.artifact import StoredChunk, StoredEntry
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from lit_storage_client.artifacts.objects import Found, Objects
 from lit_storage_client.artifacts.writer import Writer
-from lit_storage_client.names import check_path, shown
+from lit_storage_core.system.names import check_path, shown
 from lit_storage_proto.artifact import (
     DATA,
     MANIFESTS,

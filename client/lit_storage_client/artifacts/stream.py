@@ -17,7 +17,7 @@ from lit_storage_client.artifacts.in_place import PlacedContents
 from lit_storage_client.artifacts.pieces import Piece, pieces_of
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.artifacts.tree import Item
-from lit_storage_client.spans import Span, without
+from lit_storage_core.system.spans import Span, without
 from lit_storage_proto.artifact import Manifest
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind

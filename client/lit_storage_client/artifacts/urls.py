@@ -16,7 +16,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_to_bytes
 
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.uri import check_name

@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from lit_storage_client.fetch.staging import OLD, TREE, Staging
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
 

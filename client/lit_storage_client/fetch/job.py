@@ -23,7 +23,7 @@ from lit_storage_client.fetch.staging_area import StagingArea, area_for
 from lit_storage_client.fetch.stream import Progress, Received, receive
 from lit_storage_client.fetch.swap_lock import exclusive
 from lit_storage_client.fetch.transfer import Transfer
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import (
     IntegrityError,
     NotAttached,

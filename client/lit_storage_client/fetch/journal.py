@@ -18,8 +18,8 @@ from typing import Any
 
 import xxhash
 
-from lit_storage_client.names import raw
-from lit_storage_client.write_whole import write_whole
+from lit_storage_core.system.names import raw
+from lit_storage_core.system.write_whole import write_whole
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.frames import Chunk
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, MIB

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from lit_storage_client.backoff import backoff
+from lit_storage_core.system.backoff import backoff
 from lit_storage_proto.errors import PathNotFound, StorageError
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import Limits

@@ -25,13 +25,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from lit_storage_client.beneath import open_beneath
 from lit_storage_client.fetch.held import salvage
 from lit_storage_client.fetch.journal import JOURNAL, Journal, read_journal
 from lit_storage_client.fetch.removal import remove
-from lit_storage_client.names import shown
-from lit_storage_client.process import ProcessIdentity
-from lit_storage_client.write_whole import write_whole
+from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.process import ProcessIdentity
+from lit_storage_core.system.write_whole import write_whole
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable, TransferTimeout
 
 TREE = "tree"

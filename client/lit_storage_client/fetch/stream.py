@@ -18,8 +18,8 @@ from typing import Protocol
 from lit_storage_client.fetch.plan import Plan, Skipped, Step
 from lit_storage_client.fetch.tree import TreeWriter
 from lit_storage_client.fetch.verify import Expected, Verifier
-from lit_storage_client.names import check_path
-from lit_storage_client.spans import Span
+from lit_storage_core.system.names import check_path
+from lit_storage_core.system.spans import Span
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, ProtocolViolation
 from lit_storage_proto.frames import Chunk, Frame, Pack, Summary

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from lit_storage_client.names import shown
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import TransferTimeout
 
 _SECONDS = 30.0  # a change of names takes milliseconds, and syncing before it as long as the disk takes

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lit_storage_client.names import shown
-from lit_storage_client.spans import Span
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.spans import Span
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation

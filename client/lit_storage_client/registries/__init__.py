@@ -34,7 +34,7 @@ def open_registry(url: str, *, machine_id: str, limits: Limits, access: EtcdAcce
 
     Args:
         url: see the list above; a relative path is taken from the current directory.
-        machine_id: what `lit_storage_client.machine.machine_id` returns.
+        machine_id: what `lit_storage_core.system.machine.machine_id` returns.
         limits: `resolve_seconds` bounds every wait for the registry.
         access: who this process is to etcd; None: what the environment says.
 

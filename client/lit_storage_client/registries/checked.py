@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
-from lit_storage_client.names import is_id
+from lit_storage_core.system.names import is_id
 from lit_storage_proto.endpoint import split_address
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState

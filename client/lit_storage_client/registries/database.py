@@ -31,8 +31,8 @@ import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from lit_storage_client.directories import make_directory, permits
-from lit_storage_client.mounts import file_system_of, spans_machines
+from lit_storage_core.system.directories import make_directory, permits
+from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 from lit_storage_proto.limits import MIB
 

@@ -116,7 +116,7 @@ def test_signals_go_to_processes_of_our_own_alone():
         and node.value.id in ("os", "signal")
     }
     executors = {f"lit_storage/executors/{name}.py" for name in ("guard", "process", "process_child")}
-    assert found == {"client/lit_storage_client/process.py", *executors}
+    assert found == {"core/lit_storage_core/system/process.py", *executors}
 
 
 CONSUMER = """

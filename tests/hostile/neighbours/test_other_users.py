@@ -13,8 +13,8 @@ from lit_storage import environment
 from lit_storage_client.artifacts.local_objects import LocalObjects
 from lit_storage_client.confine import choose, confine
 from lit_storage_client.fetch.staging_area import area_for
-from lit_storage_client.machine import machine_id
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import AccessDenied, IntegrityError, StorageError
 from tests.hostile.neighbours.conftest import mode_of, this_process
 

@@ -26,9 +26,6 @@ from typing import TypeVar
 
 import grpc
 
-from lit_storage_client.boot_clock import boot_seconds
-from lit_storage_client.names import shown
-from lit_storage_client.process import ProcessIdentity, ProcessWatch
 from lit_storage_client.registries.derived import derive_state
 from lit_storage_client.registries.etcd.access import EtcdAccess
 from lit_storage_client.registries.etcd.address import EtcdAddress
@@ -51,6 +48,9 @@ from lit_storage_client.registries.etcd.records import (
     end_of,
 )
 from lit_storage_client.registries.etcd.watch import Watch
+from lit_storage_core.system.boot_clock import boot_seconds
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.process import ProcessIdentity, ProcessWatch
 from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, RegistryUnavailable, StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import Limits

@@ -31,11 +31,11 @@ from typing import Any
 
 import grpc
 
-from lit_storage_client.backoff import backoff
-from lit_storage_client.boot_clock import boot_seconds
 from lit_storage_client.registries.etcd.cache import LiveCache
 from lit_storage_client.registries.etcd.connection import RANGE, WATCH, Connection
 from lit_storage_client.registries.etcd.records import end_of
+from lit_storage_core.system.backoff import backoff
+from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 

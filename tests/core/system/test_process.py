@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from lit_storage_client import process as process_module
-from lit_storage_client.process import ProcessIdentity, ProcessWatch
+from lit_storage_core.system import process as process_module
+from lit_storage_core.system.process import ProcessIdentity, ProcessWatch
 
 SHOW = """
-from lit_storage_client.process import ProcessIdentity
+from lit_storage_core.system.process import ProcessIdentity
 print(ProcessIdentity.current().to_text(), flush=True)
 """
 
@@ -89,7 +89,7 @@ def test_another_namespace_is_unknown():
 @pytest.mark.root
 def test_proc_of_another_namespace_does_not_kill():
     """In a pid namespace whose /proc is still the outer one, a process does not take itself for dead."""
-    script = "from lit_storage_client.process import ProcessIdentity as P; print(P.current().is_alive())"
+    script = "from lit_storage_core.system.process import ProcessIdentity as P; print(P.current().is_alive())"
     command = ["unshare", "--pid", "--fork", sys.executable, "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30)
     if "unshare failed" in result.stderr:
@@ -187,7 +187,7 @@ def test_a_forked_child_watches_anew():
     """A child that closes all descriptors, and uses their numbers for others, still sees who is dead."""
     script = """
 import os, signal, subprocess, time
-from lit_storage_client.process import ProcessWatch, ProcessIdentity
+from lit_storage_core.system.process import ProcessWatch, ProcessIdentity
 shown = subprocess.Popen(["cat"], stdin=-1)
 with open(f"/proc/{shown.pid}/stat") as file:
     start_time = int(file.read().rsplit(")", 1)[1].split()[19])

@@ -18,7 +18,7 @@ import select
 import weakref
 from dataclasses import asdict, dataclass
 
-from lit_storage_client.boot_clock import boot_seconds
+from lit_storage_core.system.boot_clock import boot_seconds
 
 _ENDED = (b"Z", b"X", b"x")
 _STATE, _START_TIME = 3, 22  # numbers of fields in proc_pid_stat(5)

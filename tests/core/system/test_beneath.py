@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lit_storage_client.beneath import MAX_LINKS, open_beneath
+from lit_storage_core.system.beneath import MAX_LINKS, open_beneath
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 
 

@@ -11,9 +11,9 @@ import os
 import secrets
 import stat
 
-from lit_storage_client.directories import make_directory
-from lit_storage_client.names import is_id
-from lit_storage_client.write_once import write_once
+from lit_storage_core.system.directories import make_directory
+from lit_storage_core.system.names import is_id
+from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import AccessDenied, StorageError
 
 MACHINE_ID_VARIABLE = "LIT_STORAGE_MACHINE_ID"

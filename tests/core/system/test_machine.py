@@ -7,7 +7,7 @@ import tempfile
 
 import pytest
 
-from lit_storage_client.machine import machine_id
+from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, StorageError
 
 
@@ -34,7 +34,7 @@ def test_the_environment_comes_first(tmp_path, monkeypatch):
 def test_many_processes_agree(tmp_path):
     """Eight processes that start at once on a new root all read one id."""
     script = """
-import sys; from lit_storage_client.machine import machine_id
+import sys; from lit_storage_core.system.machine import machine_id
 input(); print(machine_id(sys.argv[1]))
 """
     command = [sys.executable, "-c", script, str(tmp_path / "root")]
@@ -59,7 +59,7 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
 def test_a_root_without_permission_is_refused():
     """A root that this user may not write is AccessDenied; an id that is already there can be read."""
     script = (
-        "import os, sys; from lit_storage_client.machine import machine_id\n"
+        "import os, sys; from lit_storage_core.system.machine import machine_id\n"
         "if os.geteuid() == 0: os.seteuid(65534)\n"
         "print(machine_id(sys.argv[1]))"
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_storage_client.mounts import file_system_of, mount_id_in, spans_machines, type_of_mount
+from lit_storage_core.system.mounts import file_system_of, mount_id_in, spans_machines, type_of_mount
 
 MOUNTINFO = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lit_storage_client.write_once import write_once
+from lit_storage_core.system.write_once import write_once
 
 
 def test_the_first_one_wins(tmp_path):

@@ -1,0 +1,1 @@
+"""What this process asks of the operating system: files, mounts, processes, clocks and names."""
