@@ -13,7 +13,7 @@ from lit_storage.session import Session, connect, current, join
 from lit_storage.supervisor import Status
 from lit_storage.work import Work
 from lit_storage_client.fetch import Transfer
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import (
     AccessDenied,
     AddressInUse,

@@ -23,7 +23,7 @@ from lit_storage.session import Session, connect_flow
 from lit_storage.supervisor import Supervisor
 from lit_storage.termination import exit_at_sigterm
 from lit_storage.work import Work, internals
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidApp
 from lit_storage_proto.limits import Limits
 

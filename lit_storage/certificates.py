@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_storage_client.secret import read_key, read_pem
+from lit_storage_core.security.secret import read_key, read_pem
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import (

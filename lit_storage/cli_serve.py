@@ -12,7 +12,7 @@ from lit_storage.cli_command import Registry, Root, place_of, reporting
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, OriginUnavailable
 
 if TYPE_CHECKING:
-    from lit_storage_client.security import Security
+    from lit_storage_core.security.settings import Security
     from lit_storage_server.config import Config
 
 
@@ -174,7 +174,7 @@ def _environment() -> dict[str, str]:
 
 def _security(config: Config, root: str) -> Security:
     from lit_storage import environment
-    from lit_storage_client.security import Security
+    from lit_storage_core.security.settings import Security
 
     if config.token_file is None:
         given = environment.token_of(root)
@@ -209,7 +209,7 @@ def health(
     """
     from lit_storage import environment
     from lit_storage_client.health import check_health
-    from lit_storage_client.security import Security
+    from lit_storage_core.security.settings import Security
     from lit_storage_proto.endpoint import split_address
 
     split_address(address)

@@ -9,7 +9,7 @@ import time
 
 import grpc
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageStub
 from tests.waiting import within

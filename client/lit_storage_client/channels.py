@@ -21,10 +21,10 @@ from dataclasses import dataclass
 
 import grpc
 
-from lit_storage_client.client_tls import ClientTls
-from lit_storage_client.credentials import Credentials
 from lit_storage_client.peer_identity import certified_name, check_clear, target_of
-from lit_storage_client.security import Metadata, Security
+from lit_storage_core.security.client_tls import ClientTls
+from lit_storage_core.security.credentials import Credentials
+from lit_storage_core.security.settings import Metadata, Security
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
 from lit_storage_proto.registry import LiveRecord

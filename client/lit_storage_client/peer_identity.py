@@ -6,7 +6,7 @@ of "trainer" must still have a certificate for "trainer", and gets no token in c
 
 from __future__ import annotations
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_core.system.names import shown
 from lit_storage_proto.endpoint import grpc_target, is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable

@@ -37,9 +37,9 @@ from lit_storage_client.answers import (
 from lit_storage_client.channels import Channels, PeerCalls
 from lit_storage_client.direct import Dialer, Ways
 from lit_storage_client.entries import Listing, check_root
-from lit_storage_client.security import Metadata
 from lit_storage_client.stream_call import Responses, StreamCall
 from lit_storage_client.tree_call import TreeCall
+from lit_storage_core.security.settings import Metadata
 from lit_storage_core.system.backoff import backoff
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.spans import clipped

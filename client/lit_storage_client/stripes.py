@@ -20,7 +20,7 @@ import struct
 import threading
 from collections.abc import Callable
 
-from lit_storage_client.tls_socket import StreamSocket
+from lit_storage_core.security.tls_socket import StreamSocket
 from lit_storage_proto.direct import MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 

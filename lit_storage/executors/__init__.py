@@ -14,7 +14,7 @@ from typing import Protocol
 
 from lit_storage.app_file import AppFile
 from lit_storage.state import Changes
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import grpc
 
-from lit_storage_client.rotating import Rotating
-from lit_storage_client.secret import Secret
-from lit_storage_client.security import Security
-from lit_storage_client.tls_files import TlsFiles
+from lit_storage_core.security.rotating import Rotating
+from lit_storage_core.security.secret import Secret
+from lit_storage_core.security.settings import Security
+from lit_storage_core.security.tls_files import TlsFiles
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied
 from lit_storage_server.refusal import terminator

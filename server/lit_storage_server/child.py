@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, Registry

@@ -20,7 +20,7 @@ from types import FrameType
 
 from lit_storage_client.registries import open_registry
 from lit_storage_client.registries.etcd import access as etcd_access
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from lit_storage_client.tls_socket import StreamSocket, TlsSocket
+from lit_storage_core.security.tls_socket import StreamSocket, TlsSocket
 from lit_storage_core.system.unix_socket import user_of
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable, StorageError

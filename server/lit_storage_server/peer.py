@@ -18,7 +18,7 @@ from typing import cast
 import grpc
 from grpc_reflection.v1alpha import reflection
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import is_address, join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits

@@ -29,8 +29,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lit_storage_client.child_environment import without_secrets
-from lit_storage_client.security import Security
+from lit_storage_core.security.child_environment import without_secrets
+from lit_storage_core.security.settings import Security
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from lit_storage_client.tls_socket import StreamSocket
+from lit_storage_core.security.tls_socket import StreamSocket
 from lit_storage_proto.direct import MAX_SEGMENT_BYTES, SEGMENT
 
 _SEGMENTS_AHEAD = 2  # that wait for a connection to be free

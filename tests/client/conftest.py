@@ -12,7 +12,7 @@ import pytest
 from lit_storage_client.channels import Channels
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frame_codec import encode_frame
@@ -24,7 +24,7 @@ from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageServicer, add_
 
 _SERVE = """
 import os, sys
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 root, name, instance, bind = sys.argv[1:]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lit_storage_client.channels import Channels
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
@@ -44,7 +44,7 @@ def test_forked_child_is_told(tmp_path):
     code = """
 import os
 from lit_storage_client.channels import Channels
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 channels = Channels(Security(), Limits())

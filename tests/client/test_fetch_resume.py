@@ -79,7 +79,7 @@ from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
 from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.uri import Location
 endpoint, root, half = sys.argv[1:]

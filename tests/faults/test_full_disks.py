@@ -11,7 +11,7 @@ import pytest
 
 import lit_storage
 from lit_storage_client.registries.sqlite import SqliteRegistry
-from lit_storage_client.security import root_token
+from lit_storage_core.security.settings import root_token
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lit_storage import cli_serve
 from lit_storage.cli import main
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_server.config import Config
 from lit_storage_server.peer import PeerServer

@@ -3,7 +3,7 @@
 import pytest
 
 from lit_storage import environment
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 
 
 @pytest.fixture

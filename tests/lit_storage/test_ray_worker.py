@@ -10,7 +10,7 @@ import pytest
 from lit_storage.executors import Start
 from lit_storage.executors import ray as executor
 from lit_storage.executors.node_host import Ended
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 
 

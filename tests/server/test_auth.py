@@ -6,7 +6,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.auth import check_bind, server_tls

@@ -6,8 +6,8 @@ import socket
 import pytest
 import trustme
 
-from lit_storage_client.security import Security
-from lit_storage_client.tls_socket import TlsSocket
+from lit_storage_core.security.settings import Security
+from lit_storage_core.security.tls_socket import TlsSocket
 from lit_storage_proto.direct import HEADER, HELLO
 from lit_storage_proto.frames import Frame
 

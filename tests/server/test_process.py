@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import grpc
 import pytest
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto import errors
 from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidURI, OriginUnavailable
 from lit_storage_proto.limits import Limits

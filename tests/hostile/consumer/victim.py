@@ -10,7 +10,7 @@ from lit_storage_client.channels import Channels
 from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location

@@ -17,7 +17,7 @@ from lit_storage import certificates
 from lit_storage_client.channels import Channels
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.tree_options import TreeOptions

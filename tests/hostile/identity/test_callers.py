@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable, StorageError
 from lit_storage_proto.uri import Location
 from lit_storage_server import auth
@@ -27,7 +27,7 @@ ENDED = "alert|EOF|reset|Broken pipe"
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch):
     """Files that were written a moment ago are given no more time."""
-    monkeypatch.setattr("lit_storage_client.rotating._HALF_WRITTEN_SECONDS", 0.0)
+    monkeypatch.setattr("lit_storage_core.security.rotating._HALF_WRITTEN_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from lit_storage import certificates
 from lit_storage.cli import main
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, InvalidURI, PathExists, PathNotFound
 from lit_storage_proto.uri import Location
 

@@ -22,10 +22,10 @@ from rich.traceback import Traceback
 import lit_storage
 from lit_storage.app_file import AppFile
 from lit_storage.executors import Start
-from lit_storage_client.child_environment import without_secrets
-from lit_storage_client.credentials import Credentials
-from lit_storage_client.secret import Secret
-from lit_storage_client.security import Security
+from lit_storage_core.security.child_environment import without_secrets
+from lit_storage_core.security.credentials import Credentials
+from lit_storage_core.security.secret import Secret
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

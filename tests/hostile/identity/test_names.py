@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import Dialer, Ways
+from lit_storage_core.security.credentials import Credentials
 from lit_storage_proto.direct import TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable
 from lit_storage_proto.frames import Direct

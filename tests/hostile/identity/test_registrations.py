@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import lit_storage
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import NameTaken, OriginUnavailable, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from tests.processes import kill_all
@@ -15,7 +15,7 @@ from tests.processes import kill_all
 MALLORY = """
 import sys
 from lit_storage_client.registries import open_registry
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.peer import PeerServer

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lit_storage_client import rotating
 from lit_storage_client.channels import Channels
-from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import Ways
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security import rotating
+from lit_storage_core.security.credentials import Credentials
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.tree_options import TreeOptions
@@ -202,7 +202,7 @@ def test_a_spoilt_file_of_tokens_lets_nobody_else_in(rotated, ask, tmp_path, spo
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_nobody_begins_with_a_spoilt_file_of_tokens(serve, token_file, tmp_path, monkeypatch, spoil):
     """A server does not start instead of serving everybody."""
-    monkeypatch.setattr("lit_storage_client.rotating._HALF_WRITTEN_SECONDS", 0.0)
+    monkeypatch.setattr("lit_storage_core.security.rotating._HALF_WRITTEN_SECONDS", 0.0)
     path = token_file("old")
     spoil(tmp_path / "tokens")
     with pytest.raises(AccessDenied, match="token") as caught:

@@ -12,7 +12,7 @@ import sysconfig
 import pytest
 
 import lit_storage
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from tests.processes import children_of, kill_all

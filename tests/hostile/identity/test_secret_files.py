@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from lit_storage import environment
-from lit_storage_client.secret import read_key, read_pem, read_tokens
-from lit_storage_client.security import Security, root_token
+from lit_storage_core.security.secret import read_key, read_pem, read_tokens
+from lit_storage_core.security.settings import Security, root_token
 from lit_storage_proto.errors import AccessDenied
 
 NOBODY = 65534
@@ -74,7 +74,7 @@ def test_a_file_that_root_gives_to_a_group(public_directory, as_nobody):
     os.chown(path, 0, NOBODY)
     os.chmod(path, 0o440)
     code = "print(read_tokens(sys.argv[1]) == ('a-secret',))"
-    assert as_nobody("from lit_storage_client.secret import read_tokens", code, path) == "True"
+    assert as_nobody("from lit_storage_core.security.secret import read_tokens", code, path) == "True"
 
 
 @READERS
@@ -128,7 +128,7 @@ def test_trust_that_every_user_may_change(authority, kind):
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604])
 def test_a_key_that_others_may_read_serves_nobody(authority, serve, tmp_path, mode, monkeypatch):
     """Neither server nor client begins with it."""
-    monkeypatch.setattr("lit_storage_client.rotating._HALF_WRITTEN_SECONDS", 0.0)
+    monkeypatch.setattr("lit_storage_core.security.rotating._HALF_WRITTEN_SECONDS", 0.0)
     security = authority.forge(tmp_path / "f", "trainer")
     os.chmod(security.key, mode | (0o004 if os.geteuid() == 0 else 0))
     for use in (lambda: serve("trainer", security), security.client_context, security.channel_credentials):
@@ -163,7 +163,7 @@ def test_the_token_that_is_made_is_nobody_elses(tmp_path, umask):
     code = f"""
 import os, sys
 os.umask({umask})
-from lit_storage_client.security import root_token
+from lit_storage_core.security.settings import root_token
 root_token(sys.argv[1])
 """
     environment_ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from lit_storage_client.credentials import Credentials
 from lit_storage_client.direct import Dialer, Ways
-from lit_storage_client.security import Security
+from lit_storage_core.security.credentials import Credentials
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.direct import HELLO, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.limits import Limits

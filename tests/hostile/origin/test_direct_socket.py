@@ -17,7 +17,7 @@ import grpc
 import pytest
 
 from lit_storage_client.direct import Dialer
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.direct import HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.frame_codec import decode_detached, decode_frame, encode_detached
 from lit_storage_proto.frames import Direct, Frame

@@ -15,7 +15,7 @@ from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
 from lit_storage_client.registries.memory import MemoryRegistry
 from lit_storage_client.remote import Remote
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.registry import LiveRecord

@@ -22,7 +22,7 @@ KINDS = ("work", "daemon")
 
 _WORK = """
 import json, logging, sys
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_server.process import ServerProcess
 logging.basicConfig()

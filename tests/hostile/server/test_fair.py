@@ -12,7 +12,7 @@ import trustme
 from lit_storage_client import remote
 from lit_storage_client.channels import Channels
 from lit_storage_client.remote import Remote, _Pauses
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from lit_storage import Path, connect
-from lit_storage_client.security import Security
+from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
 from lit_storage_server.config import read_config

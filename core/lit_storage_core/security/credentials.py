@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import threading
 
-from lit_storage_client.client_tls import ClientTls, client_tls
-from lit_storage_client.rotating import Rotating
-from lit_storage_client.secret import Secret
-from lit_storage_client.security import Metadata, Security, metadata_of
-from lit_storage_client.tls_files import TlsFiles
+from lit_storage_core.security.client_tls import ClientTls, client_tls
+from lit_storage_core.security.rotating import Rotating
+from lit_storage_core.security.secret import Secret
+from lit_storage_core.security.settings import Metadata, Security, metadata_of
+from lit_storage_core.security.tls_files import TlsFiles
 
 
 class Credentials:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lit_storage_client.secret import read_key, read_pem
+from lit_storage_core.security.secret import read_key, read_pem
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied
 

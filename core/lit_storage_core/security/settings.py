@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lit_storage_client.secret import Secret, check_token, is_refusal, read_tokens
+from lit_storage_core.security.secret import Secret, check_token, is_refusal, read_tokens
 from lit_storage_core.system.directories import make_directory
 from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import grpc
 
-    from lit_storage_client.tls_files import TlsFiles
+    from lit_storage_core.security.tls_files import TlsFiles
 
 TOKEN_FILE = "token"  # noqa: S105  # the name of the file, not a token
 _TOKEN_BYTES = 32
@@ -101,7 +101,7 @@ class Security:
         Raises:
             AccessDenied: one cannot be read, or others could read the key.
         """
-        from lit_storage_client.tls_files import read_tls_files
+        from lit_storage_core.security.tls_files import read_tls_files
 
         return read_tls_files(self.certificate, self.key, self.ca)
 
@@ -113,7 +113,7 @@ class Security:
         """
         if not self.tls:
             return None
-        from lit_storage_client.client_tls import client_tls
+        from lit_storage_core.security.client_tls import client_tls
 
         return client_tls(self.tls_files()).channel
 
@@ -125,7 +125,7 @@ class Security:
         """
         if not self.tls:
             return None
-        from lit_storage_client.client_tls import client_tls
+        from lit_storage_core.security.client_tls import client_tls
 
         return client_tls(self.tls_files()).context
 

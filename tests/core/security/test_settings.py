@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lit_storage_client.security import Security, root_token
+from lit_storage_core.security.settings import Security, root_token
 from lit_storage_proto.errors import AccessDenied
 
 
@@ -59,7 +59,10 @@ def test_root_token_is_kept(tmp_path):
 @pytest.mark.slow
 def test_root_token_has_one_winner(tmp_path):
     """Processes that come at once all return the same token."""
-    code = "import sys; from lit_storage_client.security import root_token; print(root_token(sys.argv[1]))"
+    code = (
+        "import sys; from lit_storage_core.security.settings import root_token; "
+        "print(root_token(sys.argv[1]))"
+    )
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(8)]

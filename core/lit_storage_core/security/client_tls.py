@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from lit_storage_client.tls_files import TlsFiles
+from lit_storage_core.security.tls_files import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
