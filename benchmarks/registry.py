@@ -131,8 +131,8 @@ def in_threads(call: Callable[[int], None]) -> None:
 
 def process(url: str) -> None:
     """Fill a registry, change it, or watch it; times are in us, of what is seen in ms."""
-    from lit_storage_client.registries import open_registry
-    from lit_storage_client.registries.etcd.registry import EtcdRegistry
+    from lit_storage_core.registries import open_registry
+    from lit_storage_core.registries.etcd.registry import EtcdRegistry
     from lit_storage_proto.limits import Limits
     from lit_storage_proto.registry import LiveRecord
 

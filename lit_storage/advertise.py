@@ -6,7 +6,7 @@ import contextlib
 import re
 import socket
 
-from lit_storage_client.registries.checked import check_endpoint
+from lit_storage_core.registries.checked import check_endpoint
 from lit_storage_proto.endpoint import is_loopback, is_wildcard, join_address, split_address
 from lit_storage_proto.errors import AccessDenied
 from lit_storage_proto.registry import Registry

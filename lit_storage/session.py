@@ -28,8 +28,8 @@ from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.origins import Origins
-from lit_storage_client.registries import open_registry, renewal_of
 from lit_storage_client.remote import Remote
+from lit_storage_core.registries import open_registry, renewal_of
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.process import ProcessIdentity

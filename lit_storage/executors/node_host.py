@@ -125,7 +125,7 @@ class NodeHost:
 
     def _see_to_end(self, instance_id: str) -> None:
         """Give the Work's name back and publish what it left: here are its files."""
-        from lit_storage_client.registries import open_registry
+        from lit_storage_core.registries import open_registry
         from lit_storage_core.system.machine import machine_id
 
         start = self._start

@@ -1,6 +1,6 @@
 """The Registry port: where a name is resolved, and the two records that a name has.
 
-Adapters live in ``lit_storage_client.registries``; each passes the one suite in
+Adapters live in ``lit_storage_core.registries``; each passes the one suite in
 ``tests/conformance/test_registry.py``.
 
 Rules of the port

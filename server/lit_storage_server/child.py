@@ -30,7 +30,7 @@ from lit_storage_server.peer import PeerServer
 from lit_storage_server.shares import Shares
 
 if TYPE_CHECKING:  # where there are no leases, they are not loaded
-    from lit_storage_client.leases import LeaseKeeper
+    from lit_storage_core.registries.leases import LeaseKeeper
     from lit_storage_server.fence import Fence
 
 _LOOK_MILLISECONDS = 1000
@@ -137,13 +137,13 @@ class Served:
                 raise ProtocolViolation("the server process does not know what it is asked to do")
 
     def _open(self, hold: Mapping[str, Any]) -> Registry:
-        from lit_storage_client.registries import open_renewal
+        from lit_storage_core.registries import open_renewal
 
         self._registry = open_renewal(hold, self._limits)
         return self._registry
 
     def _keep(self, registry: Registry, lease: Lease) -> None:
-        from lit_storage_client.leases import LeaseKeeper
+        from lit_storage_core.registries.leases import LeaseKeeper
 
         self._put_off(lease)
         self._keeper = LeaseKeeper(
@@ -153,7 +153,7 @@ class Served:
 
     def _put_off(self, lease: Lease) -> None:
         if self._is_alone:
-            from lit_storage_client.leases import safe_end
+            from lit_storage_core.registries.leases import safe_end
             from lit_storage_server.fence import Fence
 
             self._fence = self._fence or Fence()

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-from lit_storage_client.registries import open_registry
-from lit_storage_client.registries.etcd import access as etcd_access
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.etcd import access as etcd_access
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError

@@ -174,7 +174,7 @@ class ServerProcess:
 
         Args:
             lease: as the registry gave it for the endpoint and the instance id.
-            renewal: as `lit_storage_client.registries.renewal_of`.
+            renewal: as `lit_storage_core.registries.renewal_of`.
             claim: called in a thread with the id of another instance, until it returns or raises NameTaken.
 
         Raises:

@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 
-from lit_storage_client.leases import LeaseKeeper, safe_end
+from lit_storage_core.registries.leases import LeaseKeeper, safe_end
 from lit_storage_core.system.backoff import backoff
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError

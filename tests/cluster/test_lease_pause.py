@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 from tests.leased_work import Process, wait_until
 

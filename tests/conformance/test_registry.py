@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord, WorkState

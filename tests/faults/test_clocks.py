@@ -12,7 +12,7 @@ from lit_storage import Limits
 from lit_storage_client.artifacts.local_objects import LocalObjects
 from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.fetch.staging_area import StagingArea
-from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_server.custodian import Custodian
 from lit_storage_server.notes import Declaration, Note, noted

@@ -10,7 +10,7 @@ import warnings
 import pytest
 
 import lit_storage
-from lit_storage_client.registries.sqlite import SqliteRegistry
+from lit_storage_core.registries.sqlite import SqliteRegistry
 from lit_storage_core.security.settings import root_token
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import RegistryUnavailable, StorageError

@@ -20,7 +20,7 @@ import lit_storage_client.channels  # noqa: F401  # loads gRPC, which nobody her
 import lit_storage_server.process  # noqa: F401
 from lit_storage import Limits, Path
 from lit_storage_client.direct import Ways
-from lit_storage_client.registries import sqlite  # noqa: F401
+from lit_storage_core.registries import sqlite  # noqa: F401
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.tree_options import TreeOptions
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from lit_storage import App, Flow, Limits, NameTaken, Path, Work, WorkError, connect, session
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.registry import LiveRecord, WorkState
 
 pytestmark = [

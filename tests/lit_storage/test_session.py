@@ -7,7 +7,7 @@ import pytest
 
 import lit_storage
 from lit_storage import AccessDenied, AddressInUse, InvalidURI, NameTaken, NotAttached, Path, PathNotFound
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 
 TRAINER = """

@@ -12,7 +12,7 @@ import threading
 import pytest
 
 from lit_storage_client.artifacts.urls import in_place_url, open_store
-from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.artifact import unit_of
 from lit_storage_proto.errors import InvalidConfig, TransferTimeout

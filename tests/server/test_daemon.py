@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
-from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
+from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, PathNotFound
 from lit_storage_proto.limits import MIB, Limits

@@ -13,8 +13,8 @@ from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
 from lit_storage_client.fetch.contents import contents
 from lit_storage_client.origins import Origins
-from lit_storage_client.registries.memory import MemoryRegistry
 from lit_storage_client.remote import Remote
+from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import (

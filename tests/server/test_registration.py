@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.registration import Registration, retry

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 
 APP = """

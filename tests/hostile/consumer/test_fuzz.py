@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lit_storage_client.registries.etcd.records import encode_live
+from lit_storage_core.registries.etcd.records import encode_live
 from lit_storage_proto.artifact import Manifest, StoredEntry, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frame_codec import encode_detached, encode_frame

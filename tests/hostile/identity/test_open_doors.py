@@ -7,7 +7,7 @@ import pytest
 
 from lit_storage.advertise import advertised_endpoint
 from lit_storage_client.peer_identity import target_of
-from lit_storage_client.registries.memory import MemoryRegistry
+from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import is_loopback, is_wildcard
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable, StorageError

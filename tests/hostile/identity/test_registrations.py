@@ -14,7 +14,7 @@ from tests.processes import kill_all
 
 MALLORY = """
 import sys
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -13,8 +13,8 @@ import pytest
 
 from lit_storage_client.channels import Channels
 from lit_storage_client.origins import Origins
-from lit_storage_client.registries import open_registry
 from lit_storage_client.remote import Remote
+from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import RegistryUnavailable

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from lit_storage_client.registries import open_registry
-from lit_storage_client.registries.etcd import pages
-from lit_storage_client.registries.etcd.cache import LiveCache
-from lit_storage_client.registries.etcd.records import MOST_BYTES
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.etcd import pages
+from lit_storage_core.registries.etcd.cache import LiveCache
+from lit_storage_core.registries.etcd.records import MOST_BYTES
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.registry import LiveRecord
@@ -249,7 +249,7 @@ def test_a_watch_that_breaks_again_and_again_is_asked_with_pauses(lying_etcd, re
 class TestMemory:
     def test_names_without_end(self, monkeypatch):
         """What a watch tells of is kept up to a number of names; those that are known go on being told of."""
-        monkeypatch.setattr("lit_storage_client.registries.etcd.cache.MOST_RECORDS", 100)
+        monkeypatch.setattr("lit_storage_core.registries.etcd.cache.MOST_RECORDS", 100)
         cache = LiveCache()
         cache.apply((f"n{number}", number + 1, b"{}") for number in range(10_000))
         cache.apply([("n5", 20_000, b"new")])
@@ -257,7 +257,7 @@ class TestMemory:
 
     def test_free_names_without_end(self, monkeypatch):
         """Names that are told to be free, of revisions that never come, are forgotten."""
-        monkeypatch.setattr("lit_storage_client.registries.etcd.cache.MOST_RECORDS", 100)
+        monkeypatch.setattr("lit_storage_core.registries.etcd.cache.MOST_RECORDS", 100)
         cache = LiveCache()
         cache.apply(((f"n{number}", number + 1, None) for number in range(10_000)), whole=False)
         assert len(cache._free) <= 101

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from lit_storage_client.channels import Channels
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import grpc_target
 from lit_storage_proto.errors import InvalidURI, OriginUnavailable, RegistryUnavailable, StorageError

@@ -11,7 +11,7 @@ import pytest
 
 from lit_storage_client.artifacts import fsspec_objects, urls
 from lit_storage_client.artifacts.urls import check_told, open_store
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable, PathNotFound, StorageError
 from lit_storage_proto.registry import WorkState
 from lit_storage_proto.uri import Location

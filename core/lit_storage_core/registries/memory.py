@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lit_storage_client.registries.derived import derive_state
+from lit_storage_core.registries.derived import derive_state
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord, WorkState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_storage_client.registries.etcd.records import decode_live, decode_work
+from lit_storage_core.registries.etcd.records import decode_live, decode_work
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.registry import Lease, LiveRecord, WorkRecord
 

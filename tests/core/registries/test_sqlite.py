@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_storage_client.registries.sqlite import SqliteRegistry
+from lit_storage_core.registries.sqlite import SqliteRegistry
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
@@ -25,7 +25,7 @@ SUCCESSOR = LiveRecord("trainer", "two", "127.0.0.1:4001", "machine")
 
 PRELUDE = """
 import ctypes, os, select, subprocess, sys, threading, time
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 def record(instance): return LiveRecord("trainer", instance, "127.0.0.1:4000", "machine")

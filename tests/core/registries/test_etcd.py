@@ -12,9 +12,9 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.registries import open_registry
-from lit_storage_client.registries.etcd import connection
-from lit_storage_client.registries.etcd.address import EtcdAddress
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.etcd import connection
+from lit_storage_core.registries.etcd.address import EtcdAddress
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, RegistryUnavailable
 from lit_storage_proto.limits import Limits
@@ -241,7 +241,7 @@ class TestLease:
 
 REGISTER_AND_END = """
 import sys
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 registry = open_registry(sys.argv[1], machine_id="machine", limits=Limits())

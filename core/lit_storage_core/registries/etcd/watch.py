@@ -31,9 +31,9 @@ from typing import Any
 
 import grpc
 
-from lit_storage_client.registries.etcd.cache import LiveCache
-from lit_storage_client.registries.etcd.connection import RANGE, WATCH, Connection
-from lit_storage_client.registries.etcd.records import end_of
+from lit_storage_core.registries.etcd.cache import LiveCache
+from lit_storage_core.registries.etcd.connection import RANGE, WATCH, Connection
+from lit_storage_core.registries.etcd.records import end_of
 from lit_storage_core.system.backoff import backoff
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import StorageError

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from lit_storage_client import leases
-from lit_storage_client.leases import LeaseKeeper, safe_end
+from lit_storage_core.registries import leases
+from lit_storage_core.registries.leases import LeaseKeeper, safe_end
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.registry import Lease
 

@@ -15,9 +15,9 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from lit_storage_client.registries.checked import MOST_RECORDS, checked
-from lit_storage_client.registries.database import Database
-from lit_storage_client.registries.derived import derive_state
+from lit_storage_core.registries.checked import MOST_RECORDS, checked
+from lit_storage_core.registries.database import Database
+from lit_storage_core.registries.derived import derive_state
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity, ProcessWatch
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable

@@ -26,10 +26,10 @@ from typing import TypeVar
 
 import grpc
 
-from lit_storage_client.registries.derived import derive_state
-from lit_storage_client.registries.etcd.access import EtcdAccess
-from lit_storage_client.registries.etcd.address import EtcdAddress
-from lit_storage_client.registries.etcd.connection import (
+from lit_storage_core.registries.derived import derive_state
+from lit_storage_core.registries.etcd.access import EtcdAccess
+from lit_storage_core.registries.etcd.address import EtcdAddress
+from lit_storage_core.registries.etcd.connection import (
     GRANT,
     KEEP_ALIVE,
     REVOKE,
@@ -37,9 +37,9 @@ from lit_storage_client.registries.etcd.connection import (
     Connection,
     Refused,
 )
-from lit_storage_client.registries.etcd.pages import read_pages
-from lit_storage_client.registries.etcd.pair import Pair, put, unchanged, value_of
-from lit_storage_client.registries.etcd.records import (
+from lit_storage_core.registries.etcd.pages import read_pages
+from lit_storage_core.registries.etcd.pair import Pair, put, unchanged, value_of
+from lit_storage_core.registries.etcd.records import (
     Keys,
     decode_live,
     decode_work,
@@ -47,7 +47,7 @@ from lit_storage_client.registries.etcd.records import (
     encode_work,
     end_of,
 )
-from lit_storage_client.registries.etcd.watch import Watch
+from lit_storage_core.registries.etcd.watch import Watch
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity, ProcessWatch

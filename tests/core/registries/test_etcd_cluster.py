@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from lit_storage_client.leases import LeaseKeeper
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.leases import LeaseKeeper
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

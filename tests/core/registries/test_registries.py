@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_storage_client.registries import open_registry
+from lit_storage_core.registries import open_registry
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -11,9 +11,9 @@ from typing import Final
 
 import grpc
 
-from lit_storage_client.registries.checked import MOST_RECORDS
-from lit_storage_client.registries.etcd.connection import RANGE, Connection, Refused
-from lit_storage_client.registries.etcd.records import MOST_BYTES as MOST_RECORD_BYTES
+from lit_storage_core.registries.checked import MOST_RECORDS
+from lit_storage_core.registries.etcd.connection import RANGE, Connection, Refused
+from lit_storage_core.registries.etcd.records import MOST_BYTES as MOST_RECORD_BYTES
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.etcd import v3_pb2 as pb
 from lit_storage_proto.limits import MIB

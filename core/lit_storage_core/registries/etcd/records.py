@@ -11,7 +11,7 @@ import functools
 import json
 from typing import Any, TypeVar
 
-from lit_storage_client.registries.checked import checked
+from lit_storage_core.registries.checked import checked
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState

@@ -14,15 +14,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lit_storage_client.registries.memory import MemoryRegistry
-from lit_storage_client.registries.sqlite import SqliteRegistry
-from lit_storage_client.registries.static import StaticRegistry
+from lit_storage_core.registries.memory import MemoryRegistry
+from lit_storage_core.registries.sqlite import SqliteRegistry
+from lit_storage_core.registries.static import StaticRegistry
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 
 if TYPE_CHECKING:
-    from lit_storage_client.registries.etcd.access import EtcdAccess
+    from lit_storage_core.registries.etcd.access import EtcdAccess
 
 _KNOWN = "sqlite://PATH, etcd://HOST:PORT,…/PREFIX, static:NAME=HOST:PORT,… and memory:NAME"
 
@@ -51,8 +51,8 @@ def open_registry(url: str, *, machine_id: str, limits: Limits, access: EtcdAcce
             return SqliteRegistry(rest[2:], machine_id=machine_id, timeout_seconds=limits.resolve_seconds)
         case "etcd":
             # gRPC and protobuf's messages are loaded only where they are used.
-            from lit_storage_client.registries.etcd.access import EtcdAccess
-            from lit_storage_client.registries.etcd.registry import EtcdRegistry
+            from lit_storage_core.registries.etcd.access import EtcdAccess
+            from lit_storage_core.registries.etcd.registry import EtcdRegistry
 
             access = access or EtcdAccess.from_environment()
             return EtcdRegistry(rest, machine_id=machine_id, access=access, limits=limits)
@@ -75,7 +75,7 @@ def renewal_of(registry: Registry) -> dict[str, Any] | None:
     """
     if not registry.url.startswith("etcd:"):
         return None
-    from lit_storage_client.registries.etcd.registry import EtcdRegistry
+    from lit_storage_core.registries.etcd.registry import EtcdRegistry
 
     assert isinstance(registry, EtcdRegistry), "no other one has such a URL"
     return {"url": registry.url, "access": dataclasses.asdict(registry.access)}
@@ -83,7 +83,7 @@ def renewal_of(registry: Registry) -> dict[str, Any] | None:
 
 def open_renewal(renewal: Mapping[str, Any], limits: Limits) -> Registry:
     """Open the registry that `renewal_of` described, to renew leases for another process."""
-    from lit_storage_client.registries.etcd.access import EtcdAccess
+    from lit_storage_core.registries.etcd.access import EtcdAccess
 
     access = EtcdAccess(**renewal["access"])
     return open_registry(renewal["url"], machine_id="", limits=limits, access=access)

@@ -23,8 +23,8 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from lit_storage_client.registries.etcd.access import EtcdAccess
-from lit_storage_client.registries.etcd.address import EtcdAddress
+from lit_storage_core.registries.etcd.access import EtcdAccess
+from lit_storage_core.registries.etcd.address import EtcdAddress
 from lit_storage_core.security.client_tls import ClientTls
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.system.backoff import backoff

@@ -8,8 +8,8 @@ import traceback
 import pytest
 import trustme
 
-from lit_storage_client.registries import open_registry
-from lit_storage_client.registries.etcd.access import EtcdAccess
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.etcd.access import EtcdAccess
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

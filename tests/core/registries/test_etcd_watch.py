@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from lit_storage_client.registries import open_registry
-from lit_storage_client.registries.etcd.cache import LiveCache
+from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.etcd.cache import LiveCache
 from lit_storage_proto.errors import RegistryUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 
-from lit_storage_client.registries.checked import MOST_RECORDS
-from lit_storage_client.registries.etcd.records import MOST_BYTES
+from lit_storage_core.registries.checked import MOST_RECORDS
+from lit_storage_core.registries.etcd.records import MOST_BYTES
 
 
 class LiveCache:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_storage_client.registries.static import StaticRegistry
+from lit_storage_core.registries.static import StaticRegistry
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 
