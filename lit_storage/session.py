@@ -27,7 +27,7 @@ from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.artifacts.urls import in_place_url
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
-from lit_storage_client.origins import Origins
+from lit_storage_client.origins.origins import Origins
 from lit_storage_client.remote import Remote
 from lit_storage_core.registries import open_registry, renewal_of
 from lit_storage_core.security.settings import Security

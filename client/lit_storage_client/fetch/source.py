@@ -43,7 +43,7 @@ class Frames(Protocol):
 
 
 class Source(Protocol):
-    """Who has files. Its methods raise as those of `lit_storage_client.origins.Origins`."""
+    """Who has files. Its methods raise as those of `lit_storage_client.origins.origins.Origins`."""
 
     limits: Limits
 

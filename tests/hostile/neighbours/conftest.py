@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from lit_storage_client.channels import Channels
-from lit_storage_client.origins import Origins
+from lit_storage_client.origins.origins import Origins
 from lit_storage_client.remote import Remote
 from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from lit_storage_client.custodians import Custodians
+from lit_storage_client.origins.custodians import Custodians
 from lit_storage_client.remote import Remote, no_file
 from lit_storage_client.tree_call import TreeCall
 from lit_storage_core.system.mounts import file_system_of, spans_machines
@@ -157,8 +157,8 @@ class Origins:
         custodians = self._custodians(work)
         if not custodians:
             return self._store_here(work)
-        from lit_storage_client.artifacts.custodian_objects import CustodianObjects
         from lit_storage_client.artifacts.store import ArtifactStore
+        from lit_storage_client.origins.custodian_objects import CustodianObjects
         from lit_storage_proto.uri import LEFT_MANIFESTS
 
         def answering(at: Location) -> str:
@@ -255,7 +255,7 @@ class Origins:
     def _at_one_of(
         self, location: Location, custodians: Sequence[LiveRecord], ask: Callable[[Location], T]
     ) -> T:
-        from lit_storage_client.artifacts.custodian_objects import path_at_custodian
+        from lit_storage_client.origins.custodian_objects import path_at_custodian
 
         lost: OriginUnavailable | None = None
         for custodian in custodians:
