@@ -18,7 +18,7 @@ from lit_storage_proto.uri import Location, parse_remote
 
 if TYPE_CHECKING:
     from lit_storage.session import Session
-    from lit_storage_client.artifacts.store import ArtifactStore, Kept
+    from lit_storage_core.artifacts.store import ArtifactStore, Kept
 
 T = TypeVar("T")
 

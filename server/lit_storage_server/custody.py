@@ -23,8 +23,8 @@ import time
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from lit_storage_client.artifacts.store import ArtifactStore
-from lit_storage_client.artifacts.urls import open_store
+from lit_storage_core.artifacts.store import ArtifactStore
+from lit_storage_core.artifacts.urls import open_store
 from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits

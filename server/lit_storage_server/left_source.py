@@ -20,10 +20,10 @@ from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
-from lit_storage_client.artifacts.artifact import Artifact
-from lit_storage_client.artifacts.store import ArtifactStore, Kept
-from lit_storage_client.artifacts.stream import ArtifactStream
-from lit_storage_client.artifacts.urls import in_place_url, is_in_place, is_on_disk, open_store
+from lit_storage_core.artifacts.artifact import Artifact
+from lit_storage_core.artifacts.store import ArtifactStore, Kept
+from lit_storage_core.artifacts.stream import ArtifactStream
+from lit_storage_core.artifacts.urls import in_place_url, is_in_place, is_on_disk, open_store
 from lit_storage_core.system.names import shown
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.digest import chunk_digest

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from lit_storage_client.artifacts.store import ArtifactStore
-from lit_storage_client.artifacts.writer import FormerRemovedError, Writer
+from lit_storage_core.artifacts.store import ArtifactStore
+from lit_storage_core.artifacts.writer import FormerRemovedError, Writer
 from lit_storage_core.system.spans import Span
 from lit_storage_core.system.version_token import TICK_SECONDS, is_mapped, mapped_inodes, may_hide_a_change
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version

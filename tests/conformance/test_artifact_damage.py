@@ -422,7 +422,7 @@ class TestPublishing:
             raise Killed
 
         with monkeypatch.context() as patched:
-            patched.setattr("lit_storage_client.artifacts.writer.Writer.commit", die)
+            patched.setattr("lit_storage_core.artifacts.writer.Writer.commit", die)
             with pytest.raises(Killed):
                 publish(left.store, left.shares, "out", version, machine_id="machine")
         assert len(stored_files(left, "data")) == 1
@@ -466,7 +466,7 @@ class TestPublishing:
         os.chmod(f"{public_directory}/root/out/foreign", 0o644)
         said = as_nobody(
             """
-            from lit_storage_client.artifacts.urls import open_store
+            from lit_storage_core.artifacts.urls import open_store
             from lit_storage_proto.errors import AccessDenied
             from lit_storage_proto.limits import Limits
             from lit_storage_server.publish import publish

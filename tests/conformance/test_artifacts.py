@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lit_storage_client.artifacts.tree import ArtifactTree
+from lit_storage_core.artifacts.tree import ArtifactTree
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import PathNotFound, SourceChanged, TransferTimeout
 from lit_storage_proto.limits import MIB

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from lit_storage import Limits
-from lit_storage_client.artifacts.local_objects import LocalObjects
-from lit_storage_client.artifacts.store import ArtifactStore
 from lit_storage_client.fetch.staging_area import StagingArea
+from lit_storage_core.artifacts.local_objects import LocalObjects
+from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_server.custodian import Custodian

@@ -6,7 +6,7 @@ import os
 import pytest
 
 import lit_storage
-from lit_storage_client.artifacts.local_objects import LocalObjects
+from lit_storage_core.artifacts.local_objects import LocalObjects
 from lit_storage_core.registries.sqlite import SqliteRegistry
 from lit_storage_core.security.settings import root_token
 from lit_storage_core.system.machine import machine_id

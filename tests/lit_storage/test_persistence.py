@@ -16,7 +16,7 @@ import pytest
 
 import lit_storage
 from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNotFound, Work, WorkError
-from lit_storage_client.artifacts.urls import open_store
+from lit_storage_core.artifacts.urls import open_store
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_server.notes import Note
 from tests.waiting import within

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.artifacts.urls import in_place_url, open_store
+from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.artifact import unit_of

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from lit_storage_client.artifacts.urls import in_place_url, open_store
+from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkState

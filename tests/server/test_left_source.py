@@ -7,13 +7,13 @@ import os
 
 import pytest
 
-from lit_storage_client.artifacts.urls import in_place_url, open_store
 from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
 from lit_storage_client.fetch.contents import contents
 from lit_storage_client.origins import custodian_objects
 from lit_storage_client.origins.origins import Origins
 from lit_storage_client.remote import Remote
+from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.entry import Kind

@@ -13,7 +13,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lit_storage_client.artifacts.objects import Found
+from lit_storage_core.artifacts.objects import Found
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathNotFound, ProtocolViolation

@@ -28,9 +28,9 @@ from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
 if TYPE_CHECKING:
-    from lit_storage_client.artifacts.artifact import Artifact
-    from lit_storage_client.artifacts.store import ArtifactStore
-    from lit_storage_client.artifacts.stream import ArtifactStream
+    from lit_storage_core.artifacts.artifact import Artifact
+    from lit_storage_core.artifacts.store import ArtifactStore
+    from lit_storage_core.artifacts.stream import ArtifactStream
 
 T = TypeVar("T")
 
@@ -157,8 +157,8 @@ class Origins:
         custodians = self._custodians(work)
         if not custodians:
             return self._store_here(work)
-        from lit_storage_client.artifacts.store import ArtifactStore
         from lit_storage_client.origins.custodian_objects import CustodianObjects
+        from lit_storage_core.artifacts.store import ArtifactStore
         from lit_storage_proto.uri import LEFT_MANIFESTS
 
         def answering(at: Location) -> str:
@@ -296,7 +296,7 @@ class Origins:
         return _find(store, location, deadline)
 
     def _store_here(self, work: WorkRecord) -> ArtifactStore:
-        from lit_storage_client.artifacts.urls import check_told, open_store
+        from lit_storage_core.artifacts.urls import check_told, open_store
 
         with self._opening:
             key = (work.artifacts_url, work.name)
@@ -310,7 +310,7 @@ class Origins:
         machine_id, _ = _machine_of(work)
         if machine_id in ("", self._machine_id):
             return False
-        from lit_storage_client.artifacts.urls import directory_of
+        from lit_storage_core.artifacts.urls import directory_of
 
         try:
             return not spans_machines(file_system_of(directory_of(work.artifacts_url)))
@@ -338,7 +338,7 @@ class Origins:
 
 def _machine_of(work: WorkRecord) -> tuple[str, bool]:
     """Return the machine on which a Work left what it did, "" if all can read it; and whether in place."""
-    from lit_storage_client.artifacts.urls import is_in_place, is_on_disk, machine_of
+    from lit_storage_core.artifacts.urls import is_in_place, is_on_disk, machine_of
 
     url = work.artifacts_url
     if is_in_place(url):
@@ -347,11 +347,11 @@ def _machine_of(work: WorkRecord) -> tuple[str, bool]:
 
 
 def _find(store: ArtifactStore, location: Location, deadline: float | None) -> Artifact:
-    from lit_storage_client.artifacts.artifact import Artifact
+    from lit_storage_core.artifacts.artifact import Artifact
 
     if deadline is None:
         return Artifact.find(store, location)
-    from lit_storage_client.artifacts.lanes import Lanes, LateError
+    from lit_storage_core.artifacts.lanes import Lanes, LateError
 
     lanes = Lanes(1, "lit-storage-find")
     try:

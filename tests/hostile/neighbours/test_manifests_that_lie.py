@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from lit_storage_client.artifacts import tree
-from lit_storage_client.artifacts.artifact import Artifact
-from lit_storage_client.artifacts.urls import open_store
+from lit_storage_core.artifacts import tree
+from lit_storage_core.artifacts.artifact import Artifact
+from lit_storage_core.artifacts.urls import open_store
 from lit_storage_proto.artifact import (
     Extent,
     Manifest,

@@ -29,7 +29,7 @@ ALLOWED = {
     ("lit_storage/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
     # What is installed here, chosen among names that are constants or known to fsspec.
     ("lit_storage/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
-    ("client/lit_storage_client/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",
+    ("core/lit_storage_core/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",
     ("server/lit_storage_server/process.py", "subprocess.Popen"): "this interpreter, for the peer server",
     ("lit_storage/persistence.py", "subprocess.run"): "this interpreter, which publishes",
 }

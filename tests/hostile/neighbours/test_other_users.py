@@ -10,9 +10,9 @@ import pytest
 import xxhash
 
 from lit_storage import environment
-from lit_storage_client.artifacts.local_objects import LocalObjects
 from lit_storage_client.confine import choose, confine
 from lit_storage_client.fetch.staging_area import area_for
+from lit_storage_core.artifacts.local_objects import LocalObjects
 from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import AccessDenied, IntegrityError, StorageError

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from lit_storage_client.artifacts import s3_requests
-from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
+from lit_storage_core.artifacts import s3_requests
+from lit_storage_core.artifacts.fsspec_objects import FsspecObjects
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,

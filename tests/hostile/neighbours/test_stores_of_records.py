@@ -9,8 +9,8 @@ import traceback
 
 import pytest
 
-from lit_storage_client.artifacts import fsspec_objects, urls
-from lit_storage_client.artifacts.urls import check_told, open_store
+from lit_storage_core.artifacts import fsspec_objects, urls
+from lit_storage_core.artifacts.urls import check_told, open_store
 from lit_storage_core.registries import open_registry
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable, PathNotFound, StorageError
 from lit_storage_proto.registry import WorkState

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from lit_storage_client.artifacts.urls import in_place_url, open_store
+from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_storage_client.artifacts.pieces import pieces_of
+from lit_storage_core.artifacts.pieces import pieces_of
 from lit_storage_core.system.spans import clipped, without
 from lit_storage_proto.artifact import Extent, StoredEntry
 from lit_storage_proto.entry import Entry, Kind

@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 
-from lit_storage_client.artifacts.pieces import Piece
+from lit_storage_core.artifacts.pieces import Piece
 from lit_storage_core.system.beneath import open_beneath
 from lit_storage_core.system.names import check_path, shown
 from lit_storage_core.system.version_token import version_of

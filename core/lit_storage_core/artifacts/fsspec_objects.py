@@ -18,9 +18,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final, TypeVar
 
-from lit_storage_client.artifacts import s3_requests
-from lit_storage_client.artifacts.lanes import Lanes, LateError, remaining
-from lit_storage_client.artifacts.objects import Found
+from lit_storage_core.artifacts import s3_requests
+from lit_storage_core.artifacts.lanes import Lanes, LateError, remaining
+from lit_storage_core.artifacts.objects import Found
 from lit_storage_core.system.names import printable, shown
 from lit_storage_proto.errors import (
     AccessDenied,

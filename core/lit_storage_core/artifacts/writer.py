@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from lit_storage_client.artifacts.lanes import Lanes, LateError, Pending, remaining
-from lit_storage_client.artifacts.objects import Objects
+from lit_storage_core.artifacts.lanes import Lanes, LateError, Pending, remaining
+from lit_storage_core.artifacts.objects import Objects
 from lit_storage_proto.artifact import Manifest, Version, data_key, manifest_key
 from lit_storage_proto.errors import StorageError, TransferTimeout
 from lit_storage_proto.limits import OBJECT_BYTES, Limits

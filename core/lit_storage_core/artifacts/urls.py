@@ -22,8 +22,8 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.uri import check_name
 
 if TYPE_CHECKING:
-    from lit_storage_client.artifacts.objects import Objects
-    from lit_storage_client.artifacts.store import ArtifactStore
+    from lit_storage_core.artifacts.objects import Objects
+    from lit_storage_core.artifacts.store import ArtifactStore
 
 _IN_PLACE = "in-place://"
 _FILE = "file://"
@@ -93,7 +93,7 @@ def check_store(url: str) -> None:
     """
     if not is_on_disk(check_url(url)):
         _own_kinds.add(url.partition("://")[0])
-        from lit_storage_client.artifacts.fsspec_objects import check_protocol
+        from lit_storage_core.artifacts.fsspec_objects import check_protocol
 
         check_protocol(url.partition("://")[0])
 
@@ -149,7 +149,7 @@ def open_store(
     Raises:
         InvalidURI: as of `check_url`, or what is needed for its scheme is not installed, or `name` is none.
     """
-    from lit_storage_client.artifacts.store import ArtifactStore
+    from lit_storage_core.artifacts.store import ArtifactStore
 
     url = check_url(url)
     check_name(name)
@@ -166,11 +166,11 @@ def _open_objects(
     url: str, name: str, limits: Limits, create: bool, deadline: float | None, own: bool, label: str
 ) -> Objects:
     if is_on_disk(url):
-        from lit_storage_client.artifacts.local_objects import LocalObjects
+        from lit_storage_core.artifacts.local_objects import LocalObjects
 
         directory = f"{directory_of(url)}/{name}"
         return LocalObjects(directory, create=create, own=own and is_in_place(url), label=label)
-    from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
+    from lit_storage_core.artifacts.fsspec_objects import FsspecObjects
 
     return FsspecObjects(
         f"{url}/{name}",

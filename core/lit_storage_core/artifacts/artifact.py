@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from lit_storage_client.artifacts.in_place import PlacedContents
-from lit_storage_client.artifacts.store import ArtifactStore
-from lit_storage_client.artifacts.stream import ArtifactStream
-from lit_storage_client.artifacts.tree import ArtifactTree, Item
+from lit_storage_core.artifacts.in_place import PlacedContents
+from lit_storage_core.artifacts.store import ArtifactStore
+from lit_storage_core.artifacts.stream import ArtifactStream
+from lit_storage_core.artifacts.tree import ArtifactTree, Item
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.spans import Span, clipped
 from lit_storage_proto.artifact import Manifest, StoredEntry

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from lit_storage_client.artifacts import fsspec_objects
-from lit_storage_client.artifacts.fsspec_objects import FsspecObjects
-from lit_storage_client.artifacts.local_objects import LocalObjects
-from lit_storage_client.artifacts.urls import open_store
+from lit_storage_core.artifacts import fsspec_objects
+from lit_storage_core.artifacts.fsspec_objects import FsspecObjects
+from lit_storage_core.artifacts.local_objects import LocalObjects
+from lit_storage_core.artifacts.urls import open_store
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,
@@ -168,7 +168,7 @@ class TestDisk:
         os.mkdir(f"{public_directory}/store", 0o700)
         said = as_nobody(
             """
-            from lit_storage_client.artifacts.local_objects import LocalObjects
+            from lit_storage_core.artifacts.local_objects import LocalObjects
             from lit_storage_proto.errors import AccessDenied
             """,
             """
@@ -248,7 +248,7 @@ class TestInstalled:
         """Without s3fs, s3:// names the extra."""
         code = (
             "import sys; sys.modules['s3fs'] = None\n"
-            "from lit_storage_client.artifacts.urls import check_store\n"
+            "from lit_storage_core.artifacts.urls import check_store\n"
             "check_store('s3://bucket/x')"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

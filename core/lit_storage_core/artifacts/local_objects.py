@@ -12,7 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator
 
-from lit_storage_client.artifacts.objects import Found
+from lit_storage_core.artifacts.objects import Found
 from lit_storage_core.system.names import shown
 from lit_storage_proto.artifact import UNFINISHED
 from lit_storage_proto.errors import AccessDenied, IntegrityError, OriginUnavailable

@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from lit_storage_client.artifacts.objects import Found, Objects
-from lit_storage_client.artifacts.writer import Writer
+from lit_storage_core.artifacts.objects import Found, Objects
+from lit_storage_core.artifacts.writer import Writer
 from lit_storage_core.system.names import check_path, shown
 from lit_storage_proto.artifact import (
     DATA,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lit_storage_client.artifacts.lanes import Lanes, LateError, remaining
+from lit_storage_core.artifacts.lanes import Lanes, LateError, remaining
 from tests.waiting import within
 
 wait_until = within(20)
@@ -84,7 +84,7 @@ def test_threads_end_with_close():
 def test_they_work_while_the_interpreter_ends():
     """At exit, when executors cannot be had any more, functions are called all the same."""
     code = (
-        "import atexit; from lit_storage_client.artifacts.lanes import Lanes\n"
+        "import atexit; from lit_storage_core.artifacts.lanes import Lanes\n"
         "atexit.register(lambda: print(Lanes(1, 'x').call(lambda: 5, 30)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "5\n"
@@ -93,7 +93,7 @@ def test_they_work_while_the_interpreter_ends():
 def test_a_hanging_function_does_not_hold_up_the_end():
     """The program ends although a request never does."""
     code = (
-        "import threading; from lit_storage_client.artifacts.lanes import Lanes\n"
+        "import threading; from lit_storage_core.artifacts.lanes import Lanes\n"
         "Lanes(1, 'x').submit(threading.Event().wait)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=20).returncode == 0

@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
-from lit_storage_client.artifacts.fetching import ObjectContents
-from lit_storage_client.artifacts.in_place import PlacedContents
-from lit_storage_client.artifacts.pieces import Piece, pieces_of
-from lit_storage_client.artifacts.store import ArtifactStore
-from lit_storage_client.artifacts.tree import Item
+from lit_storage_core.artifacts.fetching import ObjectContents
+from lit_storage_core.artifacts.in_place import PlacedContents
+from lit_storage_core.artifacts.pieces import Piece, pieces_of
+from lit_storage_core.artifacts.store import ArtifactStore
+from lit_storage_core.artifacts.tree import Item
 from lit_storage_core.system.spans import Span, without
 from lit_storage_proto.artifact import Manifest
 from lit_storage_proto.digest import chunk_digest

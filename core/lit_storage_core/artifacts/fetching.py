@@ -13,9 +13,9 @@ import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from lit_storage_client.artifacts.lanes import Lanes, LateError, Pending, remaining
-from lit_storage_client.artifacts.pieces import Piece
-from lit_storage_client.artifacts.store import ArtifactStore
+from lit_storage_core.artifacts.lanes import Lanes, LateError, Pending, remaining
+from lit_storage_core.artifacts.pieces import Piece
+from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_core.system.names import shown
 from lit_storage_proto.artifact import Manifest, StoredChunk, data_key
 from lit_storage_proto.digest import chunk_digest
