@@ -13,7 +13,7 @@ import xxhash
 
 from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
-from lit_storage_client.fetch.journal import JOURNAL
+from lit_storage_core.staging.journal import JOURNAL
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.uri import Location

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from lit_storage_client.fetch.journal import HELD, Noted, Run, read_journal, write_journal
 from lit_storage_client.fetch.removal import remove
+from lit_storage_core.staging.journal import HELD, Noted, Run, read_journal, write_journal
 from lit_storage_core.system.beneath import open_beneath
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.errors import StorageError

@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from lit_storage_client.fetch.held import salvage
-from lit_storage_client.fetch.journal import JOURNAL, Journal, read_journal
 from lit_storage_client.fetch.removal import remove
+from lit_storage_core.staging.journal import JOURNAL, Journal, read_journal
 from lit_storage_core.system.beneath import open_beneath
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity
