@@ -208,7 +208,7 @@ def health(
     TLS files are taken from LIT_STORAGE_TLS_CERT, _KEY and _CA.
     """
     from lit_storage import environment
-    from lit_storage_client.health import check_health
+    from lit_storage_client.peers.health import check_health
     from lit_storage_core.security.settings import Security
     from lit_storage_proto.endpoint import split_address
 

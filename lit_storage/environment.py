@@ -29,7 +29,7 @@ import stat
 import sys
 from dataclasses import replace
 
-from lit_storage_client.direct import Ways
+from lit_storage_client.peers.direct import Ways
 from lit_storage_core.artifacts.urls import check_url
 from lit_storage_core.security.settings import Security, root_token_file
 from lit_storage_core.system.directories import make_directory, permits

@@ -24,10 +24,10 @@ from lit_storage.origin import Origin
 from lit_storage.path import Path, with_origin
 from lit_storage.persistence import Persistence, tell
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
-from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.origins.origins import Origins
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.artifacts.urls import in_place_url
 from lit_storage_core.registries import open_registry, renewal_of
 from lit_storage_core.security.settings import Security

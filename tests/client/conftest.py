@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind

@@ -448,9 +448,9 @@ def test_threads_that_fetch_to_one_target(get, trainer):
 
 KILLED = """
 import os, signal, sys
-from lit_storage_client.channels import Channels
+from lit_storage_client.peers.channels import Channels
 from lit_storage_client.fetch import fetch
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -11,8 +11,8 @@ import time
 import pytest
 import xxhash
 
-from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
+from lit_storage_client.peers.direct import Ways
 from lit_storage_core.staging.journal import JOURNAL
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable
 from lit_storage_proto.limits import MIB
@@ -74,11 +74,11 @@ def get(work, remote_of, tmp_path):
 
 CONSUMER = """
 import os, signal, sys
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
 from lit_storage_client.fetch import fetch
 from lit_storage_core.registries import open_registry
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.uri import Location
@@ -295,7 +295,7 @@ def test_taken_over_by_mistake(get, content):
 @pytest.fixture(params=[1, 5], ids=["one connection", "stripes"])
 def stripes(request, monkeypatch):
     """Take so many connections for a direct way, as for a long line."""
-    monkeypatch.setattr("lit_storage_client.direct.worthwhile_stripes", lambda *_: request.param)
+    monkeypatch.setattr("lit_storage_client.peers.direct.worthwhile_stripes", lambda *_: request.param)
 
 
 @pytest.mark.slow

@@ -2,11 +2,11 @@
 
 import pytest
 
-from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
 from lit_storage_client.fetch.contents import contents
 from lit_storage_client.origins.origins import Origins
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security

@@ -14,8 +14,8 @@ import time
 import pytest
 
 import lit_storage
-import lit_storage_client.channels  # noqa: F401  # a get loads it, which takes longer than until the kill
 import lit_storage_client.fetch  # noqa: F401
+import lit_storage_client.peers.channels  # noqa: F401  # a get loads it, which takes longer than until the kill
 from lit_storage import Path
 from tests.waiting import within
 

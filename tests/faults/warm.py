@@ -16,10 +16,10 @@ import time
 from types import SimpleNamespace
 
 import lit_storage
-import lit_storage_client.channels  # noqa: F401  # loads gRPC, which nobody here starts before the fork
+import lit_storage_client.peers.channels  # noqa: F401  # loads gRPC, which nobody here starts before the fork
 import lit_storage_server.process  # noqa: F401
 from lit_storage import Limits, Path
-from lit_storage_client.direct import Ways
+from lit_storage_client.peers.direct import Ways
 from lit_storage_core.registries import sqlite  # noqa: F401
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.tree_options import TreeOptions

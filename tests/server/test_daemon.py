@@ -19,9 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from typer.testing import CliRunner
 
-from lit_storage_client.channels import Channels
 from lit_storage_client.fetch import fetch
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, PathNotFound

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.stripes import StripedReceiver
+from lit_storage_client.peers.stripes import StripedReceiver
 from lit_storage_proto.direct import HELLO, MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT, STRIPED_HELLO
 from lit_storage_proto.frames import Chunk, Frame, Summary
 from lit_storage_server.stripes import StripedSender

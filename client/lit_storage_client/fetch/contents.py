@@ -10,7 +10,7 @@ from collections.abc import Generator
 
 from lit_storage_client.fetch.source import Source
 from lit_storage_client.fetch.verify import Verifier
-from lit_storage_client.remote import no_file
+from lit_storage_client.peers.remote import no_file
 from lit_storage_core.system.spans import clipped, without
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation

@@ -16,7 +16,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_storage_client.entries import Room, check_entry
+from lit_storage_client.peers.entries import Room, check_entry
 from lit_storage_core.system.names import MAX_PART_BYTES, check_path, shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation

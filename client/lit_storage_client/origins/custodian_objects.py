@@ -21,7 +21,7 @@ from lit_storage_proto.limits import MAX_MANIFEST_BYTES, MIB
 from lit_storage_proto.uri import LEFT_ABSOLUTE, LEFT_MANIFESTS, Location
 
 if TYPE_CHECKING:
-    from lit_storage_client.remote import Remote
+    from lit_storage_client.peers.remote import Remote
 
 _MOST_LISTED_BYTES = 128 * MIB  # some hundred thousand manifests
 _ENTRY_BYTES = 256  # that one entry takes, beside its name

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from lit_storage_client.origins.custodians import Custodians
-from lit_storage_client.remote import Remote, no_file
-from lit_storage_client.tree_call import TreeCall
+from lit_storage_client.peers.remote import Remote, no_file
+from lit_storage_client.peers.tree_call import TreeCall
 from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind

@@ -12,10 +12,10 @@ import time
 
 import pytest
 
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import OriginUnavailable, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits

@@ -9,9 +9,9 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["lit_storage_proto", "lit_storage_client"]):
-    from lit_storage_client import entries
     from lit_storage_client.fetch.plan import Plan
     from lit_storage_client.fetch.verify import Verifier
+    from lit_storage_client.peers import entries
     from lit_storage_core.registries.etcd import records
     from lit_storage_core.system.names import check_path, printable, shown
     from lit_storage_proto import artifact, endpoint, entry, frame_codec, manifest_codec, uri

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from lit_storage_client import direct, stripes
-from lit_storage_client.direct import Ways
+from lit_storage_client.peers import direct, stripes
+from lit_storage_client.peers.direct import Ways
 from lit_storage_proto.direct import HEADER, HELLO, MAX_STRIPES
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation, StorageError, TransferTimeout
 from lit_storage_proto.frames import Chunk, Direct, Frame, Summary

@@ -7,9 +7,9 @@ import tracemalloc
 import grpc
 import pytest
 
-from lit_storage_client import entries
 from lit_storage_client.fetch.plan import Plan
 from lit_storage_client.fetch.verify import Verifier
+from lit_storage_client.peers import entries
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation
 from lit_storage_proto.frame_codec import encode_frame

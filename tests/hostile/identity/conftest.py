@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from lit_storage import certificates
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.direct import Dialer, Ways
+from lit_storage_client.peers.direct import Dialer, Ways
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_proto.direct import TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable
@@ -128,7 +128,7 @@ def eavesdrop(authority):
 @pytest.mark.parametrize("who", ["mallory", "trainer"])
 def test_the_ticket_goes_to_the_origin_alone(authority, eavesdrop, monkeypatch, wait_until, who, stripes):
     """On the port beside gRPC, and on each stripe, nobody but the Work itself gets to see a ticket."""
-    monkeypatch.setattr("lit_storage_client.direct.worthwhile_stripes", lambda *_: stripes)
+    monkeypatch.setattr("lit_storage_client.peers.direct.worthwhile_stripes", lambda *_: stripes)
     port, heard = eavesdrop(authority.issue(who))
     dialer = Dialer(Credentials(authority.issue("consumer")), 20.0, Ways.TCP)
     ticket = bytes(range(TICKET_BYTES))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.security import rotating
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.settings import Security

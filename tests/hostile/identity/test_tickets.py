@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.direct import Dialer, Ways
+from lit_storage_client.peers.direct import Dialer, Ways
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.direct import HELLO, STRIPED_HELLO, TICKET_BYTES

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lit_storage_client.channels import Channels
 from lit_storage_client.origins.origins import Origins
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.process import ProcessIdentity

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lit_storage_client.channels import Channels
+from lit_storage_client.peers.channels import Channels
 from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import grpc_target

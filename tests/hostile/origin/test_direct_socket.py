@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lit_storage_client.direct import Dialer
+from lit_storage_client.peers.direct import Dialer
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.direct import HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.frame_codec import decode_detached, decode_frame, encode_detached

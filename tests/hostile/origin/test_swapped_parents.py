@@ -10,10 +10,10 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.channels import Channels
-from lit_storage_client.direct import Ways
 from lit_storage_client.fetch import fetch
-from lit_storage_client.remote import Remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.direct import Ways
+from lit_storage_client.peers.remote import Remote
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import StorageError

@@ -9,9 +9,9 @@ import grpc
 import pytest
 import trustme
 
-from lit_storage_client import remote
-from lit_storage_client.channels import Channels
-from lit_storage_client.remote import Remote, _Pauses
+from lit_storage_client.peers import remote
+from lit_storage_client.peers.channels import Channels
+from lit_storage_client.peers.remote import Remote, _Pauses
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.registry import LiveRecord

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import grpc
 from google.protobuf.message import DecodeError
 
-from lit_storage_client.entries import Listing
-from lit_storage_client.peer_identity import meaning_of
-from lit_storage_client.stream_call import StreamCall
+from lit_storage_client.peers.entries import Listing
+from lit_storage_client.peers.peer_identity import meaning_of
+from lit_storage_client.peers.stream_call import StreamCall
 from lit_storage_core.system.names import shown
 from lit_storage_proto import entry as entries_
 from lit_storage_proto.entry import Entry

@@ -19,8 +19,8 @@ import threading
 import time
 from dataclasses import dataclass
 
-from lit_storage_client.peer_identity import address_of, certified_name
-from lit_storage_client.stripes import StripedReceiver, fill, worthwhile_stripes
+from lit_storage_client.peers.peer_identity import address_of, certified_name
+from lit_storage_client.peers.stripes import StripedReceiver, fill, worthwhile_stripes
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.tls_socket import StreamSocket, TlsSocket
 from lit_storage_core.system.unix_socket import user_of

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.stripes import StripedReceiver, stripes_for, worthwhile_stripes
+from lit_storage_client.peers.stripes import StripedReceiver, stripes_for, worthwhile_stripes
 from lit_storage_proto.direct import MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT
 from lit_storage_proto.errors import ProtocolViolation
 

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from lit_storage_client.answers import (
+from lit_storage_client.peers.answers import (
     STALE,
     OtherOriginError,
     check_answer,
@@ -34,11 +34,11 @@ from lit_storage_client.answers import (
     failure_of,
     page_of,
 )
-from lit_storage_client.channels import Channels, PeerCalls
-from lit_storage_client.direct import Dialer, Ways
-from lit_storage_client.entries import Listing, check_root
-from lit_storage_client.stream_call import Responses, StreamCall
-from lit_storage_client.tree_call import TreeCall
+from lit_storage_client.peers.channels import Channels, PeerCalls
+from lit_storage_client.peers.direct import Dialer, Ways
+from lit_storage_client.peers.entries import Listing, check_root
+from lit_storage_client.peers.stream_call import Responses, StreamCall
+from lit_storage_client.peers.tree_call import TreeCall
 from lit_storage_core.security.settings import Metadata
 from lit_storage_core.system.backoff import backoff
 from lit_storage_core.system.names import shown

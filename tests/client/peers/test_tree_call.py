@@ -10,8 +10,8 @@ import time
 import grpc
 import pytest
 
-from lit_storage_client.direct import Ways, _is_trusted
 from lit_storage_client.fetch.stream import receive
+from lit_storage_client.peers.direct import Ways, _is_trusted
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO
 from lit_storage_proto.entry import Entry, Kind

@@ -13,8 +13,8 @@ from typing import Any
 
 import grpc
 
-from lit_storage_client.direct import Dialer, DirectWay
-from lit_storage_client.stream_call import Responses, StreamCall
+from lit_storage_client.peers.direct import Dialer, DirectWay
+from lit_storage_client.peers.stream_call import Responses, StreamCall
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frame_codec import decode_detached, decode_frame
 from lit_storage_proto.frames import Direct, Frame

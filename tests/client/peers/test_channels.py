@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lit_storage_client.channels import Channels
+from lit_storage_client.peers.channels import Channels
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.limits import Limits
@@ -43,7 +43,7 @@ def test_forked_child_is_told(tmp_path):
     """A forked child is told that it cannot use its parent's connections, and does not hang."""
     code = """
 import os
-from lit_storage_client.channels import Channels
+from lit_storage_client.peers.channels import Channels
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from lit_storage_client.peer_identity import certified_name, check_clear, target_of
+from lit_storage_client.peers.peer_identity import certified_name, check_clear, target_of
 from lit_storage_core.security.client_tls import ClientTls
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.settings import Metadata, Security

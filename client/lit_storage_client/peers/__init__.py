@@ -1,0 +1,1 @@
+"""Calls to one peer: channels, requests and answers, and the direct way of a stream."""
