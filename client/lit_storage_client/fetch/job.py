@@ -12,8 +12,8 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from lit_storage_client.confine import Destination, choose, confine
 from lit_storage_client.fetch.commit import STREAM, commit, seal
+from lit_storage_client.fetch.confine import Destination, choose, confine
 from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
 from lit_storage_client.fetch.patience import Patience

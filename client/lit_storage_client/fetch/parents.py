@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 
-from lit_storage_client.confine import Destination
 from lit_storage_client.fetch.commit import (
     RENAME_NOREPLACE,
     Rename,
@@ -18,6 +17,7 @@ from lit_storage_client.fetch.commit import (
     root_directory,
     sync_directory,
 )
+from lit_storage_client.fetch.confine import Destination
 from lit_storage_client.fetch.staging import TREE, Staging
 from lit_storage_proto.entry import Entry
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_storage_client.confine import Destination
+from lit_storage_client.fetch.confine import Destination
 from lit_storage_client.fetch.staging import Staging, StagingPlace, State, name_with_owner
 from lit_storage_core.staging.journal import read_journal
 from lit_storage_core.system.mounts import mount_of

@@ -10,7 +10,7 @@ import pytest
 import xxhash
 
 from lit_storage import environment
-from lit_storage_client.confine import choose, confine
+from lit_storage_client.fetch.confine import choose, confine
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_core.artifacts.local_objects import LocalObjects
 from lit_storage_core.system.machine import machine_id

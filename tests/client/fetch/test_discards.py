@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lit_storage_client.confine import choose
 from lit_storage_client.fetch import Discards, fetch
+from lit_storage_client.fetch.confine import choose
 from lit_storage_client.fetch.discards import target_in
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_proto.uri import Location
@@ -256,7 +256,7 @@ def run(code, *arguments):
 
 REPLACE = """
 import errno, os, shutil, sys
-from lit_storage_client.confine import choose
+from lit_storage_client.fetch.confine import choose
 from lit_storage_client.fetch import Discards
 from lit_storage_client.fetch.commit import commit
 from lit_storage_client.fetch.discards import target_in

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from lit_storage_client.confine import choose, confine
 from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, seal, sync_file_system
+from lit_storage_client.fetch.confine import choose, confine
 from lit_storage_client.fetch.staging import TREE
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_core.system.process import ProcessIdentity
@@ -333,7 +333,7 @@ def test_read_only_trees_are_replaced(as_nobody, public_directory):
     """Without the rights of root, a tree whose directories nobody may write is replaced and removed."""
     said = as_nobody(
         """
-        from lit_storage_client.confine import choose
+        from lit_storage_client.fetch.confine import choose
         from lit_storage_client.fetch.commit import commit
         from lit_storage_client.fetch.staging_area import area_for
         from lit_storage_proto.entry import Entry, Kind

@@ -3,7 +3,7 @@ import subprocess
 
 import pytest
 
-from lit_storage_client.confine import choose, confine
+from lit_storage_client.fetch.confine import choose, confine
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathExists
 
 
@@ -127,7 +127,7 @@ def test_directory_that_cannot_be_written(as_nobody, public_directory):
     """A parent without write permission is refused before anything moves."""
     os.mkdir(f"{public_directory}/kept", 0o755)
     said = as_nobody(
-        "from lit_storage_client.confine import choose",
+        "from lit_storage_client.fetch.confine import choose",
         """
         with choose(sys.argv[1]) as destination:
             try:
