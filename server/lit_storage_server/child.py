@@ -27,7 +27,7 @@ from lit_storage_proto.registry import Lease, Registry
 from lit_storage_server.control import LEASE_LOST, described, encode, receive
 from lit_storage_server.descriptors import raise_limit
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 
 if TYPE_CHECKING:  # where there are no leases, they are not loaded
     from lit_storage_core.registries.leases import LeaseKeeper

@@ -32,7 +32,7 @@ from lit_storage_proto.registry import Registry, WorkRecord
 from lit_storage_server.notes import Declaration, Note
 from lit_storage_server.publication_lock import alone
 from lit_storage_server.publish import publish, publish_removed
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 
 
 @dataclass(slots=True)

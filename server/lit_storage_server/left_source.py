@@ -42,12 +42,12 @@ from lit_storage_proto.registry import Registry
 from lit_storage_proto.tree_options import Held
 from lit_storage_proto.tree_options import TreeOptions as ArtifactOptions
 from lit_storage_proto.uri import LEFT_ABSOLUTE, LEFT_MANIFESTS, Location, check_name
-from lit_storage_server.assembly import Assembly
-from lit_storage_server.range_stream import ByteRange, by_file, span_of
-from lit_storage_server.shares import check_wire_path
-from lit_storage_server.sources import Tree
-from lit_storage_server.tree_stream import TreeOptions
-from lit_storage_server.walk import join
+from lit_storage_server.sources.assembly import Assembly
+from lit_storage_server.sources.range_stream import ByteRange, by_file, span_of
+from lit_storage_server.sources.shares import check_wire_path
+from lit_storage_server.sources.source import Tree
+from lit_storage_server.sources.tree_stream import TreeOptions
+from lit_storage_server.sources.walk import join
 
 _LOG = logging.getLogger("lit_storage.server")
 

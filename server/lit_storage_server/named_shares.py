@@ -18,10 +18,10 @@ from lit_storage_core.system.mounts import below_path, places_of
 from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, PathNotFound
-from lit_storage_server.shares import Opened, Shares
-from lit_storage_server.sources import SharedSource, Tree
-from lit_storage_server.tree_stream import TreeOptions
-from lit_storage_server.walk import join
+from lit_storage_server.sources.shares import Opened, Shares
+from lit_storage_server.sources.source import SharedSource, Tree
+from lit_storage_server.sources.tree_stream import TreeOptions
+from lit_storage_server.sources.walk import join
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 

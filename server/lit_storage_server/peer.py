@@ -36,8 +36,8 @@ from lit_storage_server.observation import Observer, ObservingInterceptor
 from lit_storage_server.places import Places
 from lit_storage_server.pool import DaemonThreadPool
 from lit_storage_server.servicer import SERVICE, PathStorageServicer
-from lit_storage_server.shares import Shares
-from lit_storage_server.sources import SharedSource, Source
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.source import SharedSource, Source
 from lit_storage_server.watchdog import Watchdog
 
 _OPTIONS = (

@@ -21,9 +21,9 @@ from lit_storage_core.system.version_token import TICK_SECONDS, is_mapped, mappe
 from lit_storage_proto.artifact import Extent, Manifest, StoredChunk, StoredEntry, StoredObject, Version
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frames import Chunk, Frame
-from lit_storage_server.assembly import MAX_CHUNK_BYTES
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import TreeOptions, TreeStream
+from lit_storage_server.sources.assembly import MAX_CHUNK_BYTES
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
 
 _ATTEMPTS = 2
 

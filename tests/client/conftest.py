@@ -26,7 +26,7 @@ _SERVE = """
 import os, sys
 from lit_storage_core.security.settings import Security
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 root, name, instance, bind = sys.argv[1:]
 server = PeerServer(name, instance, Shares(root, name=name), bind=bind, security=Security(token="secret"))
 print(server.start(), flush=True)

@@ -470,7 +470,7 @@ class TestPublishing:
             from lit_storage_proto.errors import AccessDenied
             from lit_storage_proto.limits import Limits
             from lit_storage_server.publish import publish
-            from lit_storage_server.shares import Shares
+            from lit_storage_server.sources.shares import Shares
             """,
             """
             store = open_store(f"file://{sys.argv[1]}/store", "train", limits=Limits(), create=True)

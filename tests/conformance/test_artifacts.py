@@ -13,7 +13,7 @@ from lit_storage_proto.errors import PathNotFound, SourceChanged, TransferTimeou
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.uri import Location
 from lit_storage_server.publish import publish, publish_removed
-from lit_storage_server.tree_stream import TreeStream
+from lit_storage_server.sources.tree_stream import TreeStream
 
 S3 = [pytest.param(name, marks=pytest.mark.slow) for name in ("rclone", "moto")]
 NAMED = ["file", "memory", *S3]

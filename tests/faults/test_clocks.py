@@ -17,7 +17,7 @@ from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_server.custodian import Custodian
 from lit_storage_server.notes import Declaration, Note, noted
 from lit_storage_server.publish import publish
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 
 YEAR = 365 * 24 * 3600.0
 DAY = 24 * 3600.0

@@ -15,7 +15,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_server.config import Config
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")
 

@@ -17,8 +17,8 @@ from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
 from lit_storage_server.auth import server_tls
 from lit_storage_server.direct import DirectWays
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import TreeOptions, TreeStream
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
 from tests.waiting import within
 
 

@@ -16,7 +16,7 @@ from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary
 from lit_storage_proto.limits import KIB, MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.direct import DirectWays, frames_on
-from lit_storage_server.tree_stream import TreeOptions, TreeStream
+from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
 
 UNIX, TCP = socket.AF_UNIX, socket.AF_INET
 FAMILIES = pytest.mark.parametrize("family", [UNIX, TCP], ids=["unix", "tcp"])

@@ -34,9 +34,9 @@ from lit_storage_server.left_source import LeftSource
 from lit_storage_server.named_shares import NamedShares, NamedSource
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.publish import publish
-from lit_storage_server.range_stream import ByteRange
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import TreeOptions
+from lit_storage_server.sources.range_stream import ByteRange
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import TreeOptions
 
 LIMITS = Limits(unary_seconds=10, progress_seconds=20, resume_seconds=0.1)
 HERE, THERE = "machine-a", "machine-b"
@@ -462,7 +462,7 @@ class TestRefused:
     )
     def test_paths(self, machine, path, error):
         """Each is a typed error, whichever call asks."""
-        from lit_storage_server.tree_stream import TreeOptions
+        from lit_storage_server.sources.tree_stream import TreeOptions
 
         for ask in (
             machine.source.stat,

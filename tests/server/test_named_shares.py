@@ -7,7 +7,7 @@ import pytest
 
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, PathNotFound, ProtocolViolation
 from lit_storage_server.named_shares import NamedShares, NamedSource, check_shares
-from lit_storage_server.tree_stream import TreeOptions
+from lit_storage_server.sources.tree_stream import TreeOptions
 
 
 @pytest.fixture

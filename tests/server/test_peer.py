@@ -17,7 +17,7 @@ from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidURI
 from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 from tests.waiting import within
 
 wait_until = within(20)
@@ -260,7 +260,7 @@ def test_stopping_server_refuses_new_streams(serve, root):
 PROGRAM = """
 import sys
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 server = PeerServer("train", "i1", Shares(sys.argv[1], name="train"))
 print(server.start(), flush=True)
 sys.stdin.readline()

@@ -22,7 +22,7 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 from tests.waiting import within
 
 DAY = datetime.timedelta(days=1)

@@ -19,7 +19,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 url, machine, root, name, tls_name, instance, *files = sys.argv[1:]
 server = PeerServer(name, instance, Shares(root, name=name), security=Security("t", *files))
 registry = open_registry(url, machine_id=machine, limits=Limits())

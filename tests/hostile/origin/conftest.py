@@ -13,7 +13,7 @@ import pytest
 
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 from tests.hostile.origin.attacker import CANARY
 from tests.waiting import within
 
@@ -81,7 +81,7 @@ def wait_until():
 _SERVE = """
 import os, sys
 from lit_storage_server.peer import PeerServer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 root, user, *declared = sys.argv[1:]
 os.setgroups([])
 os.setresgid(*[int(user)] * 3)

@@ -192,7 +192,7 @@ def in_place(killed):
 
 def sent(source, path):
     """All bytes that come of a path, and the error if there was one."""
-    from lit_storage_server.tree_stream import TreeOptions
+    from lit_storage_server.sources.tree_stream import TreeOptions
 
     came, error = b"", None
     try:

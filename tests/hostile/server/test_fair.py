@@ -20,7 +20,7 @@ from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
 from lit_storage_server.peer import PeerServer
 from lit_storage_server.places import Places, peer_of
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 from tests.hostile.server.attacked import TOKEN
 from tests.hostile.server.fuzzing import Code
 from tests.waiting import within

@@ -13,7 +13,7 @@ import pytest
 
 from lit_storage_proto.limits import MIB
 from lit_storage_server import peer
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 from tests.hostile.server import http2
 from tests.hostile.server.attacked import KINDS, Attacked
 from tests.hostile.server.fuzzing import delimited

@@ -12,7 +12,7 @@ from lit_storage_proto.errors import (
     ProtocolViolation,
     SourceChanged,
 )
-from lit_storage_server.shares import Shares
+from lit_storage_server.sources.shares import Shares
 
 NOBODY = 65534
 

@@ -6,7 +6,7 @@ import pytest
 
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.limits import KIB, MIB
-from lit_storage_server.reader import Reader, ShortFileError
+from lit_storage_server.sources.reader import Reader, ShortFileError
 
 CHUNK = 16 * KIB
 SIZE = 3 * CHUNK + 100

@@ -7,8 +7,8 @@ import pytest
 from lit_storage_client.fetch.stream import receive
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import AccessDenied, SourceChanged
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import PACKED_BYTES, TreeOptions, TreeStream
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import PACKED_BYTES, TreeOptions, TreeStream
 
 REVISION = "1" * 40
 
@@ -161,7 +161,7 @@ def test_a_circle_of_two_directories(follow, root):
 
 def test_too_many_linked_directories(follow, root, monkeypatch):
     """Links that multiply end in an error that says so, and not in a copy without end."""
-    monkeypatch.setattr("lit_storage_server.walk.MAX_LINKED_DIRECTORIES", 50)
+    monkeypatch.setattr("lit_storage_server.sources.walk.MAX_LINKED_DIRECTORIES", 50)
     for number in range(6):
         (root / f"d{number}").mkdir()
         for other in range(6):
@@ -172,7 +172,7 @@ def test_too_many_linked_directories(follow, root, monkeypatch):
 
 def test_deep_linked_directories(follow, root, monkeypatch):
     """Below a link directories are opened again too, where the walk let go of them."""
-    monkeypatch.setattr("lit_storage_server.walk.HELD_DIRECTORIES", 1)
+    monkeypatch.setattr("lit_storage_server.sources.walk.HELD_DIRECTORIES", 1)
     for name in ("a/c/e", "a/c/f", "a/d/e", "a/d/f"):
         (root / "data" / name).mkdir(parents=True)
         (root / "data" / name / "file").write_bytes(b"x")

@@ -23,7 +23,7 @@ from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_PATH_BYTES
 from lit_storage_proto.uri import is_reserved
-from lit_storage_server.shares import Opened
+from lit_storage_server.sources.shares import Opened
 
 # Times the streams of one server this stays well below the customary limit of 1024 descriptors.
 HELD_DIRECTORIES = 32

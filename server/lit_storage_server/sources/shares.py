@@ -24,7 +24,7 @@ from lit_storage_core.system.mounts import below_path
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
 from lit_storage_proto.uri import STAGING, is_reserved, normalise
-from lit_storage_server.declared_path import open_declared
+from lit_storage_server.sources.declared_path import open_declared
 
 # How a regular file is opened. O_NONBLOCK: the name may have become a FIFO, and opening one would
 # wait for a writer.

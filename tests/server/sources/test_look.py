@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from lit_storage_server.look import Difference, Seen
+from lit_storage_server.sources.look import Difference, Seen
 
 
 def status(mode=stat.S_IFREG | 0o644, inode=1, size=0, mtime=0, ctime=None):

@@ -11,7 +11,7 @@ import pytest
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import SourceChanged
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
-from lit_storage_server.tree_stream import MAX_ROUNDS, PACKED_BYTES
+from lit_storage_server.sources.tree_stream import MAX_ROUNDS, PACKED_BYTES
 
 
 def in_round(**changes):
@@ -241,7 +241,7 @@ def test_removed_and_made_again(copy, tree):
 @pytest.mark.parametrize("settle", [False, True])
 def test_a_directory_that_goes_while_it_is_let_go(copy, root, tmp_path, monkeypatch, settle):
     """A deep directory whose descriptor was closed, and that is gone, is no path that is not there."""
-    monkeypatch.setattr("lit_storage_server.walk.HELD_DIRECTORIES", 1)
+    monkeypatch.setattr("lit_storage_server.sources.walk.HELD_DIRECTORIES", 1)
     for name in ("a/c/e", "a/c/f", "a/d/e", "a/d/f", "b/c/e", "b/c/f", "b/d/e", "b/d/f"):
         (root / name).mkdir(parents=True)
     gone = []

@@ -12,10 +12,10 @@ from typing import Protocol
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import AccessDenied, PathNotFound
 from lit_storage_proto.frames import Frame
-from lit_storage_server.range_stream import ByteRange, RangeStream
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import TreeOptions, TreeStream
-from lit_storage_server.walk import entry_of, walk
+from lit_storage_server.sources.range_stream import ByteRange, RangeStream
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
+from lit_storage_server.sources.walk import entry_of, walk
 
 
 class Tree(Protocol):

@@ -8,8 +8,8 @@ import pytest
 
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import AccessDenied, SourceChanged
-from lit_storage_server.shares import Shares
-from lit_storage_server.walk import HELD_DIRECTORIES, version_of, walk
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.walk import HELD_DIRECTORIES, version_of, walk
 
 FILE, DIRECTORY, SYMLINK, SKIPPED = Kind.FILE, Kind.DIRECTORY, Kind.SYMLINK, Kind.SKIPPED
 
@@ -211,7 +211,7 @@ def test_replaced_directory_is_an_error(shares, root):
 
 def test_directory_replaced_while_it_was_let_go(shares, root, monkeypatch):
     """A directory that is opened again to go on in it must be the one that was scanned."""
-    monkeypatch.setattr("lit_storage_server.walk.HELD_DIRECTORIES", 1)
+    monkeypatch.setattr("lit_storage_server.sources.walk.HELD_DIRECTORIES", 1)
     for name in ("a/c/e", "a/c/f", "a/d/e", "a/d/f", "b/c/e", "b/c/f", "b/d/e", "b/d/f"):
         (root / name).mkdir(parents=True)
     with shares.open("") as opened:

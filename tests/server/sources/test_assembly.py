@@ -9,7 +9,7 @@ from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.frame_codec import decode_frame, encode_frame
 from lit_storage_proto.frames import Chunk, Summary
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES, MIB
-from lit_storage_server.assembly import MAX_CHUNK_BYTES, Assembly
+from lit_storage_server.sources.assembly import MAX_CHUNK_BYTES, Assembly
 
 FULL = 64 * KIB
 

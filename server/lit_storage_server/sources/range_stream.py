@@ -16,10 +16,10 @@ from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Frame
-from lit_storage_server.assembly import Assembly
-from lit_storage_server.reader import Reader, ShortFileError
-from lit_storage_server.shares import Shares
-from lit_storage_server.walk import entry_of, join
+from lit_storage_server.sources.assembly import Assembly
+from lit_storage_server.sources.reader import Reader, ShortFileError
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.walk import entry_of, join
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,11 +24,11 @@ from lit_storage_proto.errors import AccessDenied, PathNotFound, SourceChanged
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES
 from lit_storage_proto.uri import is_reserved
-from lit_storage_server.assembly import Assembly
-from lit_storage_server.look import Seen
-from lit_storage_server.reader import Reader, ShortFileError
-from lit_storage_server.shares import OPEN_REGULAR, Opened, Shares
-from lit_storage_server.walk import Identity, Level, Walk, describe, entry_of, join, scan
+from lit_storage_server.sources.assembly import Assembly
+from lit_storage_server.sources.look import Seen
+from lit_storage_server.sources.reader import Reader, ShortFileError
+from lit_storage_server.sources.shares import OPEN_REGULAR, Opened, Shares
+from lit_storage_server.sources.walk import Identity, Level, Walk, describe, entry_of, join, scan
 
 PACKED_BYTES = 64 * KIB  # a file up to this size is packed
 MAX_ROUNDS = 3

@@ -16,9 +16,9 @@ from lit_storage_proto.frame_codec import encode_frame
 from lit_storage_proto.frames import Frame, Summary
 from lit_storage_proto.limits import KIB, MAX_FRAME_BYTES, MIB
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.shares import Shares
-from lit_storage_server.tree_stream import PACKED_BYTES, TreeOptions, TreeStream
-from lit_storage_server.walk import version_of
+from lit_storage_server.sources.shares import Shares
+from lit_storage_server.sources.tree_stream import PACKED_BYTES, TreeOptions, TreeStream
+from lit_storage_server.sources.walk import version_of
 
 
 def names_of(pack):
