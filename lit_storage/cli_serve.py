@@ -143,7 +143,7 @@ def _serve(config: Config, daemon: Any) -> None:
     from lit_storage import environment
     from lit_storage.advertise import advertised_endpoint
     from lit_storage_server.daemon import Place
-    from lit_storage_server.descriptors import raise_limit
+    from lit_storage_server.rpc.descriptors import raise_limit
 
     environment.refuse_other_systems()
     raise_limit()

@@ -42,7 +42,7 @@ def refuse_open_door(security: Security) -> None:
     Raises:
         AccessDenied: there is neither TLS nor leave to do without.
     """
-    from lit_storage_server.auth import check_bind
+    from lit_storage_server.rpc.auth import check_bind
 
     try:
         check_bind("0.0.0.0:0", security)

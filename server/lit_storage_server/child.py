@@ -25,8 +25,8 @@ from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, Sto
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, Registry
 from lit_storage_server.control import LEASE_LOST, described, encode, receive
-from lit_storage_server.descriptors import raise_limit
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.descriptors import raise_limit
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 
 if TYPE_CHECKING:  # where there are no leases, they are not loaded

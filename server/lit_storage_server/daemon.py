@@ -24,7 +24,6 @@ from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
-from lit_storage_server.auth import check_bind
 from lit_storage_server.config import Config
 from lit_storage_server.custodian import Custodian, CustodianLock
 from lit_storage_server.left_source import LeftSource
@@ -32,9 +31,10 @@ from lit_storage_server.logs import TransferLog, log
 from lit_storage_server.metrics import Metrics
 from lit_storage_server.named_shares import NamedShares, NamedSource, check_shares
 from lit_storage_server.notify import notify
-from lit_storage_server.observation import Observer, Observers
-from lit_storage_server.peer import PeerServer
 from lit_storage_server.registration import Registration, retry
+from lit_storage_server.rpc.auth import check_bind
+from lit_storage_server.rpc.observation import Observer, Observers
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.stop_signal import StopSignal
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -13,7 +13,7 @@ import sys
 from typing import Any, TextIO
 
 from lit_storage_core.system.names import printable
-from lit_storage_server.observation import DONE, Seen
+from lit_storage_server.rpc.observation import DONE, Seen
 
 LOG = logging.getLogger("lit_storage.daemon")
 _FIELDS = "lit_storage_fields"

@@ -25,7 +25,7 @@ from lit_storage_proto.v1.path_storage_pb2_grpc import PathStorageServicer, add_
 _SERVE = """
 import os, sys
 from lit_storage_core.security.settings import Security
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 root, name, instance, bind = sys.argv[1:]
 server = PeerServer(name, instance, Shares(root, name=name), bind=bind, security=Security(token="secret"))

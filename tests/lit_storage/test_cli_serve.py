@@ -14,7 +14,7 @@ from lit_storage.cli import main
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_server.config import Config
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 
 PROGRAM = os.path.join(sysconfig.get_path("scripts"), "lit-storage")

@@ -14,9 +14,9 @@ from lit_storage_proto.direct import HELLO
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import KIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server.auth import server_tls
-from lit_storage_server.direct import DirectWays
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.auth import server_tls
+from lit_storage_server.rpc.direct import DirectWays
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
 from tests.waiting import within

@@ -7,7 +7,7 @@ import pytest
 
 from lit_storage_proto.limits import KIB, MIB
 from lit_storage_server.logs import JsonFormatter, PlainFormatter, TransferLog
-from lit_storage_server.observation import observing
+from lit_storage_server.rpc.observation import observing
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), PlainFormatter()])

@@ -21,7 +21,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.tree_options import TreeOptions
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from tests.waiting import within
 

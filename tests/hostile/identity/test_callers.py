@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, OriginUnavailable, StorageError
 from lit_storage_proto.uri import Location
-from lit_storage_server import auth
+from lit_storage_server.rpc import auth
 from tests.hostile.identity.conftest import DAY, pem
 
 TOKEN = "the-token-0123456789"

@@ -30,10 +30,10 @@ from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
-from lit_storage_server.auth import TokenInterceptor
 from lit_storage_server.daemon import Place
-from lit_storage_server.peer import PeerServer
 from lit_storage_server.process import ServerProcess
+from lit_storage_server.rpc.auth import TokenInterceptor
+from lit_storage_server.rpc.server import PeerServer
 
 TOKENS = ["the-token-0123456789", "long-" * 40 + "token"]
 HERE = Location("trainer", "small")

@@ -18,7 +18,7 @@ from lit_storage_core.registries import open_registry
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 url, machine, root, name, tls_name, instance, *files = sys.argv[1:]
 server = PeerServer(name, instance, Shares(root, name=name), security=Security("t", *files))

@@ -14,7 +14,7 @@ from lit_storage_proto.direct import HELLO, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.frames import Direct
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
-from lit_storage_server.direct import DirectWays
+from lit_storage_server.rpc.direct import DirectWays
 
 UNIX, TCP = socket.AF_UNIX, socket.AF_INET
 HELLOS = pytest.mark.parametrize("hello", [HELLO, STRIPED_HELLO], ids=["plain", "striped"])

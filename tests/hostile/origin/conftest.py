@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from tests.hostile.origin.attacker import CANARY
 from tests.waiting import within
@@ -80,7 +80,7 @@ def wait_until():
 
 _SERVE = """
 import os, sys
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 root, user, *declared = sys.argv[1:]
 os.setgroups([])

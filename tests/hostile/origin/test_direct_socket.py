@@ -24,7 +24,7 @@ from lit_storage_proto.frames import Direct, Frame
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server import direct
+from lit_storage_server.rpc import direct
 from tests.hostile.origin.attacker import ask
 
 UNIX, TCP = socket.AF_UNIX, socket.AF_INET

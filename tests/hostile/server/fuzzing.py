@@ -7,7 +7,7 @@ import grpc
 from google.protobuf.descriptor import FieldDescriptor as Field
 from hypothesis import strategies as st
 
-from lit_storage_server.refusal import MAX_SENTENCE_BYTES
+from lit_storage_server.rpc.refusal import MAX_SENTENCE_BYTES
 
 Code = grpc.StatusCode
 ALLOWED = {

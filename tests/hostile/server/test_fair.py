@@ -18,8 +18,8 @@ from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server.peer import PeerServer
-from lit_storage_server.places import Places, peer_of
+from lit_storage_server.rpc.places import Places, peer_of
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from tests.hostile.server.attacked import TOKEN
 from tests.hostile.server.fuzzing import Code

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from lit_storage_proto.limits import MIB
-from lit_storage_server import peer
+from lit_storage_server.rpc import server as peer
 from lit_storage_server.sources.shares import Shares
 from tests.hostile.server import http2
 from tests.hostile.server.attacked import KINDS, Attacked

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from lit_storage_server.refusal import abort
+from lit_storage_server.rpc.refusal import abort
 
 _LOOPBACK = ("ipv4:127.", "ipv6:%5B::1%5D:", "ipv6:[::1]:", "ipv6:%5B::ffff:127.", "ipv6:[::ffff:127.")
 

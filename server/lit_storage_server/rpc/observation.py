@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias, cast
 import grpc
 
 from lit_storage_proto.frames import Frame
-from lit_storage_server.auth import is_health
+from lit_storage_server.rpc.auth import is_health
 
 DONE, CANCELLED, FAILED = "ok", "cancelled", "failed"
 

@@ -10,7 +10,7 @@ import pytest
 from lit_storage_client.peers.stripes import StripedReceiver
 from lit_storage_proto.direct import HELLO, MAX_SEGMENT_BYTES, MAX_STRIPES, SEGMENT, STRIPED_HELLO
 from lit_storage_proto.frames import Chunk, Frame, Summary
-from lit_storage_server.stripes import StripedSender
+from lit_storage_server.rpc.stripes import StripedSender
 
 SECONDS = 20
 

@@ -92,14 +92,14 @@ def test_tickets_are_of_their_own_call(listen, connect, wait_until):
 @pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
 def test_who_says_nothing(listen, connect, monkeypatch, identity, family, secured):
     """A connection without a hello is closed after a while."""
-    monkeypatch.setattr("lit_storage_server.direct._HELLO_SECONDS", 0.1)
+    monkeypatch.setattr("lit_storage_server.rpc.direct._HELLO_SECONDS", 0.1)
     with listen(identity() if secured else None).offered() as offer:
         assert is_closed(connect(offer.direct, family, b""))
 
 
 def test_who_says_it_slowly(listen, connect, monkeypatch):
     """The limit is one of the whole hello: a byte now and then does not keep a connection open."""
-    monkeypatch.setattr("lit_storage_server.direct._HELLO_SECONDS", 0.2)
+    monkeypatch.setattr("lit_storage_server.rpc.direct._HELLO_SECONDS", 0.2)
     with listen().offered() as offer:
         hello = HELLO + offer.direct.ticket
         connected = connect(offer.direct, TCP, hello[:1])
@@ -117,7 +117,7 @@ def test_who_says_it_slowly(listen, connect, monkeypatch):
 
 def test_a_flood_of_connections(listen, connect, monkeypatch, wait_until):
     """No more than so many say hello at once; the next is closed, and one that ends makes room."""
-    monkeypatch.setattr("lit_storage_server.direct._MOST_HANDSHAKES", 3)
+    monkeypatch.setattr("lit_storage_server.rpc.direct._MOST_HANDSHAKES", 3)
     with listen().offered() as offer:
         silent = [connect(offer.direct, TCP, b"") for _ in range(3)]
         assert is_closed(connect(offer.direct, TCP, b""))
@@ -134,7 +134,7 @@ def test_a_flood_of_connections(listen, connect, monkeypatch, wait_until):
 
 def test_ways_hold_no_place_of_a_hello(listen, connect, monkeypatch, wait_until):
     """There may be more connections that have shown their ticket than may say hello at once."""
-    monkeypatch.setattr("lit_storage_server.direct._MOST_HANDSHAKES", 1)
+    monkeypatch.setattr("lit_storage_server.rpc.direct._MOST_HANDSHAKES", 1)
     ways = listen()
     with contextlib.ExitStack() as stack:
         for _ in range(4):

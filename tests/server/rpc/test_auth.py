@@ -9,7 +9,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.auth import check_bind, server_tls
+from lit_storage_server.rpc.auth import check_bind, server_tls
 
 TOKEN = "s3cret-token"
 TLS = {"certificate": "c.pem", "key": "k.pem"}

@@ -19,10 +19,10 @@ from typing import Any, TypeAlias
 import grpc
 
 from lit_storage_proto.limits import Limits
-from lit_storage_server.auth import is_health
-from lit_storage_server.places import Places
-from lit_storage_server.refusal import abort
-from lit_storage_server.watchdog import Watchdog
+from lit_storage_server.rpc.auth import is_health
+from lit_storage_server.rpc.places import Places
+from lit_storage_server.rpc.refusal import abort
+from lit_storage_server.rpc.watchdog import Watchdog
 
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from lit_storage_proto.errors import PathNotFound
-from lit_storage_server.refusal import MAX_SENTENCE_BYTES, refusing, sentence
+from lit_storage_server.rpc.refusal import MAX_SENTENCE_BYTES, refusing, sentence
 
 Code = grpc.StatusCode
 

@@ -22,7 +22,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_core.security.tls_files import TlsFiles
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied
-from lit_storage_server.refusal import terminator
+from lit_storage_server.rpc.refusal import terminator
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from lit_storage_server import pool as pool_module
-from lit_storage_server.pool import DaemonThreadPool
+from lit_storage_server.rpc import pool as pool_module
+from lit_storage_server.rpc.pool import DaemonThreadPool
 
 
 def _no_thread():
@@ -94,7 +94,7 @@ def test_idle_threads_that_are_kept_do_not_wake(pool):
 def test_busy_thread_does_not_keep_the_process():
     """A process exits though a call still runs."""
     code = (
-        "import threading; from lit_storage_server.pool import DaemonThreadPool; "
+        "import threading; from lit_storage_server.rpc.pool import DaemonThreadPool; "
         "DaemonThreadPool(1, 'x').submit(threading.Event().wait)"
     )
     assert (

@@ -26,8 +26,8 @@ from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
 from lit_storage_proto.frames import Direct, Frame
 from lit_storage_proto.limits import KIB, MIB, Limits
-from lit_storage_server.auth import ServerTls
-from lit_storage_server.stripes import StripedSender
+from lit_storage_server.rpc.auth import ServerTls
+from lit_storage_server.rpc.stripes import StripedSender
 
 _HELLO_SECONDS = 5.0
 _MOST_HANDSHAKES = 128  # those of some consumers, each with all its stripes

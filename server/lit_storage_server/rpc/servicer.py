@@ -22,9 +22,9 @@ from lit_storage_proto.frame_codec import encode_frame
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.limits import MAX_HELD_FILES, MAX_RANGES, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.direct import DirectWays, frames_on
-from lit_storage_server.observation import Observer, observing
-from lit_storage_server.refusal import abort, refusing
+from lit_storage_server.rpc.direct import DirectWays, frames_on
+from lit_storage_server.rpc.observation import Observer, observing
+from lit_storage_server.rpc.refusal import abort, refusing
 from lit_storage_server.sources.range_stream import ByteRange
 from lit_storage_server.sources.source import Source
 from lit_storage_server.sources.tree_stream import TreeOptions

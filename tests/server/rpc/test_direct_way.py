@@ -15,7 +15,7 @@ from lit_storage_proto.frame_codec import decode_detached
 from lit_storage_proto.frames import Chunk, Direct, Frame, Pack, Summary
 from lit_storage_proto.limits import KIB, MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.direct import DirectWays, frames_on
+from lit_storage_server.rpc.direct import DirectWays, frames_on
 from lit_storage_server.sources.tree_stream import TreeOptions, TreeStream
 
 UNIX, TCP = socket.AF_UNIX, socket.AF_INET

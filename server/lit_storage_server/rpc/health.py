@@ -17,8 +17,8 @@ from collections.abc import Callable
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
-from lit_storage_server.auth import HEALTH_SERVICE
-from lit_storage_server.refusal import abort
+from lit_storage_server.rpc.auth import HEALTH_SERVICE
+from lit_storage_server.rpc.refusal import abort
 
 _MOST_WATCHES = 1000  # of all callers: each costs some 20 KiB for as long as it likes, and needs no token
 

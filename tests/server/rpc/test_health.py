@@ -10,7 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server import health
+from lit_storage_server.rpc import health
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 

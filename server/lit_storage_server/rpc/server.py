@@ -22,23 +22,23 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import is_address, join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse
 from lit_storage_proto.limits import MAX_MESSAGE_BYTES, Limits
-from lit_storage_server.admission import AdmissionInterceptor
-from lit_storage_server.auth import (
+from lit_storage_server.rpc.admission import AdmissionInterceptor
+from lit_storage_server.rpc.auth import (
     HEALTH_SERVICE,
     TokenInterceptor,
     check_bind,
     server_tls,
 )
-from lit_storage_server.descriptors import most_connections
-from lit_storage_server.direct import DirectWays
-from lit_storage_server.health import HealthServicer
-from lit_storage_server.observation import Observer, ObservingInterceptor
-from lit_storage_server.places import Places
-from lit_storage_server.pool import DaemonThreadPool
-from lit_storage_server.servicer import SERVICE, PathStorageServicer
+from lit_storage_server.rpc.descriptors import most_connections
+from lit_storage_server.rpc.direct import DirectWays
+from lit_storage_server.rpc.health import HealthServicer
+from lit_storage_server.rpc.observation import Observer, ObservingInterceptor
+from lit_storage_server.rpc.places import Places
+from lit_storage_server.rpc.pool import DaemonThreadPool
+from lit_storage_server.rpc.servicer import SERVICE, PathStorageServicer
+from lit_storage_server.rpc.watchdog import Watchdog
 from lit_storage_server.sources.shares import Shares
 from lit_storage_server.sources.source import SharedSource, Source
-from lit_storage_server.watchdog import Watchdog
 
 _OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -16,7 +16,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidURI
 from lit_storage_proto.limits import MIB, Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from tests.waiting import within
 
@@ -259,7 +259,7 @@ def test_stopping_server_refuses_new_streams(serve, root):
 
 PROGRAM = """
 import sys
-from lit_storage_server.peer import PeerServer
+from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 server = PeerServer("train", "i1", Shares(sys.argv[1], name="train"))
 print(server.start(), flush=True)
