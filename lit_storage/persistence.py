@@ -25,12 +25,13 @@ from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 
 if TYPE_CHECKING:
-    from lit_storage_server.custody import Outcome
-    from lit_storage_server.notes import Declaration
+    from lit_storage_server.publishing.custody import Outcome
+    from lit_storage_server.publishing.notes import Declaration
 
 _LOG = logging.getLogger("lit_storage.work")
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[4:]; from lit_storage_server.custody import main; main(sys.argv[1:4])"
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from lit_storage_server.publishing.custody import main; main(sys.argv[1:4])"
 )
 _START_SECONDS = 10.0
 
@@ -79,7 +80,7 @@ class Persistence:
             path: relative to the storage root, or absolute.
             seen: whether it is there now.
         """
-        from lit_storage_server.notes import Note
+        from lit_storage_server.publishing.notes import Note
 
         with self._lock:
             if path in self._seen and self._seen[path] >= seen:
@@ -99,7 +100,7 @@ class Persistence:
 
         There is a note of either instance meanwhile: the registry names one of the two.
         """
-        from lit_storage_server.notes import Note
+        from lit_storage_server.publishing.notes import Note
 
         former = self._instance_id
         with self._lock:
@@ -117,7 +118,7 @@ class Persistence:
 
     def publish(self) -> bool:
         """Publish all paths, and warn of those that could not be; say whether there is something new."""
-        from lit_storage_server.custody import sentences
+        from lit_storage_server.publishing.custody import sentences
 
         declaration, outcome = self._publish()
         tell(sentences(declaration, outcome, missing=False))  # those may come to be
@@ -131,8 +132,8 @@ class Persistence:
                 systems of fsspec need (https://github.com/fsspec/s3fs/issues/543), so that another
                 process publishes.
         """
-        from lit_storage_server.custody import sentences
-        from lit_storage_server.notes import Note
+        from lit_storage_server.publishing.custody import sentences
+        from lit_storage_server.publishing.notes import Note
 
         if not self._seen:
             return
@@ -162,7 +163,7 @@ class Persistence:
 
     def finish(self) -> None:
         """Know that nobody needs to publish for this instance any more, but for what `publish_last` left."""
-        from lit_storage_server.notes import Note
+        from lit_storage_server.publishing.notes import Note
 
         if self._seen and not self._is_left:
             Note(self._root, self._instance_id).remove()
@@ -182,7 +183,7 @@ class Persistence:
         }
 
     def _publish(self) -> tuple[Declaration, Outcome]:
-        from lit_storage_server.custody import Outcome, publish_all
+        from lit_storage_server.publishing.custody import Outcome, publish_all
 
         with self._lock:
             declaration = self._declaration(dict(self._seen))
@@ -220,7 +221,7 @@ class Persistence:
         tell(told)
 
     def _declaration(self, paths: Mapping[str, bool]) -> Declaration:
-        from lit_storage_server.notes import Declaration
+        from lit_storage_server.publishing.notes import Declaration
 
         home = self._home
         assert home.name is not None
@@ -248,7 +249,7 @@ def see_to_end(root: str, registry: Registry, name: str, instance_id: str | None
         instance_id: that it joined with; None if it did not.
         limits: deadlines and sizes.
     """
-    from lit_storage_server.custody import publish_left
+    from lit_storage_server.publishing.custody import publish_left
 
     try:
         if instance_id is not None:

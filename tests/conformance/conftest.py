@@ -13,7 +13,7 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from lit_storage_proto.uri import Location
-from lit_storage_server.publish import publish
+from lit_storage_server.publishing.publish import publish
 from lit_storage_server.sources.shares import Shares
 
 

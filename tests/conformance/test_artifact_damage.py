@@ -31,7 +31,7 @@ from lit_storage_proto.errors import (
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.manifest_codec import encode_manifest
 from lit_storage_proto.uri import Location
-from lit_storage_server.publish import publish
+from lit_storage_server.publishing.publish import publish
 from tests.waiting import within
 
 wait_until = within(30)
@@ -469,7 +469,7 @@ class TestPublishing:
             from lit_storage_core.artifacts.urls import open_store
             from lit_storage_proto.errors import AccessDenied
             from lit_storage_proto.limits import Limits
-            from lit_storage_server.publish import publish
+            from lit_storage_server.publishing.publish import publish
             from lit_storage_server.sources.shares import Shares
             """,
             """

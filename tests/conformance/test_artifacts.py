@@ -12,7 +12,7 @@ from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import PathNotFound, SourceChanged, TransferTimeout
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.uri import Location
-from lit_storage_server.publish import publish, publish_removed
+from lit_storage_server.publishing.publish import publish, publish_removed
 from lit_storage_server.sources.tree_stream import TreeStream
 
 S3 = [pytest.param(name, marks=pytest.mark.slow) for name in ("rclone", "moto")]
@@ -233,7 +233,7 @@ class TestVersions:
                 (left.root / "out" / "x").write_bytes(os.urandom(8))
                 yield from super()._look_at_tree(opened, send=send)
 
-        monkeypatch.setattr("lit_storage_server.publish.TreeStream", Restless)
+        monkeypatch.setattr("lit_storage_server.publishing.publish.TreeStream", Restless)
         with pytest.raises(SourceChanged, match="'out/x' went on changing"):
             left.publish()
         assert left.store.versions() == []
@@ -255,7 +255,7 @@ class TestVersions:
                     os.rename(out / "sparse", out / "moved")
                 yield from super()._look_at_tree(opened, send=send)
 
-        monkeypatch.setattr("lit_storage_server.publish.TreeStream", Changing)
+        monkeypatch.setattr("lit_storage_server.publishing.publish.TreeStream", Changing)
         left.publish()
         assert (out / "moved").exists()
         expected = snapshot(out)
@@ -273,7 +273,7 @@ class TestVersions:
 
         (left.root / "best").write_text("--")
         with monkeypatch.context() as patched:
-            patched.setattr("lit_storage_server.publish.TreeStream", Changing)
+            patched.setattr("lit_storage_server.publishing.publish.TreeStream", Changing)
             manifest = left.publish("best")
         assert manifest.entries[0].entry.version == b""
         (left.root / "best").write_text("11")
@@ -284,7 +284,7 @@ class TestVersions:
     def test_a_file_without_a_token_is_still_read(self, left, monkeypatch):
         """Large or small, whole or resumed: its bytes are checked instead."""
         (left.root / "out" / "big").write_bytes(os.urandom(20 * MIB))
-        monkeypatch.setattr("lit_storage_server.publish.may_hide_a_change", lambda *_: True)
+        monkeypatch.setattr("lit_storage_server.publishing.publish.may_hide_a_change", lambda *_: True)
         left.publish()
 
         def stop(done, total):

@@ -18,7 +18,7 @@ import lit_storage
 from lit_storage import App, Flow, InvalidURI, Limits, NotAttached, Path, PathNotFound, Work, WorkError
 from lit_storage_core.artifacts.urls import open_store
 from lit_storage_core.system.process import ProcessIdentity
-from lit_storage_server.notes import Note
+from lit_storage_server.publishing.notes import Note
 from tests.waiting import within
 
 wait_until = within(20)
@@ -333,7 +333,7 @@ class TestAProcessThatJoined:
             JOINED
             + textwrap.dedent(
                 """
-                from lit_storage_server import custody
+                from lit_storage_server.publishing import custody
                 def slow(*args, publish_all=custody.publish_all, **options):
                     os.kill(os.getpid(), signal.SIGTERM)
                     return publish_all(*args, **options)
@@ -409,7 +409,7 @@ class TestWarnings:
             import os, time
             import lit_storage
             from lit_storage import Limits, Path
-            from lit_storage_server import custody
+            from lit_storage_server.publishing import custody
             def slow(*args, publish=custody.publish, **options):
                 if "b" in args:
                     time.sleep(20.1)
@@ -576,7 +576,7 @@ def test_works_of_a_killed_app_publish(root, script):
 
 def test_ctrl_c_while_publishing_still_leaves(root, monkeypatch):
     """Whatever befalls publishing, the name is given back and the server stopped."""
-    from lit_storage_server import custody
+    from lit_storage_server.publishing import custody
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -663,7 +663,7 @@ def test_in_a_signal_handler(script):
         JOINED
         + textwrap.dedent(
             """
-            from lit_storage_server import custody
+            from lit_storage_server.publishing import custody
             signal.signal(signal.SIGUSR1, lambda *_: session.publish())
             def interrupted(*args, publish_all=custody.publish_all, **options):
                 os.kill(os.getpid(), signal.SIGUSR1)

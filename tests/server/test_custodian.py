@@ -19,9 +19,9 @@ from lit_storage_proto.errors import InvalidConfig, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.custodian import Custodian, CustodianLock
-from lit_storage_server.custody import publish_all, publish_left
-from lit_storage_server.notes import Declaration, Note, noted
-from lit_storage_server.publication_lock import alone
+from lit_storage_server.publishing.custody import publish_all, publish_left
+from lit_storage_server.publishing.notes import Declaration, Note, noted
+from lit_storage_server.publishing.publication_lock import alone
 from tests.waiting import within
 
 wait_until = within(30)
@@ -265,7 +265,7 @@ class TestLook:
 WORK = """
 import dataclasses, json, os, signal, sys
 from lit_storage_core.system.process import ProcessIdentity
-from lit_storage_server.notes import Declaration, Note
+from lit_storage_server.publishing.notes import Declaration, Note
 
 root, instance_id, fields, boot_id = sys.argv[1:]
 holder = ProcessIdentity.current()
@@ -370,7 +370,7 @@ class TestRetries:
 
     def test_only_what_failed(self, note, eager, counted, tmp_path, monkeypatch):
         """Paths that were published, and those of which there is nothing, are not tried again."""
-        from lit_storage_server import custody
+        from lit_storage_server.publishing import custody
 
         tried, publish = [], custody.publish
 

@@ -32,7 +32,7 @@ from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from lit_storage_proto.uri import Location
 from lit_storage_server.left_source import LeftSource
 from lit_storage_server.named_shares import NamedShares, NamedSource
-from lit_storage_server.publish import publish
+from lit_storage_server.publishing.publish import publish
 from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.range_stream import ByteRange
 from lit_storage_server.sources.shares import Shares

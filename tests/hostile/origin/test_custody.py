@@ -12,9 +12,9 @@ from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_server.custodian import Custodian, CustodianLock
-from lit_storage_server.custody import publish_all, publish_left
 from lit_storage_server.left_source import LeftSource
-from lit_storage_server.notes import Declaration, Note, noted
+from lit_storage_server.publishing.custody import publish_all, publish_left
+from lit_storage_server.publishing.notes import Declaration, Note, noted
 from tests.hostile.origin.attacker import CANARY
 
 OTHER = 4242
@@ -105,7 +105,7 @@ def test_root_is_believed_by_others(killed, public_directory, as_nobody):
     """
     os.chmod(f"{public_directory}/lit/declared/i1", 0o644)
     count = as_nobody(
-        "import encodings.ascii, sys\nfrom lit_storage_server.notes import noted",
+        "import encodings.ascii, sys\nfrom lit_storage_server.publishing.notes import noted",
         code,
         f"{public_directory}/lit",
     )

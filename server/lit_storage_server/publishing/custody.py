@@ -29,9 +29,9 @@ from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry, WorkRecord
-from lit_storage_server.notes import Declaration, Note
-from lit_storage_server.publication_lock import alone
-from lit_storage_server.publish import publish, publish_removed
+from lit_storage_server.publishing.notes import Declaration, Note
+from lit_storage_server.publishing.publication_lock import alone
+from lit_storage_server.publishing.publish import publish, publish_removed
 from lit_storage_server.sources.shares import Shares
 
 

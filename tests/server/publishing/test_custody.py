@@ -9,8 +9,8 @@ from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkState
-from lit_storage_server.custody import publish_all, publish_left, sentences
-from lit_storage_server.notes import Declaration, Note
+from lit_storage_server.publishing.custody import publish_all, publish_left, sentences
+from lit_storage_server.publishing.notes import Declaration, Note
 
 LIMITS = Limits()
 
@@ -154,7 +154,7 @@ class TestPublishAll:
     def test_an_outer_path_that_fails_leaves_the_inner_ones(self, declaration, monkeypatch):
         """One file that cannot be read costs its own path, and no path beside it."""
         from lit_storage_proto.errors import AccessDenied
-        from lit_storage_server import custody
+        from lit_storage_server.publishing import custody
 
         publish = custody.publish
 
