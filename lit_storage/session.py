@@ -40,7 +40,7 @@ from lit_storage_proto.uri import Location, check_name
 
 if TYPE_CHECKING:
     from lit_storage_proto.entry import Entry
-    from lit_storage_server.process import ServerProcess
+    from lit_storage_server.process.server_process import ServerProcess
 
 _current: Session | None = None
 _opening = threading.Lock()
@@ -211,7 +211,7 @@ class Session:
 
     def _serve(self, bind: str, advertise: str | None, artifacts_url: str) -> None:
         """Start the peer server and register its endpoint under this session's name."""
-        from lit_storage_server.process import ServerProcess
+        from lit_storage_server.process.server_process import ServerProcess
 
         assert self.name is not None
         self._persistence = Persistence(self.root, self.home, self.instance_id, artifacts_url, self.limits)

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import lit_storage
 import lit_storage_client.peers.channels  # noqa: F401  # loads gRPC, which nobody here starts before the fork
-import lit_storage_server.process  # noqa: F401
+import lit_storage_server.process.server_process  # noqa: F401
 from lit_storage import Limits, Path
 from lit_storage_client.peers.direct import Ways
 from lit_storage_core.registries import sqlite  # noqa: F401
@@ -31,7 +31,9 @@ FAULTS = ("die_at_line", "die_in", "die_at_bytes", "pause_at_bytes", "watch")
 
 def origin(line, root, name="origin", declares=(), **limits):
     """Be a Work until the other side is gone."""
-    lit_storage_server.process._MOST_STARTS = 10**6  # the process that serves is killed all the time
+    lit_storage_server.process.server_process._MOST_STARTS = (
+        10**6
+    )  # the process that serves is killed all the time
     with lit_storage.join(name, root=root, limits=dataclasses.replace(LIMITS, **limits)) as session:
         for path in declares:
             session.declare(Path(path), persist=False)

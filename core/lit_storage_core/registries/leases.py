@@ -3,7 +3,7 @@
 Invariant: `on_lost` is called before anybody else can have the name, by this machine's clock: at the
 end of the lease less a margin for clocks that do not go alike, counted from before the last renewal
 that was answered was asked for. A process that is itself stopped cannot be told in time; what ends it
-all the same is `lit_storage_server.fence`.
+all the same is `lit_storage_server.process.fence`.
 """
 
 from __future__ import annotations

@@ -30,7 +30,10 @@ ALLOWED = {
     # What is installed here, chosen among names that are constants or known to fsspec.
     ("lit_storage/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
     ("core/lit_storage_core/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",
-    ("server/lit_storage_server/process.py", "subprocess.Popen"): "this interpreter, for the peer server",
+    (
+        "server/lit_storage_server/process/server_process.py",
+        "subprocess.Popen",
+    ): "this interpreter, for the peer server",
     ("lit_storage/persistence.py", "subprocess.run"): "this interpreter, which publishes",
 }
 

@@ -24,7 +24,7 @@ _WORK = """
 import json, logging, sys
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
-from lit_storage_server.process import ServerProcess
+from lit_storage_server.process.server_process import ServerProcess
 logging.basicConfig()
 root, token, limits = sys.argv[1:]
 limits, security = Limits(**json.loads(limits)), Security(token=token)

@@ -23,8 +23,9 @@ from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidURI, Ori
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.v1 import path_storage_pb2 as pb
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server import control, process
-from lit_storage_server.process import ServerProcess
+from lit_storage_server.process import control
+from lit_storage_server.process import server_process as process
+from lit_storage_server.process.server_process import ServerProcess
 from tests.waiting import within
 
 wait_until = within(20)

@@ -24,14 +24,14 @@ from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import ProtocolViolation, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, Registry
-from lit_storage_server.control import LEASE_LOST, described, encode, receive
+from lit_storage_server.process.control import LEASE_LOST, described, encode, receive
 from lit_storage_server.rpc.descriptors import raise_limit
 from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 
 if TYPE_CHECKING:  # where there are no leases, they are not loaded
     from lit_storage_core.registries.leases import LeaseKeeper
-    from lit_storage_server.fence import Fence
+    from lit_storage_server.process.fence import Fence
 
 _LOOK_MILLISECONDS = 1000
 
@@ -154,7 +154,7 @@ class Served:
     def _put_off(self, lease: Lease) -> None:
         if self._is_alone:
             from lit_storage_core.registries.leases import safe_end
-            from lit_storage_server.fence import Fence
+            from lit_storage_server.process.fence import Fence
 
             self._fence = self._fence or Fence()
             self._fence.set((safe_end(lease) + lease.end) / 2)  # the keeper's thread comes first, if it can

@@ -13,7 +13,7 @@ from lit_storage_core.system.boot_clock import boot_seconds
 BEGIN = """
 import ctypes, os, signal, sys, time
 from lit_storage_core.system.boot_clock import boot_seconds
-from lit_storage_server.fence import Fence
+from lit_storage_server.process.fence import Fence
 fence = Fence()
 assert fence.works
 """

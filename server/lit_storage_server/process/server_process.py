@@ -35,10 +35,10 @@ from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease
-from lit_storage_server.control import LEASE_LOST, encode, error_of, receive
+from lit_storage_server.process.control import LEASE_LOST, encode, error_of, receive
 
 if TYPE_CHECKING:
-    from lit_storage_server.child import Served
+    from lit_storage_server.process.child import Served
 
 _START_SECONDS = 60.0
 _ANSWER_SECONDS = 30.0
@@ -48,7 +48,7 @@ _EXPECT_SECONDS = 0.1  # between looks at whether a lease has come
 _CLAIM_SECONDS = 1.0  # between attempts to register anew in a registry that does not answer
 
 _PROGRAM = (
-    "import sys; (_, _, parent, *sys.path) = sys.argv; from lit_storage_server.child import main; "
+    "import sys; (_, _, parent, *sys.path) = sys.argv; from lit_storage_server.process.child import main; "
     "main(int(parent))"
 )
 # A Work goes on serving until it has left. Its process group is the server's too: to kill that ends both.
@@ -250,7 +250,7 @@ class ServerProcess:
         if self._stopping.is_set():  # looked at after the connection is there for `stop` to see
             raise self._lost()
         if self._process is None:
-            from lit_storage_server.child import Served
+            from lit_storage_server.process.child import Served
 
             self._inside = Served(options, on_lost=self._lost_inside)
             self.endpoint = self._inside.start()
