@@ -13,7 +13,7 @@ from lit_storage_proto.errors import AccessDenied, InvalidConfig, OriginUnavaila
 
 if TYPE_CHECKING:
     from lit_storage_core.security.settings import Security
-    from lit_storage_server.config import Config
+    from lit_storage_server.daemon.config import Config
 
 
 def _shares(items: list[str] | None) -> dict[str, str] | None:
@@ -111,9 +111,9 @@ def serve(
     this machine left is published if they were killed, and handed out to other machines. TLS files and
     that of the token are read anew when they change.
     """
-    from lit_storage_server.config import make_config, read_config
-    from lit_storage_server.daemon import Daemon
-    from lit_storage_server.logs import set_up
+    from lit_storage_server.daemon.config import make_config, read_config
+    from lit_storage_server.daemon.daemon import Daemon
+    from lit_storage_server.daemon.logs import set_up
 
     place = place_of(context, root, registry)
     flags: dict[str, Any] = {
@@ -142,7 +142,7 @@ def serve(
 def _serve(config: Config, daemon: Any) -> None:
     from lit_storage import environment
     from lit_storage.advertise import advertised_endpoint
-    from lit_storage_server.daemon import Place
+    from lit_storage_server.daemon.daemon import Place
     from lit_storage_server.rpc.descriptors import raise_limit
 
     environment.refuse_other_systems()

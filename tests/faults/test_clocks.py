@@ -14,7 +14,7 @@ from lit_storage_core.artifacts.local_objects import LocalObjects
 from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.system.process import ProcessIdentity
-from lit_storage_server.custodian import Custodian
+from lit_storage_server.daemon.custodian import Custodian
 from lit_storage_server.publishing.notes import Declaration, Note, noted
 from lit_storage_server.publishing.publish import publish
 from lit_storage_server.sources.shares import Shares

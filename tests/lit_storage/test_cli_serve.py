@@ -13,7 +13,7 @@ from lit_storage import cli_serve
 from lit_storage.cli import main
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
-from lit_storage_server.config import Config
+from lit_storage_server.daemon.config import Config
 from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 
@@ -35,7 +35,7 @@ def invoke(tmp_path, monkeypatch):
 @pytest.fixture
 def made(invoke, monkeypatch):
     """Run serve, and return the configuration with which a daemon would run, and who it is to others."""
-    from lit_storage_server import daemon, logs
+    from lit_storage_server.daemon import daemon, logs
 
     monkeypatch.setattr(logs, "set_up", lambda log_format: None)
 
@@ -87,7 +87,7 @@ class TestSettings:
 
     def test_options_before_the_command(self, invoke, made, tmp_path, monkeypatch):
         """Root and registry may stand there, as with every command."""
-        from lit_storage_server import daemon
+        from lit_storage_server.daemon import daemon
 
         seen = []
         monkeypatch.setattr(daemon.Daemon, "run", lambda self: seen.append(self._place))

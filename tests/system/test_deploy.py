@@ -16,7 +16,7 @@ import trustme
 import yaml
 
 from lit_storage_proto.limits import Limits
-from lit_storage_server.config import Config, make_config, read_config
+from lit_storage_server.daemon.config import Config, make_config, read_config
 from tests.etcd_server import free_ports
 
 REPOSITORY = Path(__file__).parents[2]

@@ -30,7 +30,7 @@ from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
-from lit_storage_server.daemon import Place
+from lit_storage_server.daemon.daemon import Place
 from lit_storage_server.process.server_process import ServerProcess
 from lit_storage_server.rpc.auth import TokenInterceptor
 from lit_storage_server.rpc.server import PeerServer

@@ -13,7 +13,7 @@ from lit_storage_proto.endpoint import is_loopback, is_wildcard
 from lit_storage_proto.errors import AccessDenied, InvalidURI, OriginUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord
 from lit_storage_proto.uri import Location
-from lit_storage_server.config import make_config
+from lit_storage_server.daemon.config import make_config
 from lit_storage_server.rpc.auth import check_bind
 
 TOKEN = "the-token-0123456789"

@@ -11,8 +11,8 @@ from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
-from lit_storage_server.custodian import Custodian, CustodianLock
-from lit_storage_server.left_source import LeftSource
+from lit_storage_server.daemon.custodian import Custodian, CustodianLock
+from lit_storage_server.daemon.left_source import LeftSource
 from lit_storage_server.publishing.custody import publish_all, publish_left
 from lit_storage_server.publishing.notes import Declaration, Note, noted
 from tests.hostile.origin.attacker import CANARY

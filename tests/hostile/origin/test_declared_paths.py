@@ -13,7 +13,7 @@ import pytest
 from lit_storage_proto.errors import PathNotFound
 from lit_storage_proto.limits import MIB
 from lit_storage_proto.v1 import path_storage_pb2_grpc as pb_grpc
-from lit_storage_server.named_shares import NamedShares, NamedSource, check_shares
+from lit_storage_server.daemon.named_shares import NamedShares, NamedSource, check_shares
 from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.shares import Shares
 from tests.hostile.origin.attacker import ASK, CANARY, Swapper, ask

@@ -11,7 +11,7 @@ from lit_storage import Path, connect
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
-from lit_storage_server.config import read_config
+from lit_storage_server.daemon.config import read_config
 from tests.conftest import script_of
 from tests.hostile.server.attacked import TOKEN
 

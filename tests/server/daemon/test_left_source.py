@@ -30,8 +30,8 @@ from lit_storage_proto.errors import (
 from lit_storage_proto.limits import KIB, MIB, Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from lit_storage_proto.uri import Location
-from lit_storage_server.left_source import LeftSource
-from lit_storage_server.named_shares import NamedShares, NamedSource
+from lit_storage_server.daemon.left_source import LeftSource
+from lit_storage_server.daemon.named_shares import NamedShares, NamedSource
 from lit_storage_server.publishing.publish import publish
 from lit_storage_server.rpc.server import PeerServer
 from lit_storage_server.sources.range_stream import ByteRange

@@ -4,7 +4,7 @@ import pytest
 
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_proto.limits import Limits
-from lit_storage_server.config import Config, make_config, read_config
+from lit_storage_server.daemon.config import Config, make_config, read_config
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 
 from lit_storage_proto.endpoint import join_address
 from lit_storage_proto.errors import AccessDenied, AddressInUse, InvalidConfig
-from lit_storage_server.metrics_http import MetricsServer
+from lit_storage_server.daemon.metrics_http import MetricsServer
 from lit_storage_server.rpc.observation import CANCELLED, DONE, FAILED, Seen
 
 _BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300, 1800)

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from lit_storage_proto.limits import KIB, MIB
-from lit_storage_server.logs import JsonFormatter, PlainFormatter, TransferLog
+from lit_storage_server.daemon.logs import JsonFormatter, PlainFormatter, TransferLog
 from lit_storage_server.rpc.observation import observing
 
 

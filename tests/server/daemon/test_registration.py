@@ -5,8 +5,8 @@ import pytest
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable
 from lit_storage_proto.registry import LiveRecord
-from lit_storage_server.registration import Registration, retry
-from lit_storage_server.stop_signal import StopSignal
+from lit_storage_server.daemon.registration import Registration, retry
+from lit_storage_server.daemon.stop_signal import StopSignal
 
 RECORD = LiveRecord("store", "i1", "127.0.0.1:1", "machine", custodian=True)
 

@@ -24,18 +24,18 @@ from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
-from lit_storage_server.config import Config
-from lit_storage_server.custodian import Custodian, CustodianLock
-from lit_storage_server.left_source import LeftSource
-from lit_storage_server.logs import TransferLog, log
-from lit_storage_server.metrics import Metrics
-from lit_storage_server.named_shares import NamedShares, NamedSource, check_shares
-from lit_storage_server.notify import notify
-from lit_storage_server.registration import Registration, retry
+from lit_storage_server.daemon.config import Config
+from lit_storage_server.daemon.custodian import Custodian, CustodianLock
+from lit_storage_server.daemon.left_source import LeftSource
+from lit_storage_server.daemon.logs import TransferLog, log
+from lit_storage_server.daemon.metrics import Metrics
+from lit_storage_server.daemon.named_shares import NamedShares, NamedSource, check_shares
+from lit_storage_server.daemon.notify import notify
+from lit_storage_server.daemon.registration import Registration, retry
+from lit_storage_server.daemon.stop_signal import StopSignal
 from lit_storage_server.rpc.auth import check_bind
 from lit_storage_server.rpc.observation import Observer, Observers
 from lit_storage_server.rpc.server import PeerServer
-from lit_storage_server.stop_signal import StopSignal
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STOP_SECONDS = 5.0  # what a custodian has begun to publish may take, once nobody is served any more

@@ -335,7 +335,7 @@ class TestRefused:
     def refused(self, root, monkeypatch):
         """Start one in this process, which ends before it serves: its last line, and its exit code."""
         from lit_storage.cli import main
-        from lit_storage_server import logs
+        from lit_storage_server.daemon import logs
 
         monkeypatch.setattr(logs, "set_up", lambda log_format: None)
         monkeypatch.setenv("LIT_STORAGE_TOKEN", TOKEN)

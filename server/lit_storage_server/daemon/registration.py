@@ -21,8 +21,8 @@ from lit_storage_core.system.backoff import backoff
 from lit_storage_core.system.boot_clock import boot_seconds
 from lit_storage_proto.errors import NameTaken, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import Lease, LiveRecord, Registry
-from lit_storage_server.logs import log
-from lit_storage_server.stop_signal import StopSignal
+from lit_storage_server.daemon.logs import log
+from lit_storage_server.daemon.stop_signal import StopSignal
 
 _LOOK_SECONDS = 2.0
 _END_SECONDS = 5.0

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 
-from lit_storage_server.stop_signal import StopSignal
+from lit_storage_server.daemon.stop_signal import StopSignal
 
 
 def test_a_signal_that_interrupts_no_system_call_ends_a_wait():

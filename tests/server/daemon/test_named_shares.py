@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, PathNotFound, ProtocolViolation
-from lit_storage_server.named_shares import NamedShares, NamedSource, check_shares
+from lit_storage_server.daemon.named_shares import NamedShares, NamedSource, check_shares
 from lit_storage_server.sources.tree_stream import TreeOptions
 
 
@@ -104,7 +104,7 @@ class TestCheck:
         script = f"""
             mount --bind {data}/sub {tmp_path}/bound
             {os.sys.executable} -c "
-from lit_storage_server.named_shares import check_shares
+from lit_storage_server.daemon.named_shares import check_shares
 check_shares({{'a': '{data}', 'b': '{tmp_path}/bound'}})"
         """
         done = subprocess.run(["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True)
@@ -113,7 +113,7 @@ check_shares({{'a': '{data}', 'b': '{tmp_path}/bound'}})"
             mkdir {data}/inner
             mount --bind {tmp_path}/private {data}/inner
             {os.sys.executable} -c "
-from lit_storage_server.named_shares import check_shares
+from lit_storage_server.daemon.named_shares import check_shares
 check_shares({{'a': '{data}', 'b': '{tmp_path}/private'}})"
         """
         done = subprocess.run(["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True)
@@ -127,7 +127,7 @@ check_shares({{'a': '{data}', 'b': '{tmp_path}/private'}})"
         except InvalidConfig as error: print(error)
         """
         imports = """
-        from lit_storage_server.named_shares import check_shares
+        from lit_storage_server.daemon.named_shares import check_shares
         from lit_storage_proto.errors import InvalidConfig
         """
         if os.geteuid() != 0:

@@ -26,10 +26,10 @@ from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
-from lit_storage_server.logs import LOG, log
+from lit_storage_server.daemon.logs import LOG, log
+from lit_storage_server.daemon.stop_signal import StopSignal
 from lit_storage_server.publishing.custody import find_left, publish_found
 from lit_storage_server.publishing.notes import Declaration, Note, noted
-from lit_storage_server.stop_signal import StopSignal
 
 _LOCK = "custodian.lock"
 _LONGEST_PAUSE = 600.0

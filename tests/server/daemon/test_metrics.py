@@ -11,8 +11,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lit_storage_proto.errors import AddressInUse, InvalidConfig
-from lit_storage_server import metrics_http
-from lit_storage_server.metrics import Metrics
+from lit_storage_server.daemon import metrics_http
+from lit_storage_server.daemon.metrics import Metrics
 from lit_storage_server.rpc.observation import Observers, Seen, observing
 
 

@@ -18,7 +18,7 @@ from lit_storage_proto.artifact import unit_of
 from lit_storage_proto.errors import InvalidConfig, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
-from lit_storage_server.custodian import Custodian, CustodianLock
+from lit_storage_server.daemon.custodian import Custodian, CustodianLock
 from lit_storage_server.publishing.custody import publish_all, publish_left
 from lit_storage_server.publishing.notes import Declaration, Note, noted
 from lit_storage_server.publishing.publication_lock import alone
@@ -542,7 +542,7 @@ class TestLock:
     def test_one_that_was_killed(self, tmp_path):
         """Its lock ends with it."""
         code = f"""
-from lit_storage_server.custodian import CustodianLock
+from lit_storage_server.daemon.custodian import CustodianLock
 import os
 lock = CustodianLock({str(tmp_path)!r})
 os.kill(os.getpid(), 9)
@@ -566,7 +566,7 @@ os.kill(os.getpid(), 9)
     def test_a_root_that_machines_share(self, tmp_path, monkeypatch):
         """They would have one id, so whose Work has ended could not be told."""
         monkeypatch.delenv("LIT_STORAGE_MACHINE_ID", raising=False)
-        monkeypatch.setattr("lit_storage_server.custodian.file_system_of", lambda root: "nfs4")
+        monkeypatch.setattr("lit_storage_server.daemon.custodian.file_system_of", lambda root: "nfs4")
         with pytest.raises(InvalidConfig, match=r"\(nfs4\).*LIT_STORAGE_MACHINE_ID.*--no-custodian"):
             CustodianLock(str(tmp_path))
         monkeypatch.setenv("LIT_STORAGE_MACHINE_ID", "a")
