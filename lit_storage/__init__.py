@@ -2,13 +2,13 @@
 
     from lit_storage import App, Flow, Path, Work
 
-Start reading at `lit_storage.path` (what a user holds), `lit_storage.work` and
+Start reading at `lit_storage.paths.path` (what a user holds), `lit_storage.work` and
 `lit_storage.app` (whose process it runs in), and `lit_storage_client.fetch` (how bytes get here).
 """
 
 from lit_storage.app import App
 from lit_storage.flow import Flow
-from lit_storage.path import Path
+from lit_storage.paths.path import Path
 from lit_storage.session import Session, connect, current, join
 from lit_storage.supervisor import Status
 from lit_storage.work import Work

@@ -124,8 +124,8 @@ def get(
 
     The copy appears at once and whole, or not at all. A file never replaces a directory.
     """
-    from lit_storage.bar import bar
-    from lit_storage.path import Path
+    from lit_storage.paths.bar import bar
+    from lit_storage.paths.path import Path
 
     location = parse_remote(remote)
     target = _target(location, destination)

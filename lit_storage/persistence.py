@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from lit_storage.home import Home
+from lit_storage.paths.home import Home
 from lit_storage_core.artifacts.urls import check_store, is_in_place, is_on_disk
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout

@@ -16,12 +16,13 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from lit_storage import environment, home
+from lit_storage import environment
 from lit_storage.advertise import advertised_endpoint
-from lit_storage.home import Home
 from lit_storage.launcher import launched_name
-from lit_storage.origin import Origin
-from lit_storage.path import Path, with_origin
+from lit_storage.paths import home
+from lit_storage.paths.home import Home
+from lit_storage.paths.origin import Origin
+from lit_storage.paths.path import Path, with_origin
 from lit_storage.persistence import Persistence, tell
 from lit_storage.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch
@@ -291,7 +292,7 @@ class Session:
         if not self.registry.update_work(record) and self._persistence is not None:
             self._persistence.warn_unrecorded(self.registry.url)
 
-    # What a Path asks of its session: `lit_storage.home.Transport`.
+    # What a Path asks of its session: `lit_storage.paths.home.Transport`.
 
     def refuse(self, action: str) -> None:
         """Raise NotAttached where no files may be moved: in a Flow, and while a Work is being made."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_storage.path import Path
+from lit_storage.paths.path import Path
 
 _SCALARS = frozenset({type(None), bool, int, float, str})
 

@@ -31,7 +31,7 @@ from lit_storage.executors import (
     Stopped,
 )
 from lit_storage.handover import fetch_all, find_paths, replace_paths
-from lit_storage.path import Path, with_consumer
+from lit_storage.paths.path import Path, with_consumer
 from lit_storage.persistence import tell
 from lit_storage.session import Session, join
 from lit_storage.state import Changes, NotState, to_state

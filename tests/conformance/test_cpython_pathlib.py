@@ -5,7 +5,7 @@ import unittest
 
 import pytest
 
-from lit_storage.path import Path
+from lit_storage.paths.path import Path
 
 CLASSES = ("PurePosixPathTest", "PurePathTest", "PosixPathTest", "PathTest", "PathSubclassTest")
 # These cannot hold for a class of another module: they evaluate the repr among the names of pathlib, check

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from lit_storage.path import Path
+from lit_storage.paths.path import Path
 
 WHOLE = [
     (),

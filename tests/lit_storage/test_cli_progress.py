@@ -166,7 +166,7 @@ def test_options_reach_get(root, tmp_path, monkeypatch, options, passed):
     from typer.testing import CliRunner
 
     from lit_storage.cli import main
-    from lit_storage.path import Path
+    from lit_storage.paths.path import Path
 
     given = {}
 

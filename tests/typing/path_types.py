@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, assert_type
 
-from lit_storage.path import Path
+from lit_storage.paths.path import Path
 
 if TYPE_CHECKING:
     from lit_storage_client.fetch import Transfer

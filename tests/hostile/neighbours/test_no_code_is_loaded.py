@@ -28,7 +28,7 @@ ALLOWED = {
     ("lit_storage/app_file.py", "compile"): "the user's own app file",
     ("lit_storage/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
     # What is installed here, chosen among names that are constants or known to fsspec.
-    ("lit_storage/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
+    ("lit_storage/paths/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
     ("core/lit_storage_core/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",
     (
         "server/lit_storage_server/process/server_process.py",

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_storage import home as homes
-from lit_storage import unattached
-from lit_storage.home import Home
-from lit_storage.path import Origin, Path, attach
+from lit_storage.paths import home as homes
+from lit_storage.paths import unattached
+from lit_storage.paths.home import Home
+from lit_storage.paths.path import Origin, Path, attach
 from lit_storage_proto.uri import Location, is_reserved, normalise
 
 NAMES = st.from_regex(r"[a-z0-9_][a-z0-9_-]{0,3}(\.[a-z0-9_]{1,2})?", fullmatch=True)

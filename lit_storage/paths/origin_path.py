@@ -15,10 +15,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
-from lit_storage import home as homes
-from lit_storage import unattached
-from lit_storage.guarded import GuardedPosixPath
-from lit_storage.origin import Origin
+from lit_storage.paths import home as homes
+from lit_storage.paths import unattached
+from lit_storage.paths.guarded import GuardedPosixPath
+from lit_storage.paths.origin import Origin
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached
 from lit_storage_proto.uri import SCHEME, Location

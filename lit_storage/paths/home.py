@@ -15,7 +15,7 @@ import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from lit_storage import unattached
+from lit_storage.paths import unattached
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.uri import Location, is_reserved
 

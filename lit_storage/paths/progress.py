@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from lit_storage.bar import Tell, bar
+from lit_storage.paths.bar import Tell, bar
 
 
 @runtime_checkable

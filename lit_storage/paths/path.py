@@ -13,12 +13,12 @@ import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from lit_storage import home as homes
-from lit_storage import unattached
-from lit_storage.home import Home
-from lit_storage.origin import Origin, recall
-from lit_storage.origin_path import OriginPath, made, mark
-from lit_storage.progress import Progress, telling
+from lit_storage.paths import home as homes
+from lit_storage.paths import unattached
+from lit_storage.paths.home import Home
+from lit_storage.paths.origin import Origin, recall
+from lit_storage.paths.origin_path import OriginPath, made, mark
+from lit_storage.paths.progress import Progress, telling
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
 from lit_storage_proto.uri import SCHEME, Location

@@ -15,9 +15,9 @@ import pytest
 
 import lit_storage
 from lit_storage import PathExists, PathNotFound
-from lit_storage.bar import bar
-from lit_storage.path import Path
-from lit_storage.progress import telling
+from lit_storage.paths.bar import bar
+from lit_storage.paths.path import Path
+from lit_storage.paths.progress import telling
 from tests.waiting import within
 
 wait_until = within(20)

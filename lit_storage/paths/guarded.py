@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 if sys.version_info >= (3, 12):
     from pathlib import PosixPath as _PosixPath
 else:
-    from lit_storage.pathlib311 import PosixPath as _PosixPath
+    from lit_storage.paths.pathlib311 import PosixPath as _PosixPath
 
 
 class GuardedPosixPath(_PosixPath):

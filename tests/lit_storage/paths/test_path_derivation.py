@@ -10,9 +10,9 @@ import warnings
 
 import pytest
 
-from lit_storage import home as homes
-from lit_storage.home import Home
-from lit_storage.path import Origin, Path, with_consumer
+from lit_storage.paths import home as homes
+from lit_storage.paths.home import Home
+from lit_storage.paths.path import Origin, Path, with_consumer
 
 
 class Silent:

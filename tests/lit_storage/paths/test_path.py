@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from lit_storage import home as homes
-from lit_storage.home import Home
-from lit_storage.path import Origin, Path, attach, with_consumer, with_origin
+from lit_storage.paths import home as homes
+from lit_storage.paths.home import Home
+from lit_storage.paths.path import Origin, Path, attach, with_consumer, with_origin
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
 from lit_storage_proto.uri import Location
@@ -641,8 +641,8 @@ def test_json_of_somebody_else(work, data):
 
 CHILDREN = """
 import multiprocessing, os, sys
-from lit_storage import home
-from lit_storage.path import Path
+from lit_storage.paths import home
+from lit_storage.paths.path import Path
 
 def child(path, queue):
     with open(path) as file:

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from lit_storage import home as homes
-from lit_storage.home import Home
+from lit_storage.paths import home as homes
+from lit_storage.paths.home import Home
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.uri import Location
 
@@ -120,7 +120,7 @@ def test_nameless_home_leaves_the_environment_alone():
 def test_new_process_inherits(entered):
     """A process that a Work starts knows name and storage root, and reaches nobody."""
     program = (
-        "from lit_storage import home; print(home.current())\n"
+        "from lit_storage.paths import home; print(home.current())\n"
         "try: home.transport('get()')\n"
         "except RuntimeError as error: print(error)"
     )
