@@ -9,7 +9,7 @@ Start reading at `lit_storage.paths.path` (what a user holds), `lit_storage.work
 from lit_storage.app import App
 from lit_storage.flow import Flow
 from lit_storage.paths.path import Path
-from lit_storage.session import Session, connect, current, join
+from lit_storage.sessions.session import Session, connect, current, join
 from lit_storage.supervisor import Status
 from lit_storage.work import Work
 from lit_storage_client.fetch import Transfer

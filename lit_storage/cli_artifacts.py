@@ -17,7 +17,7 @@ from lit_storage_proto.errors import IntegrityError, PathNotFound, StorageError
 from lit_storage_proto.uri import Location, parse_remote
 
 if TYPE_CHECKING:
-    from lit_storage.session import Session
+    from lit_storage.sessions.session import Session
     from lit_storage_core.artifacts.store import ArtifactStore, Kept
 
 T = TypeVar("T")

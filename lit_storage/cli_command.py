@@ -15,7 +15,7 @@ from lit_storage.cli_output import report
 from lit_storage_proto.errors import PathNotFound, StorageError
 
 if TYPE_CHECKING:
-    from lit_storage.session import Session
+    from lit_storage.sessions.session import Session
 
 P = ParamSpec("P")
 
@@ -43,8 +43,8 @@ class Place:
         Raises:
             PathNotFound: there is no root. A look must not make one, which later apps would find.
         """
-        from lit_storage import environment
-        from lit_storage.session import connect
+        from lit_storage.sessions import environment
+        from lit_storage.sessions.session import connect
 
         root = environment.find_root(self.root)
         if not os.path.isdir(root):

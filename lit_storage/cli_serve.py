@@ -140,8 +140,8 @@ def serve(
 
 
 def _serve(config: Config, daemon: Any) -> None:
-    from lit_storage import environment
-    from lit_storage.advertise import advertised_endpoint
+    from lit_storage.sessions import environment
+    from lit_storage.sessions.advertise import advertised_endpoint
     from lit_storage_server.daemon.daemon import Place
     from lit_storage_server.rpc.descriptors import raise_limit
 
@@ -159,7 +159,7 @@ def _serve(config: Config, daemon: Any) -> None:
 
 def _environment() -> dict[str, str]:
     """Return what the environment says of a daemon, by the names of its settings."""
-    from lit_storage import environment
+    from lit_storage.sessions import environment
 
     certificate, key, ca = environment.tls_files()
     said = {
@@ -173,7 +173,7 @@ def _environment() -> dict[str, str]:
 
 
 def _security(config: Config, root: str) -> Security:
-    from lit_storage import environment
+    from lit_storage.sessions import environment
     from lit_storage_core.security.settings import Security
 
     if config.token_file is None:
@@ -207,7 +207,7 @@ def health(
     A container's health check does so; no token is needed. Ends with 0 if it says SERVING, else with 1.
     TLS files are taken from LIT_STORAGE_TLS_CERT, _KEY and _CA.
     """
-    from lit_storage import environment
+    from lit_storage.sessions import environment
     from lit_storage_client.peers.health import check_health
     from lit_storage_core.security.settings import Security
     from lit_storage_proto.endpoint import split_address

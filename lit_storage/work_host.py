@@ -32,8 +32,8 @@ from lit_storage.executors import (
 )
 from lit_storage.handover import fetch_all, find_paths, replace_paths
 from lit_storage.paths.path import Path, with_consumer
-from lit_storage.persistence import tell
-from lit_storage.session import Session, join
+from lit_storage.sessions.persistence import tell
+from lit_storage.sessions.session import Session, join
 from lit_storage.state import Changes, NotState, to_state
 from lit_storage.teller import Post, Teller
 from lit_storage.tracebacks import user_traceback

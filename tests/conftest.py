@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def leave_session() -> Iterator[None]:
     """No test leaves a session behind, as the run of an App does, or expects one, as its making does."""
     yield
-    session, home = sys.modules.get("lit_storage.session"), sys.modules.get("lit_storage.paths.home")
+    session, home = sys.modules.get("lit_storage.sessions.session"), sys.modules.get("lit_storage.paths.home")
     if session is not None and (left := session.current()) is not None:
         left.close()
     if home is not None:

@@ -2,9 +2,10 @@
 
     gather.py COUNT RUN
 
-Each of COUNT processes joins under the name that its launcher gives (`lit_storage.launcher`), writes its
-part below a directory named RUN, and gets the parts of all others. How torchrun, Slurm and Kubernetes
-start it is in the files beside this one. On several machines it takes a registry that all reach, and TLS:
+Each of COUNT processes joins under the name that its launcher gives
+(`lit_storage.sessions.launcher`), writes its part below a directory named RUN, and gets the parts of
+all others. How torchrun, Slurm and Kubernetes start it is in the files beside this one. On several
+machines it takes a registry that all reach, and TLS:
 
     LIT_STORAGE_REGISTRY=etcd://HOST:2379/PREFIX  LIT_STORAGE_BIND=ADDRESS:0  LIT_STORAGE_TOKEN=…
     LIT_STORAGE_TLS_CERT=FILE  LIT_STORAGE_TLS_KEY=FILE  LIT_STORAGE_TLS_CA=FILE

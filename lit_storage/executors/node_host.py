@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 
 from lit_storage.executors import Command, Joined, Message, Start
 from lit_storage.executors.process import ProcessExecutor, ProcessWorker
-from lit_storage.persistence import see_to_end, tell
+from lit_storage.sessions.persistence import see_to_end, tell
 
 _LEAVE_SECONDS = 5.0  # for what a Work does beside publishing, and for telling of its end
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from lit_storage import environment
+from lit_storage.sessions import environment
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied, InvalidApp, InvalidURI

@@ -57,7 +57,7 @@ def get(
     """Get a path to one place or several in turn, once or again; tell of each how it went, and go on."""
     os.environ["LIT_STORAGE_LOCAL_COPY"] = "1" if local_copy else "0"
     if grpc_only:
-        lit_storage.environment.direct_ways = lambda: Ways.NONE
+        lit_storage.sessions.environment.direct_ways = lambda: Ways.NONE
     faults = {name: how.pop(name) for name in FAULTS if name in how}
     limits = dataclasses.replace(LIMITS, **dict(limits))
     if failing:  # as soon as it connects, or later

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from lit_storage import App, Flow, Limits, NameTaken, Path, Work, WorkError, connect, session
+from lit_storage import App, Flow, Limits, NameTaken, Path, Work, WorkError, connect
+from lit_storage.sessions import session
 from lit_storage_core.registries import open_registry
 from lit_storage_proto.registry import LiveRecord, WorkState
 

@@ -156,7 +156,7 @@ def test_kubernetes(run, tmp_path):
 
 def test_the_manifest_sets_what_is_known():
     """Each variable of ours in the manifest is one that is documented."""
-    from lit_storage import environment
+    from lit_storage.sessions import environment
 
     (container,) = yaml.safe_load((LAUNCHERS / "kubernetes.yaml").read_text())["spec"]["template"]["spec"][
         "containers"

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from lit_storage.advertise import advertised_endpoint
+from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage_client.peers.peer_identity import target_of
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_core.security.settings import Security

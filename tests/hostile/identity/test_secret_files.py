@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lit_storage import environment
+from lit_storage.sessions import environment
 from lit_storage_core.security.secret import read_key, read_pem, read_tokens
 from lit_storage_core.security.settings import Security, root_token
 from lit_storage_proto.errors import AccessDenied

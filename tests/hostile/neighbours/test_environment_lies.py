@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from lit_storage import environment
-from lit_storage.advertise import advertised_endpoint
-from lit_storage.launcher import launched_name
+from lit_storage.sessions import environment
+from lit_storage.sessions.advertise import advertised_endpoint
+from lit_storage.sessions.launcher import launched_name
 from lit_storage_core.registries import open_registry
 from lit_storage_proto.errors import AccessDenied, InvalidURI, StorageError
 from tests.hostile.neighbours.conftest import LIMITS, MACHINE

@@ -9,7 +9,7 @@ import sys
 import pytest
 import xxhash
 
-from lit_storage import environment
+from lit_storage.sessions import environment
 from lit_storage_client.fetch.confine import choose, confine
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_core.artifacts.local_objects import LocalObjects
@@ -84,7 +84,7 @@ def test_a_root_of_the_system_is_taken(as_nobody, public_directory):
     """A .lit of uid 0 is found by another user: uid 0 could change whatever it is anyway."""
     os.mkdir(f"{public_directory}/.lit")
     code = "import os; os.chdir(sys.argv[1]); print(environment.find_root(None))"
-    assert as_nobody("from lit_storage import environment", code, public_directory).endswith("/.lit")
+    assert as_nobody("from lit_storage.sessions import environment", code, public_directory).endswith("/.lit")
 
 
 @pytest.mark.root

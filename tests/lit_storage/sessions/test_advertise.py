@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from lit_storage import AccessDenied, Limits
-from lit_storage.advertise import advertised_endpoint
+from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage_core.registries import open_registry
 
 
@@ -51,7 +51,7 @@ exec "$@"
 """
 ADVERTISED = """
 import sys
-from lit_storage.advertise import advertised_endpoint
+from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage_core.registries import open_registry
 from lit_storage_proto.limits import Limits
 registry = open_registry(sys.argv[1], machine_id="m", limits=Limits())

@@ -16,15 +16,15 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Self
 
-from lit_storage import environment
-from lit_storage.advertise import advertised_endpoint
-from lit_storage.launcher import launched_name
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, with_origin
-from lit_storage.persistence import Persistence, tell
-from lit_storage.termination import deferring_sigterm, exit_at_sigterm
+from lit_storage.sessions import environment
+from lit_storage.sessions.advertise import advertised_endpoint
+from lit_storage.sessions.launcher import launched_name
+from lit_storage.sessions.persistence import Persistence, tell
+from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.origins.origins import Origins
 from lit_storage_client.peers.channels import Channels
@@ -334,7 +334,7 @@ def join(
     Args:
         name: parts joined by dots, such as ``trainer-0`` or ``workers.0``; None takes it from the
             environment: LIT_STORAGE_NAME, else from what torchrun, Slurm or Kubernetes set, as
-            `lit_storage.launcher` says.
+            `lit_storage.sessions.launcher` says.
         root: directory that all Works on this machine share; their storage roots lie in it.
         registry: URL of the registry.
         bind: ``host:port`` to listen on; port 0 takes a free one.
@@ -344,7 +344,7 @@ def join(
             where the Work wrote it.
         security: token and TLS files.
         limits: every deadline and size.
-            What is None comes from the environment; see `lit_storage.environment`.
+            What is None comes from the environment; see `lit_storage.sessions.environment`.
 
     Raises:
         InvalidURI: `name` is outside the grammar, or none can be found, or `artifacts` is no URL of a store.

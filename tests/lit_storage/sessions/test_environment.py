@@ -2,7 +2,7 @@
 
 import pytest
 
-from lit_storage import environment
+from lit_storage.sessions import environment
 from lit_storage_core.security.settings import Security
 
 

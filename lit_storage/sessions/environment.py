@@ -1,6 +1,6 @@
 """Defaults from the environment: what the ``LIT_STORAGE_*`` variables of a user say.
 
-    LIT_STORAGE_NAME               what the launcher's variables give: see `lit_storage.launcher`
+    LIT_STORAGE_NAME               what the launcher's variables give: see `lit_storage.sessions.launcher`
     LIT_STORAGE_ROOT               the nearest .lit upwards from the working directory, else ./.lit
     LIT_STORAGE_REGISTRY           sqlite://<root>/registry.db
     LIT_STORAGE_ETCD_USER          who we are to an etcd:// registry: nobody

@@ -8,7 +8,7 @@ import pytest
 
 import lit_storage
 from lit_storage import InvalidURI, NameTaken, StorageError
-from lit_storage.launcher import launched_name
+from lit_storage.sessions.launcher import launched_name
 from lit_storage_proto.uri import check_name
 
 # What torchrun sets, with a job of two roles.

@@ -1,0 +1,1 @@
+"""How a process takes part: it joins as a Work, or connects to copy."""
