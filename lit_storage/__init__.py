@@ -2,16 +2,16 @@
 
     from lit_storage import App, Flow, Path, Work
 
-Start reading at `lit_storage.paths.path` (what a user holds), `lit_storage.work` and
-`lit_storage.app` (whose process it runs in), and `lit_storage_client.fetch` (how bytes get here).
+Start reading at `lit_storage.paths.path` (what a user holds), `lit_storage.apps.work` and
+`lit_storage.apps.app` (whose process it runs in), and `lit_storage_client.fetch` (how bytes get here).
 """
 
-from lit_storage.app import App
-from lit_storage.flow import Flow
+from lit_storage.apps.app import App
+from lit_storage.apps.flow import Flow
+from lit_storage.apps.supervisor import Status
+from lit_storage.apps.work import Work
 from lit_storage.paths.path import Path
 from lit_storage.sessions.session import Session, connect, current, join
-from lit_storage.supervisor import Status
-from lit_storage.work import Work
 from lit_storage_client.fetch import Transfer
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import (

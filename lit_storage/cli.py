@@ -68,7 +68,7 @@ def run(
     for name, value in (("LIT_STORAGE_ROOT", place.root), ("LIT_STORAGE_REGISTRY", place.registry)):
         if value is not None:
             os.environ[name] = value  # an App is made with what its environment says
-    from lit_storage.app import load_app
+    from lit_storage.apps.app import load_app
 
     try:
         load_app(file, arguments).run()
@@ -128,8 +128,8 @@ main.add_typer(cli_certs.certs, name="certs")
 
 def _tell(error: Exception) -> int:
     """Say on stderr what ended an app, without frames of ours first; return the exit code."""
-    from lit_storage.supervisor import WorkTraceback
-    from lit_storage.tracebacks import user_line, user_traceback
+    from lit_storage.apps.supervisor import WorkTraceback
+    from lit_storage.apps.tracebacks import user_line, user_traceback
 
     line = user_line(error)
     if isinstance(error.__cause__, WorkTraceback):

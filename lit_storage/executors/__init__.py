@@ -1,7 +1,7 @@
 """Where the processes of Works come from: the Executor port and what is said across it.
 
 An executor starts a Work somewhere and carries messages both ways, nothing more: what they mean
-is known to `lit_storage.supervisor` (the Flow's side) and `lit_storage.work_host` (the Work's
+is known to `lit_storage.apps.supervisor` (the Flow's side) and `lit_storage.apps.work_host` (the Work's
 side). Messages arrive in the order in which they were sent. They hold pickles; both ends belong
 to one App and one user, and no message ever comes from the network of peers.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lit_storage.app_file import AppFile
-from lit_storage.state import Changes
+from lit_storage.apps.app_file import AppFile
+from lit_storage.apps.state import Changes
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lit_storage import app_file
+from lit_storage.apps import app_file
 from lit_storage.executors import Start
 from lit_storage.executors.node_host import PROGRAM, Ended
 

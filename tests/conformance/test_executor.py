@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from lit_storage import Limits, Security, Work, app_file
+from lit_storage import Limits, Security, Work
+from lit_storage.apps import app_file
+from lit_storage.apps.state import Changes
 from lit_storage.executors import Changed, Joined, Raised, Resources, Returned, Run, Start, Stop, Stopped
 from lit_storage.executors.process import ProcessExecutor
-from lit_storage.state import Changes
 from lit_storage_core.security.settings import root_token
 
 

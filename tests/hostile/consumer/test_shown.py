@@ -243,7 +243,7 @@ BEFORE_RUN = {
 def test_lies_before_a_run(liar, options, tmp_path, frames):
     """What is fetched before a Work runs is held to the same, and a lie ends it: the Work does not start."""
     import lit_storage
-    from lit_storage.handover import fetch_all
+    from lit_storage.apps.handover import fetch_all
 
     liar.frames = frames
     with lit_storage.connect(root=options[1], registry=options[3]):

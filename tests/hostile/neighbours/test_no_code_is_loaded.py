@@ -21,12 +21,12 @@ ALLOWED = {
     ("lit_storage/executors/ray_actor.py", "importlib.import_module"): 'the constant "ray"',
     ("lit_storage/executors/ray_actor.py", "subprocess.Popen"): "this interpreter, for a Work of this App",
     ("lit_storage/executors/guard.py", "subprocess.Popen"): "this interpreter and a file of ours",
-    ("lit_storage/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
-    ("lit_storage/work_host.py", "pickle.loads"): "from the App that started this process",
+    ("lit_storage/apps/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
+    ("lit_storage/apps/work_host.py", "pickle.loads"): "from the App that started this process",
     # The user's own program, which the user named.
-    ("lit_storage/app_file.py", "exec"): "the user's own app file",
-    ("lit_storage/app_file.py", "compile"): "the user's own app file",
-    ("lit_storage/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
+    ("lit_storage/apps/app_file.py", "exec"): "the user's own app file",
+    ("lit_storage/apps/app_file.py", "compile"): "the user's own app file",
+    ("lit_storage/apps/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
     # What is installed here, chosen among names that are constants or known to fsspec.
     ("lit_storage/paths/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
     ("core/lit_storage_core/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",

@@ -12,19 +12,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Literal
 
-from lit_storage import app_file, work
+from lit_storage.apps import app_file, work
+from lit_storage.apps.flow import Flow, attach_paths, name_works
+from lit_storage.apps.supervisor import Supervisor
+from lit_storage.apps.work import Work, internals
 from lit_storage.executors import Executor, Start
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.ray_refusals import refuse_open_door, refuse_what_stays_here
-from lit_storage.flow import Flow, attach_paths, name_works
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
 from lit_storage.sessions import environment
 from lit_storage.sessions.persistence import see_to_end
 from lit_storage.sessions.session import Session, connect_flow
 from lit_storage.sessions.termination import exit_at_sigterm
-from lit_storage.supervisor import Supervisor
-from lit_storage.work import Work, internals
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidApp
 from lit_storage_proto.limits import Limits

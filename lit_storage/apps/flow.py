@@ -11,10 +11,10 @@ import abc
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from lit_storage.handover import replace_paths
+from lit_storage.apps.handover import replace_paths
+from lit_storage.apps.work import Work, internals, own_paths
 from lit_storage.paths.home import Home
 from lit_storage.paths.path import Path, attach
-from lit_storage.work import Work, internals, own_paths
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.uri import SCHEME, check_name
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from lit_storage import Path
-from lit_storage.handover import _outermost, fetch_all, find_paths, plain_paths, replace_paths
+from lit_storage.apps.handover import _outermost, fetch_all, find_paths, plain_paths, replace_paths
 
 NESTED = {"a": [Path("x"), (Path("y"), {"b": Path("z")})], "c": 1}
 

@@ -6,8 +6,8 @@ import pickle
 import pytest
 
 from lit_storage import App, Flow, Work
+from lit_storage.apps.work import internals
 from lit_storage.executors import Resources
-from lit_storage.work import internals
 
 
 class Asking(Work):

@@ -18,6 +18,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from lit_storage.apps.handover import fetch_all, find_paths, replace_paths
+from lit_storage.apps.state import Changes, NotState, to_state
+from lit_storage.apps.teller import Post, Teller
+from lit_storage.apps.tracebacks import user_traceback
+from lit_storage.apps.work import Work, internals, own_paths
 from lit_storage.executors import (
     Command,
     Joined,
@@ -30,14 +35,9 @@ from lit_storage.executors import (
     Stop,
     Stopped,
 )
-from lit_storage.handover import fetch_all, find_paths, replace_paths
 from lit_storage.paths.path import Path, with_consumer
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
-from lit_storage.state import Changes, NotState, to_state
-from lit_storage.teller import Post, Teller
-from lit_storage.tracebacks import user_traceback
-from lit_storage.work import Work, internals, own_paths
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.registry import WorkState
 

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from lit_storage.apps.handover import find_paths
+from lit_storage.apps.state import Changes, Ledger, is_public
 from lit_storage.executors import (
     Changed,
     Executor,
@@ -25,8 +27,6 @@ from lit_storage.executors import (
     Start,
     Worker,
 )
-from lit_storage.handover import find_paths
-from lit_storage.state import Changes, Ledger, is_public
 from lit_storage_proto.errors import NotAttached, TransferTimeout, WorkError
 
 

@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from lit_storage.apps.handover import plain_paths, replace_paths
+from lit_storage.apps.supervisor import Status, Supervisor
 from lit_storage.executors import Resources
-from lit_storage.handover import plain_paths, replace_paths
 from lit_storage.paths import home
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, attach, with_consumer, with_origin
 from lit_storage.sessions import session
-from lit_storage.supervisor import Status, Supervisor
 from lit_storage_proto.uri import SCHEME
 
 
