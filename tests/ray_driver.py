@@ -11,7 +11,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 
-from lit_storage.executors.ray import RayExecutor
+from lit_storage.executors.ray.executor import RayExecutor
 
 
 class RayDriver:

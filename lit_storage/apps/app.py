@@ -18,7 +18,7 @@ from lit_storage.apps.supervisor import Supervisor
 from lit_storage.apps.work import Work, internals
 from lit_storage.executors import Executor, Start
 from lit_storage.executors.process import ProcessExecutor
-from lit_storage.executors.ray_refusals import refuse_open_door, refuse_what_stays_here
+from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_stays_here
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
 from lit_storage.sessions import environment
@@ -129,7 +129,7 @@ class App:
 
     def _new_executor(self) -> Executor:
         if self._executor_name == "ray":
-            from lit_storage.executors.ray import RayExecutor
+            from lit_storage.executors.ray.executor import RayExecutor
 
             return RayExecutor()
         return ProcessExecutor(self._limits.stop_grace_seconds + self._limits.publish_seconds)

@@ -16,10 +16,10 @@ TOP = Path(__file__).parents[3]
 ALLOWED = {
     # An App and the processes of its own Works speak through a socket or an actor that the App made.
     ("lit_storage/executors/process.py", "subprocess.Popen"): "this interpreter, for a Work of this App",
-    ("lit_storage/executors/ray.py", "importlib.import_module"): 'the constant "ray"',
-    ("lit_storage/executors/ray.py", "pickle.loads"): "from the actor that this App started",
-    ("lit_storage/executors/ray_actor.py", "importlib.import_module"): 'the constant "ray"',
-    ("lit_storage/executors/ray_actor.py", "subprocess.Popen"): "this interpreter, for a Work of this App",
+    ("lit_storage/executors/ray/executor.py", "importlib.import_module"): 'the constant "ray"',
+    ("lit_storage/executors/ray/executor.py", "pickle.loads"): "from the actor that this App started",
+    ("lit_storage/executors/ray/actor.py", "importlib.import_module"): 'the constant "ray"',
+    ("lit_storage/executors/ray/actor.py", "subprocess.Popen"): "this interpreter, for a Work of this App",
     ("lit_storage/executors/guard.py", "subprocess.Popen"): "this interpreter and a file of ours",
     ("lit_storage/apps/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
     ("lit_storage/apps/work_host.py", "pickle.loads"): "from the App that started this process",

@@ -3,7 +3,7 @@
 import pytest
 
 from lit_storage import AccessDenied, App, Flow, InvalidApp, Security, Work
-from lit_storage.executors.ray import _refuse_loopback_nodes
+from lit_storage.executors.ray.executor import _refuse_loopback_nodes
 
 TLS = Security("some-token", "cert.pem", "key.pem", "ca.pem")
 REGISTRY = "etcd://10.77.0.1:2379/app"

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 import pytest
 
 from lit_storage.executors import Start
-from lit_storage.executors import ray as executor
-from lit_storage.executors.node_host import Ended
+from lit_storage.executors.ray import executor
+from lit_storage.executors.ray.node_host import Ended
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 

@@ -5,7 +5,7 @@ on the App's own machine. All that happens to one Work here is an event in the q
 alone speaks with Ray: a call to an actor is an event when it ends, and nobody waits for a call in particular.
 
 Ray ends the actors of an App that ended, however it did. What an actor's end does to its Work is known to
-`lit_storage.executors.node_host`.
+`lit_storage.executors.ray.node_host`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from functools import partial
 from typing import Any
 
 from lit_storage.executors import Command, Publishing, Report, Resources, Start
-from lit_storage.executors.node_host import Ended, Kill, Order, StopWithin
-from lit_storage.executors.ray_actor import Program, WorkActor
+from lit_storage.executors.ray.actor import Program, WorkActor
+from lit_storage.executors.ray.node_host import Ended, Kill, Order, StopWithin
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import ExecutorUnavailable, InvalidApp, InvalidURI
 

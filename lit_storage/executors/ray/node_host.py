@@ -1,6 +1,6 @@
 """A Work on a node whose App is on another machine: the executor ``process``, at the end of a socket.
 
-Who holds the other end, the actor of `lit_storage.executors.ray_actor`, only carries messages. Here is what
+Who holds the other end, the actor of `lit_storage.executors.ray.actor`, only carries messages. Here is what
 an App does for a Work on its own machine: its process is started, stopped and killed, and what it left is
 published, where its files are.
 
@@ -34,7 +34,7 @@ if child := os.fork():
 from multiprocessing.connection import Connection
 connection = Connection(int(sys.argv[1]))
 sys.path[:], sys.argv[:] = connection.recv()
-from lit_storage.executors.node_host import main
+from lit_storage.executors.ray.node_host import main
 main(connection)
 """
 
