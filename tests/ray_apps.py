@@ -25,7 +25,9 @@ class Started:
 
     def command(self, *arguments):
         """Return what the command line prints, told the same as the App."""
-        process = self._start(sys.executable, "-c", "from lit_storage.cli import main; main()", *arguments)
+        process = self._start(
+            sys.executable, "-c", "from lit_storage.cli.main import main; main()", *arguments
+        )
         return process.communicate(timeout=100)[0]
 
     def read_until(self, mark):

@@ -126,7 +126,7 @@ def test_the_daemon_when_its_log_has_no_room(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").write_text("content")
     root = str(tmp_path / "root")
-    command = [sys.executable, "-c", "from lit_storage.cli import main; main()", "serve", "--root", root]
+    command = [sys.executable, "-c", "from lit_storage.cli.main import main; main()", "serve", "--root", root]
     command += ["--name", "store", "--share", f"data={tmp_path}/data"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with open("/dev/full", "w") as full:

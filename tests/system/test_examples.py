@@ -28,6 +28,13 @@ def test_keep_checkpoints(store, s3, tmp_path, monkeypatch):
     )
     assert ran.stderr == ""
     assert ran.stdout == "epoch-1.json: loss 1.00\nepoch-2.json: loss 0.50\nepoch-3.json: loss 0.33\n"
-    command = [sys.executable, "-c", "from lit_storage.cli import main; main()", "artifacts", "ls", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from lit_storage.cli.main import main; main()",
+        "artifacts",
+        "ls",
+        "--json",
+    ]
     listed = json.loads(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
     assert [version["files"] for version in listed] == ([3] if store == "in place" else [3, 3, 2, 1])

@@ -175,7 +175,7 @@ if __name__ == "__main__":
 
 def test_the_command_runs_an_app_on_ray(app):
     """`lit-storage run` does what running the file does."""
-    started = app(QUIET, sys.executable, "-c", "from lit_storage.cli import main; main()", "run")
+    started = app(QUIET, sys.executable, "-c", "from lit_storage.cli.main import main; main()", "run")
     assert "ran in" in (ended := started.end())[1], ended
 
 

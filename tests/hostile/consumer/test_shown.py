@@ -19,7 +19,7 @@ from tests.hostile.consumer.liar import ORIGIN, ROOT, a_file, a_link, a_pack, to
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli.main import main; main()",
 ]
 STEERING = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e\x08e\x7f"
 WHO = pb.Origin(name=ORIGIN[0], instance_id=ORIGIN[1])
@@ -38,7 +38,7 @@ def options(liar, tmp_path):
 @pytest.fixture
 def lit(options, tmp_path, monkeypatch, capfd):
     """Run the command line; return its exit code, and all that it wrote."""
-    from lit_storage.cli import main
+    from lit_storage.cli.main import main
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from lit_storage import certificates
+from lit_storage.cli import certificates
 from lit_storage_client.peers.channels import Channels
 from lit_storage_client.peers.direct import Ways
 from lit_storage_client.peers.remote import Remote

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from typer.testing import CliRunner
 
-from lit_storage import certificates
-from lit_storage.cli import main
+from lit_storage.cli import certificates
+from lit_storage.cli.main import main
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, InvalidURI, PathExists, PathNotFound
 from lit_storage_proto.uri import Location
@@ -348,7 +348,7 @@ def test_lifetimes_out_of_reach(certs, made, days):
 @pytest.mark.parametrize("command", [["init"], ["issue", "trainer"]])
 def test_without_the_library(tmp_path, command):
     """One sentence says what to install; `--help` and all else work without it."""
-    code = "import sys; sys.modules['cryptography'] = None; from lit_storage.cli import main; main()"
+    code = "import sys; sys.modules['cryptography'] = None; from lit_storage.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "certs", *command], cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=60,

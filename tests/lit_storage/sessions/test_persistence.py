@@ -245,7 +245,14 @@ class TestWhenAWorkStops:
 
 def versions():
     """Return what `lit-storage artifacts ls` shows, the paths of one time in their order."""
-    command = [sys.executable, "-c", "from lit_storage.cli import main; main()", "artifacts", "ls", "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        "from lit_storage.cli.main import main; main()",
+        "artifacts",
+        "ls",
+        "--json",
+    ]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return sorted(shown, key=lambda version: (-version["version"], version["uri"]))
 

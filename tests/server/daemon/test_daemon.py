@@ -334,7 +334,7 @@ class TestRefused:
     @pytest.fixture
     def refused(self, root, monkeypatch):
         """Start one in this process, which ends before it serves: its last line, and its exit code."""
-        from lit_storage.cli import main
+        from lit_storage.cli.main import main
         from lit_storage_server.daemon import logs
 
         monkeypatch.setattr(logs, "set_up", lambda log_format: None)

@@ -15,9 +15,12 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_storage import cli_artifacts, cli_certs, cli_files, cli_serve
-from lit_storage.cli_command import FAILED, Json, Place, Registry, Root, place_of, reporting
-from lit_storage.cli_output import print_json, print_table, report
+from lit_storage.cli import artifacts as cli_artifacts
+from lit_storage.cli import certs as cli_certs
+from lit_storage.cli import files as cli_files
+from lit_storage.cli import serve as cli_serve
+from lit_storage.cli.command import FAILED, Json, Place, Registry, Root, place_of, reporting
+from lit_storage.cli.output import print_json, print_table, report
 from lit_storage_core.system.names import printable
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState

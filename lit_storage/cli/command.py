@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from lit_storage.cli_output import report
+from lit_storage.cli.output import report
 from lit_storage_proto.errors import PathNotFound, StorageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lit_storage.cli_command import Registry, Root, place_of, reporting
+from lit_storage.cli.command import Registry, Root, place_of, reporting
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, OriginUnavailable
 
 if TYPE_CHECKING:

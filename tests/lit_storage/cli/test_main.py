@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lit_storage.cli import main
+from lit_storage.cli.main import main
 
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli.main import main; main()",
 ]
 SERVE = """
 import sys, lit_storage

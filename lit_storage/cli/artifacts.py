@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from lit_storage.cli_command import FAILED, Json, Registry, Root, place_of, reporting
-from lit_storage.cli_output import age, human_size, print_json, print_table
+from lit_storage.cli.command import FAILED, Json, Registry, Root, place_of, reporting
+from lit_storage.cli.output import age, human_size, print_json, print_table
 from lit_storage_core.system.names import printable
 from lit_storage_proto.errors import IntegrityError, PathNotFound, StorageError
 from lit_storage_proto.uri import Location, parse_remote

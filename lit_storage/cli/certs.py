@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lit_storage import certificates
-from lit_storage.certificates import CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, MOST_DAYS, Issued
-from lit_storage.cli_command import Json, reporting
-from lit_storage.cli_output import print_json
+from lit_storage.cli import certificates
+from lit_storage.cli.certificates import CA_CERTIFICATE, CA_KEY, CERTIFICATE, KEY, MOST_DAYS, Issued
+from lit_storage.cli.command import Json, reporting
+from lit_storage.cli.output import print_json
 from lit_storage_core.system.names import printable
 
 certs = typer.Typer(

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from lit_storage.cli_command import Json, Registry, Root, place_of, reporting
-from lit_storage.cli_output import (
+from lit_storage.cli.command import Json, Registry, Root, place_of, reporting
+from lit_storage.cli.output import (
     age,
     entry_fields,
     entry_line,

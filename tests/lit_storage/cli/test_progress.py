@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
-from lit_storage.cli_output import transfer_line, transfer_notes
+from lit_storage.cli.output import transfer_line, transfer_notes
 from lit_storage_client.fetch import Transfer
 
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli.main import main; main()",
 ]
 SERVE = """
 import sys, lit_storage
@@ -165,7 +165,7 @@ def test_options_reach_get(root, tmp_path, monkeypatch, options, passed):
     """Each option is the argument of Path.get that it stands for."""
     from typer.testing import CliRunner
 
-    from lit_storage.cli import main
+    from lit_storage.cli.main import main
     from lit_storage.paths.path import Path
 
     given = {}

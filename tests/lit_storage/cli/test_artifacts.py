@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 import lit_storage
 from lit_storage import Path
-from lit_storage.cli import main
+from lit_storage.cli.main import main
 
 COMMAND = [
     sys.executable,
     "-c",
-    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli import main; main()",
+    "import sys; sys.argv[0] = 'lit-storage'; from lit_storage.cli.main import main; main()",
 ]
 
 

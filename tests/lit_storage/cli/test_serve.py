@@ -9,8 +9,8 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-from lit_storage import cli_serve
-from lit_storage.cli import main
+from lit_storage.cli import serve as cli_serve
+from lit_storage.cli.main import main
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidConfig
 from lit_storage_server.daemon.config import Config
