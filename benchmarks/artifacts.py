@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.competitors import find, free_port, running
 from benchmarks.figures import memory_results, reset_peak, status_mib
+from benchmarks.processes import Process, remove
 from benchmarks.rows import KIB, MIB, Bench, Result, make_file, make_small, unpack_wheel
-from benchmarks.work import Process, remove
 
 _SECRET = "secret-of-a-benchmark"
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from benchmarks.work import Process
+from benchmarks.processes import Process
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

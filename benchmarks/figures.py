@@ -7,8 +7,8 @@ import os
 import threading
 from collections.abc import Iterator
 
+from benchmarks.processes import Process, remove
 from benchmarks.rows import GIB, MIB, WIRE, Bench, Place, Result, make_file, make_small
-from benchmarks.work import Process, remove
 
 MEMORY_GOAL_MIB = 96.0
 

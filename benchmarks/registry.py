@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks.competitors import find
 from benchmarks.figures import status_mib
+from benchmarks.processes import Process, serve
 from benchmarks.rows import Bench, Result
-from benchmarks.work import Process, serve
 from tests.etcd_server import EtcdServers
 
 RECORDS, CHANGES, SECONDS, THREADS = 10_000, 200, 10.0, 4

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from benchmarks.competitors import QUIET, Competitor, Competitors, find
-from benchmarks.work import Process, remove
+from benchmarks.processes import Process, remove
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
