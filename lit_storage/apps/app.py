@@ -12,11 +12,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Literal
 
-from lit_storage.apps import app_file, work
+from lit_storage.apps import work
 from lit_storage.apps.flow import Flow, attach_paths, name_works
 from lit_storage.apps.supervisor import Supervisor
 from lit_storage.apps.work import Work, internals
-from lit_storage.executors import Executor, Start
+from lit_storage.executors import Executor, Start, app_file
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_stays_here
 from lit_storage.paths import home

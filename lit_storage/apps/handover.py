@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lit_storage.apps.state import is_flat
+from lit_storage.executors.work_state import is_flat
 from lit_storage.paths.path import Path
 from lit_storage_proto.errors import AccessDenied, PathNotFound
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from lit_storage.apps.handover import find_paths
-from lit_storage.apps.state import Changes, Ledger, is_public
 from lit_storage.executors import (
     Changed,
     Executor,
@@ -27,6 +26,7 @@ from lit_storage.executors import (
     Start,
     Worker,
 )
+from lit_storage.executors.work_state import Changes, Ledger, is_public
 from lit_storage_proto.errors import NotAttached, TransferTimeout, WorkError
 
 

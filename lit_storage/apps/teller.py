@@ -15,8 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from lit_storage.apps.state import Changes, Ledger
 from lit_storage.executors import Changed, Message, Report
+from lit_storage.executors.work_state import Changes, Ledger
 
 _LOG = logging.getLogger("lit_storage.work")
 

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from lit_storage.apps.handover import fetch_all, find_paths, replace_paths
-from lit_storage.apps.state import Changes, NotState, to_state
 from lit_storage.apps.teller import Post, Teller
 from lit_storage.apps.tracebacks import user_traceback
 from lit_storage.apps.work import Work, internals, own_paths
@@ -35,6 +34,7 @@ from lit_storage.executors import (
     Stop,
     Stopped,
 )
+from lit_storage.executors.work_state import Changes, NotState, to_state
 from lit_storage.paths.path import Path, with_consumer
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lit_storage.apps.app_file import AppFile
-from lit_storage.apps.state import Changes
+from lit_storage.executors.app_file import AppFile
+from lit_storage.executors.work_state import Changes
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.limits import Limits
 

@@ -27,7 +27,7 @@ from lit_storage.executors.outbox import Outbox
 
 _CHILD = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1]));"
-    "sys.path[:], sys.argv[:] = c.recv(); from lit_storage.executors.process_child import main; main(c)"
+    "sys.path[:], sys.argv[:] = c.recv(); from lit_storage.apps.process_child import main; main(c)"
 )
 _LEAVE_SECONDS = 5.0  # from what a Work published last until its process has ended
 _LAST_WORDS_SECONDS = 1  # for the rest of a message whose sender is dead

@@ -11,10 +11,20 @@ import time
 import pytest
 
 from lit_storage import Limits, Security, Work
-from lit_storage.apps import app_file
-from lit_storage.apps.state import Changes
-from lit_storage.executors import Changed, Joined, Raised, Resources, Returned, Run, Start, Stop, Stopped
+from lit_storage.executors import (
+    Changed,
+    Joined,
+    Raised,
+    Resources,
+    Returned,
+    Run,
+    Start,
+    Stop,
+    Stopped,
+    app_file,
+)
 from lit_storage.executors.process import ProcessExecutor
+from lit_storage.executors.work_state import Changes
 from lit_storage_core.security.settings import root_token
 
 

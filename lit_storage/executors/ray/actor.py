@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from lit_storage.apps import app_file
-from lit_storage.executors import Start
+from lit_storage.executors import Start, app_file
 from lit_storage.executors.ray.node_host import PROGRAM, Ended
 
 _MOST_MESSAGES, _MOST_BYTES = 1000, 4 << 20  # of one answer, which may be given again

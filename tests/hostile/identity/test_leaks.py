@@ -20,8 +20,8 @@ from rich.pretty import pretty_repr
 from rich.traceback import Traceback
 
 import lit_storage
-from lit_storage.apps.app_file import AppFile
 from lit_storage.executors import Start
+from lit_storage.executors.app_file import AppFile
 from lit_storage_core.security.child_environment import without_secrets
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.secret import Secret

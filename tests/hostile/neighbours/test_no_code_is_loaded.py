@@ -24,9 +24,9 @@ ALLOWED = {
     ("lit_storage/apps/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
     ("lit_storage/apps/work_host.py", "pickle.loads"): "from the App that started this process",
     # The user's own program, which the user named.
-    ("lit_storage/apps/app_file.py", "exec"): "the user's own app file",
-    ("lit_storage/apps/app_file.py", "compile"): "the user's own app file",
-    ("lit_storage/apps/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
+    ("lit_storage/executors/app_file.py", "exec"): "the user's own app file",
+    ("lit_storage/executors/app_file.py", "compile"): "the user's own app file",
+    ("lit_storage/executors/app_file.py", "importlib.import_module"): "the user's own app file, as a module",
     # What is installed here, chosen among names that are constants or known to fsspec.
     ("lit_storage/paths/bar.py", "importlib.import_module"): 'the constant "IPython.display"',
     ("core/lit_storage_core/artifacts/fsspec_objects.py", "importlib.import_module"): "constants",
@@ -118,8 +118,8 @@ def test_signals_go_to_processes_of_our_own_alone():
         and isinstance(node.value, ast.Name)
         and node.value.id in ("os", "signal")
     }
-    executors = {f"lit_storage/executors/{name}.py" for name in ("guard", "process", "process_child")}
-    assert found == {"core/lit_storage_core/system/process.py", *executors}
+    works = ("apps/process_child", "executors/guard", "executors/process")
+    assert found == {"core/lit_storage_core/system/process.py", *(f"lit_storage/{name}.py" for name in works)}
 
 
 CONSUMER = """

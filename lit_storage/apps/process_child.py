@@ -17,9 +17,8 @@ import threading
 from multiprocessing.connection import Connection
 from types import FrameType
 
-from lit_storage.apps import app_file
 from lit_storage.apps.work_host import WorkHost, WorkStopped
-from lit_storage.executors import Start, Stop
+from lit_storage.executors import Start, Stop, app_file
 from lit_storage.executors.outbox import Outbox
 from lit_storage_core.system.process import ProcessIdentity
 

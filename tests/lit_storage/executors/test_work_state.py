@@ -9,7 +9,7 @@ import typing
 import pytest
 
 from lit_storage import Path
-from lit_storage.apps.state import Changes, Ledger, NotState, to_state
+from lit_storage.executors.work_state import Changes, Ledger, NotState, to_state
 
 
 class Level(enum.IntEnum):
