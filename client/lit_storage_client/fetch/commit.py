@@ -17,7 +17,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from lit_storage_client.fetch.staging import OLD, TREE, Staging
+from lit_storage_client.fetch.staging import Staging
+from lit_storage_core.staging.names import OLD, TREE
 from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists

@@ -18,11 +18,12 @@ from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
 from lit_storage_client.fetch.patience import Patience
 from lit_storage_client.fetch.source import Frames, Source
-from lit_storage_client.fetch.staging import TREE, Staging
+from lit_storage_client.fetch.staging import Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
 from lit_storage_client.fetch.stream import Progress, Received, receive
 from lit_storage_client.fetch.swap_lock import exclusive
 from lit_storage_client.fetch.transfer import Transfer
+from lit_storage_core.staging.names import TREE
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import (
     IntegrityError,

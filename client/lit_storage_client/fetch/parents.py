@@ -18,7 +18,8 @@ from lit_storage_client.fetch.commit import (
     sync_directory,
 )
 from lit_storage_client.fetch.confine import Destination
-from lit_storage_client.fetch.staging import TREE, Staging
+from lit_storage_client.fetch.staging import Staging
+from lit_storage_core.staging.names import TREE
 from lit_storage_proto.entry import Entry
 
 _PARENTS = "parents"

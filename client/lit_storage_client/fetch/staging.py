@@ -14,7 +14,6 @@ does. Only a staging whose owner is certainly dead, or that is very old, is take
 from __future__ import annotations
 
 import dataclasses
-import enum
 import json
 import math
 import os
@@ -28,27 +27,12 @@ from typing import Any, Self
 from lit_storage_client.fetch.held import salvage
 from lit_storage_client.fetch.removal import remove
 from lit_storage_core.staging.journal import JOURNAL, Journal, read_journal
+from lit_storage_core.staging.names import ABANDONED, OLD, OWNER, SWAP, TREE, State, owner_in, stem_of
 from lit_storage_core.system.beneath import open_beneath
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_core.system.write_whole import write_whole
 from lit_storage_proto.errors import IntegrityError, OriginUnavailable, TransferTimeout
-
-TREE = "tree"
-OLD = "old"
-_OWNER = "owner"
-_SWAP = "swap"
-_ABANDONED = "abandoned"
-
-
-class State(enum.Enum):
-    """How far a staging is; what its name ends with."""
-
-    MAKING = ".making"
-    FILLING = ".filling"
-    SWAPPING = ".swapping"
-    DISCARDING = ".discarding"
-
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -113,12 +97,12 @@ class Staging:
 
     def write_owner(self) -> None:
         """Note that it belongs to this process."""
-        self._replace(_OWNER, ProcessIdentity.current().to_text())
+        self._replace(OWNER, ProcessIdentity.current().to_text())
 
     @property
     def maker(self) -> int:
         """The user id that made the file which names the owner."""
-        return os.stat(_OWNER, dir_fd=self.fd, follow_symlinks=False).st_uid
+        return os.stat(OWNER, dir_fd=self.fd, follow_symlinks=False).st_uid
 
     def salvage(self) -> None:
         """Lay aside what was verified of large files, and begin the tree anew.
@@ -151,7 +135,7 @@ class Staging:
         try:
             if not any(_is_directory(self.fd, name) for name in (TREE, OLD)):
                 return None
-            remove(self.fd, _SWAP)  # it has done its work, and must not bring the old tree back later
+            remove(self.fd, SWAP)  # it has done its work, and must not bring the old tree back later
             self._change(State.DISCARDING)
             place_fd = os.dup(self._place.fd)
         except OSError:
@@ -206,7 +190,7 @@ class Staging:
         Args:
             durable: whether the note must be on the disk before this returns.
         """
-        self.write(_SWAP, json.dumps({"path": self._place.target_path}), durable=durable)
+        self.write(SWAP, json.dumps({"path": self._place.target_path}), durable=durable)
 
     def is_dead(self, oldest_seconds: float) -> bool:
         """Say whether nobody can be using it any more."""
@@ -216,10 +200,10 @@ class Staging:
         alive: bool | None = None
         most_seconds = math.inf
         try:
-            owner = _owner_in(self._name)
+            owner = owner_in(self._name)
             if owner is None:
-                text = self._read(_OWNER)
-                if text == _ABANDONED:
+                text = self._read(OWNER)
+                if text == ABANDONED:
                     return True
                 owner = ProcessIdentity.from_text(text)
             # The file system may be one that several machines share, so another boot proves nothing.
@@ -235,7 +219,7 @@ class Staging:
     def repair(self) -> None:
         """Put back what was moved aside, if nothing took its place."""
         try:
-            path = json.loads(self._read(_SWAP))["path"]
+            path = json.loads(self._read(SWAP))["path"]
             os.stat(OLD, dir_fd=self.fd, follow_symlinks=False)
         except (FileNotFoundError, ValueError):
             return  # no second rename was under way, or the first one was not made
@@ -266,11 +250,11 @@ class Staging:
             self._change(State.DISCARDING)
         except FileNotFoundError:
             return False
-        remove(self.fd, _SWAP)  # first, so that nothing half removed is ever put back
+        remove(self.fd, SWAP)  # first, so that nothing half removed is ever put back
         for name in os.listdir(self.fd):
-            if name != _OWNER:  # last, so that a removal that is cut short is found as dead
+            if name != OWNER:  # last, so that a removal that is cut short is found as dead
                 remove(self.fd, name)
-        remove(self.fd, _OWNER)
+        remove(self.fd, OWNER)
         try:
             os.rmdir(self._name, dir_fd=self._place.fd)
         except FileNotFoundError:
@@ -282,7 +266,7 @@ class Staging:
         try:
             self.repair()
         except OSError:
-            self._replace(_OWNER, _ABANDONED)  # else it would wait for the end of this process
+            self._replace(OWNER, ABANDONED)  # else it would wait for the end of this process
             return False
         return True
 
@@ -305,14 +289,14 @@ class Staging:
             self.journal.close()
             if not self._name.endswith(State.FILLING.value) or not read_journal(self.fd, self._place.copied):
                 return False
-            self._replace(_OWNER, _ABANDONED)
+            self._replace(OWNER, ABANDONED)
         except OSError:
             return False
         return True
 
     def _change(self, state: State) -> None:
         """Rename it to another state; FileNotFoundError if it is not this one's any more."""
-        name = _stem(self._name) + state.value
+        name = stem_of(self._name) + state.value
         if name != self._name:
             os.rename(self._name, name, src_dir_fd=self._place.fd, dst_dir_fd=self._place.fd)
             self._name = name
@@ -337,26 +321,6 @@ def _age(fd: int) -> float:
     if age < 0:
         os.utime(fd)
     return max(age, 0.0)
-
-
-def name_with_owner(stem: str) -> str:
-    """Return the name of a staging that is about to be made by this process."""
-    owner = dataclasses.astuple(ProcessIdentity.current())
-    return ",".join([stem, *map(str, owner)]) + State.MAKING.value
-
-
-def _owner_in(name: str) -> ProcessIdentity | None:
-    """Return what `name_with_owner` put into a name; None where the owner's file says it."""
-    match _stem(name).split(","):
-        case [_, pid, start_time, boot_id, pid_namespace]:
-            return ProcessIdentity(int(pid), int(start_time), boot_id, pid_namespace)
-    return None
-
-
-def _stem(name: str) -> str:
-    for state in State:
-        name = name.removesuffix(state.value)
-    return name
 
 
 def _can_go_on(kind: type[BaseException]) -> bool:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_storage_client.fetch.confine import Destination
-from lit_storage_client.fetch.staging import Staging, StagingPlace, State, name_with_owner
+from lit_storage_client.fetch.staging import Staging, StagingPlace
 from lit_storage_core.staging.journal import read_journal
+from lit_storage_core.staging.names import State, name_with_owner
 from lit_storage_core.system.mounts import mount_of
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied
