@@ -17,8 +17,8 @@ import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
-from lit_storage_client.fetch.copy import Copied, copy_span
 from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.copy_span import Copied, copy_span
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.spans import Span
 from lit_storage_proto.entry import Entry

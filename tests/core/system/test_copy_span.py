@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lit_storage_client.fetch.copy import COPY, REFLINK, copy_span
+from lit_storage_core.system.copy_span import COPY, REFLINK, copy_span
 from lit_storage_proto.limits import MIB
 
 CONTENT = os.urandom(3 * MIB + 17)
