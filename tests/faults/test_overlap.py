@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from lit_storage_client.fetch.commit import RENAME_EXCHANGE, renameat2
+from lit_storage_core.system.libc import RENAME_EXCHANGE, renameat2
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from lit_storage_client.fetch.commit import RENAME_EXCHANGE, renameat2
+from lit_storage_core.system.libc import RENAME_EXCHANGE, renameat2
 from tests.faults.conftest import stopped
 
 MIB = 1 << 20

@@ -4,14 +4,11 @@ Invariant: every look-up of the target sees the old tree or the new one, whateve
 the kernel renames or exchanges the two names in one step. Where a file system can do neither
 (EINVAL, ENOSYS), the old tree is moved aside and the new one into its place, with a journal from
 which the next get puts the old one back if that was cut short.
-
-Calls and error numbers: renameat2(2), syncfs(2). Python has neither.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 import stat
@@ -19,12 +16,10 @@ from collections.abc import Callable, Iterator
 
 from lit_storage_client.fetch.staging import Staging
 from lit_storage_core.staging.names import OLD, TREE
+from lit_storage_core.system.libc import RENAME_EXCHANGE, RENAME_NOREPLACE, renameat2, sync_file_system
 from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
-
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
 
 STREAM = "stream"
 TWICE = "stream, renamed twice"
@@ -34,33 +29,6 @@ Rename = Callable[[int, str, int, str, int], None]
 _RACES = 64  # each is another process that made or removed the target between two calls
 _CANNOT = (errno.EINVAL, errno.ENOSYS)
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def renameat2(old_fd: int, old: str, new_fd: int, new: str, flags: int) -> None:
-    """Change names as the call of this name does.
-
-    Raises:
-        OSError: as of renameat2(2); ENOSYS where the C library lacks it.
-    """
-    function = getattr(_libc, "renameat2", None)
-    if function is None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if function(old_fd, os.fsencode(old), new_fd, os.fsencode(new), ctypes.c_uint(flags)):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), new)
-
-
-def sync_file_system(fd: int) -> None:
-    """Write all that waits to be written to the file system of `fd` to its disk: syncfs(2).
-
-    Raises:
-        OSError: something could not be written, as on a failing disk.
-    """
-    if _libc.syncfs(fd):
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def seal(staging: Staging, *, label: str, durable: bool) -> None:

@@ -10,16 +10,11 @@ from __future__ import annotations
 import contextlib
 import os
 
-from lit_storage_client.fetch.commit import (
-    RENAME_NOREPLACE,
-    Rename,
-    renameat2,
-    root_directory,
-    sync_directory,
-)
+from lit_storage_client.fetch.commit import Rename, root_directory, sync_directory
 from lit_storage_client.fetch.confine import Destination
 from lit_storage_client.fetch.staging import Staging
 from lit_storage_core.staging.names import TREE
+from lit_storage_core.system.libc import RENAME_NOREPLACE, renameat2
 from lit_storage_proto.entry import Entry
 
 _PARENTS = "parents"

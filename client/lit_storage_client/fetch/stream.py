@@ -8,7 +8,6 @@ there.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from typing import Protocol
 from lit_storage_client.fetch.plan import Plan, Skipped, Step
 from lit_storage_client.fetch.tree import TreeWriter
 from lit_storage_client.fetch.verify import Expected, Verifier
+from lit_storage_core.system.copy_span import is_readable
 from lit_storage_core.system.names import check_path
 from lit_storage_core.system.spans import Span
 from lit_storage_proto.entry import Entry, Kind
@@ -251,7 +251,7 @@ class _Receiver:
             self.tell(end - position)
 
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode) or not _is_readable(fd):
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or not is_readable(fd):
                 raise ProtocolViolation(
                     "the peer sent the descriptor of what is no regular file, open for reading"
                 )
@@ -283,11 +283,6 @@ class _Receiver:
         self._hard_linked += pack.hard_linked
         self._tree.write_pack(directory, names, pack)
         self._by_way[STREAM] += len(pack.data)
-
-
-def _is_readable(fd: int) -> bool:
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    return flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR) and not flags & os.O_PATH
 
 
 def _check_unsettled(summary: Summary) -> None:

@@ -8,12 +8,11 @@ Where a file system does nothing for it, the gets notice afterwards.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 
+from lit_storage_core.system.file_lock import has_no_locks, lock
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import TransferTimeout
 
@@ -48,14 +47,14 @@ def exclusive(directory_fd: int, label: str, seconds: float = _SECONDS) -> Itera
 def _lock(fd: int, label: str, deadline: float) -> None:
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TransferTimeout(
                     f"{shown(label)} could not be put in place: another get beside it takes too long"
                 ) from None
         except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF):
+            if not has_no_locks(error):
                 raise
             return
         else:

@@ -75,6 +75,12 @@ def copy_span(
     return Copied(end, COPY)
 
 
+def is_readable(fd: int) -> bool:
+    """Say whether a descriptor, which another process may have sent, can be read."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    return flags & os.O_ACCMODE in (os.O_RDONLY, os.O_RDWR) and not flags & os.O_PATH
+
+
 def _clone(source_fd: int, target_fd: int) -> bool:
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)

@@ -9,7 +9,6 @@ published.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
@@ -20,6 +19,7 @@ import time
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
+from lit_storage_core.system.file_lock import lock
 from lit_storage_core.system.machine import MACHINE_ID_VARIABLE
 from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_core.system.process import ProcessIdentity
@@ -81,7 +81,7 @@ class CustodianLock:
         path = os.path.join(root, _LOCK)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(self._fd)
         except BlockingIOError:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "?"
             os.close(self._fd)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -18,6 +17,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_storage_core.system.file_lock import lock
 from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_core.system.write_whole import write_whole
@@ -157,7 +157,7 @@ class Note:
         """Lock the note until this process ends; say whether that can be had here."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd)
         except OSError:
             os.close(fd)
             return False
@@ -176,7 +176,7 @@ class Note:
         except OSError:
             return True  # by now it is another's, or there is none
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared with others that look
+            lock(fd, shared=True)  # shared with others that look
         except OSError:
             return True
         finally:

@@ -6,12 +6,11 @@ Invariant: a lock is held through flock(2), which ends with the process that hol
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 
+from lit_storage_core.system.file_lock import has_no_locks, lock, unlock
 from lit_storage_proto.errors import TransferTimeout
 
 _PAUSE_SECONDS = 0.05
@@ -43,16 +42,16 @@ def alone(storage_root: str, name: str, deadline: float) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was forked meanwhile holds the descriptor too
+            unlock(fd)  # a child that was forked meanwhile holds the descriptor too
         os.close(fd)
 
 
 def _locked(fd: int) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF):
+        if not has_no_locks(error):
             raise
     return True  # also where the file system has no locks: then two may publish, two whole versions

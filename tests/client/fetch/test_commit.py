@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-from lit_storage_client.fetch.commit import STREAM, TWICE, commit, renameat2, seal, sync_file_system
+from lit_storage_client.fetch.commit import STREAM, TWICE, commit, seal
 from lit_storage_client.fetch.confine import choose, confine
 from lit_storage_client.fetch.staging_area import area_for
 from lit_storage_core.staging.names import TREE
+from lit_storage_core.system.libc import renameat2, sync_file_system
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, IntegrityError, PathExists
