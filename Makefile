@@ -81,7 +81,7 @@ check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs a
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports --no-logo
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/pytest -q tests/system/test_wheel.py
 
 bench: $(VENV)/.dev ## Measure against rsync, nginx, scp, cp and others (BENCH_ARGS="--only large" for some)
