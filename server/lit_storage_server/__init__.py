@@ -1,1 +1,1 @@
-"""The serving floor: what a process needs that lets others read its files."""
+"""What a process needs that lets others read its files. It does not import the client."""

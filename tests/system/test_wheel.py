@@ -79,10 +79,10 @@ def test_wire(names: set[str], suffix: str) -> None:
 
 def test_every_module(names: set[str]) -> None:
     """Every module of the five packages is in the wheel."""
-    for floor in [".", "server", "client", "core", "proto"]:
+    for folder in [".", "server", "client", "core", "proto"]:
         for package in PACKAGES:
-            modules = (REPOSITORY / floor).glob(f"{package}/**/*.py")
-            assert {module.relative_to(REPOSITORY / floor).as_posix() for module in modules} <= names
+            modules = (REPOSITORY / folder).glob(f"{package}/**/*.py")
+            assert {module.relative_to(REPOSITORY / folder).as_posix() for module in modules} <= names
 
 
 def test_license(names: set[str]) -> None:

@@ -2,7 +2,7 @@
 
 Invariant: a descriptor that leaves `Shares.open` lies within one share, whatever links are on the
 way, and a descriptor that leaves `open_regular` is of a regular file that may be served. No other
-function of this floor opens a file by a name that came from a peer.
+function of the server opens a file by a name that came from a peer.
 
 A share is the storage root without its reserved names, or one declared absolute path with all
 below it. A symbolic link is followed as long as it stays within its own share. A declared path is
