@@ -6,7 +6,7 @@ import sys
 import traceback
 from types import TracebackType
 
-_OURS = ("lit_storage", "lit_storage_client", "lit_storage_proto", "lit_storage_server")
+_OURS = ("lit_storage", "lit_storage_client", "lit_storage_core", "lit_storage_proto", "lit_storage_server")
 
 
 def user_traceback(error: BaseException) -> str:

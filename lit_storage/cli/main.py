@@ -15,10 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lit_storage.cli import artifacts as cli_artifacts
-from lit_storage.cli import certs as cli_certs
-from lit_storage.cli import files as cli_files
-from lit_storage.cli import serve as cli_serve
+from lit_storage.cli import artifacts, certs, files, serve
 from lit_storage.cli.command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli.output import print_json, print_table, report
 from lit_storage_core.system.names import printable
@@ -100,8 +97,8 @@ def works(
         )
         some_unread = False
         for row in rows if all_ else ():
-            row["kept"], unread = cli_artifacts.unless_unread(
-                partial(cli_artifacts.kept_paths, session, row["name"]), ["?"]
+            row["kept"], unread = artifacts.unless_unread(
+                partial(artifacts.kept_paths, session, row["name"]), ["?"]
             )
             some_unread |= unread
     if as_json:
@@ -119,14 +116,14 @@ def _cell(value: str | list[str] | bool | None) -> str:
     return ", ".join(value) or "-" if isinstance(value, list) else value or "-"
 
 
-main.command("ls")(cli_files.list_files)
-main.command()(cli_files.stat)
-main.command()(cli_files.get)
-main.command()(cli_files.cat)
-main.command()(cli_serve.serve)
-main.command()(cli_serve.health)
-main.add_typer(cli_artifacts.artifacts, name="artifacts")
-main.add_typer(cli_certs.certs, name="certs")
+main.command("ls")(files.list_files)
+main.command()(files.stat)
+main.command()(files.get)
+main.command()(files.cat)
+main.command()(serve.serve)
+main.command()(serve.health)
+main.add_typer(artifacts.artifacts, name="artifacts")
+main.add_typer(certs.certs, name="certs")
 
 
 def _tell(error: Exception) -> int:

@@ -17,23 +17,26 @@ from types import SimpleNamespace
 
 import lit_storage
 import lit_storage_client.peers.channels  # noqa: F401  # loads gRPC, which nobody here starts before the fork
-import lit_storage_server.process.server_process  # noqa: F401
 from lit_storage import Limits, Path
 from lit_storage_client.peers.direct import Ways
 from lit_storage_core.registries import sqlite  # noqa: F401
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.tree_options import TreeOptions
+from lit_storage_server.process import server_process
 
 LIMITS = Limits(connect_seconds=10.0, unary_seconds=10.0, progress_seconds=20.0, resume_seconds=20.0)
 FETCH = os.path.dirname(sys.modules["lit_storage_client.fetch"].__file__)
+BELOW_FETCH = tuple(
+    sys.modules[f"lit_storage_core.{name}"].__file__
+    for name in ("staging.journal", "staging.names", "system.copy_span", "system.file_lock", "system.libc")
+)
+"""What puts a copy together beside what lies in FETCH."""
 FAULTS = ("die_at_line", "die_in", "die_at_bytes", "pause_at_bytes", "watch")
 
 
 def origin(line, root, name="origin", declares=(), **limits):
     """Be a Work until the other side is gone."""
-    lit_storage_server.process.server_process._MOST_STARTS = (
-        10**6
-    )  # the process that serves is killed all the time
+    server_process._MOST_STARTS = 10**6  # the process that serves is killed all the time
     with lit_storage.join(name, root=root, limits=dataclasses.replace(LIMITS, **limits)) as session:
         for path in declares:
             session.declare(Path(path), persist=False)
@@ -204,7 +207,8 @@ def _get_once(
             line.hear()
 
     def trace(frame, event, _argument):
-        if not frame.f_code.co_filename.startswith(f"{FETCH}/{die_in}"):
+        file = frame.f_code.co_filename
+        if not file.startswith(f"{FETCH}/{die_in}") and (die_in or file not in BELOW_FETCH):
             return None
         if event == "line":
             seen.lines += 1

@@ -8,7 +8,7 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["lit_storage_proto", "lit_storage_client"]):
+with atheris.instrument_imports(include=["lit_storage_proto", "lit_storage_core", "lit_storage_client"]):
     from lit_storage_client.fetch.plan import Plan
     from lit_storage_client.fetch.verify import Verifier
     from lit_storage_client.peers import entries
