@@ -48,7 +48,7 @@ def pod_specs():
 
 class TestExample:
     def test_it_says_what_the_documentation_says(self):
-        """The example parses to these values, which README and its own comments tell of."""
+        """The example parses to these values, which docs/daemon.md and its own comments tell of."""
         assert make_config(read_config(str(DEPLOY / "lit-storage.toml")), {}) == Config(
             name="store-1",
             shares={"data": "/data", "models": "/srv/models"},

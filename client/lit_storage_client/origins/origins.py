@@ -25,7 +25,7 @@ from lit_storage_proto.errors import OriginUnavailable, PathNotFound, StorageErr
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, Registry, WorkRecord
 from lit_storage_proto.tree_options import TreeOptions
-from lit_storage_proto.uri import Location
+from lit_storage_proto.uri import LEFT_MANIFESTS, Location
 
 if TYPE_CHECKING:
     from lit_storage_core.artifacts.artifact import Artifact
@@ -159,7 +159,6 @@ class Origins:
             return self._store_here(work)
         from lit_storage_client.origins.custodian_objects import CustodianObjects
         from lit_storage_core.artifacts.store import ArtifactStore
-        from lit_storage_proto.uri import LEFT_MANIFESTS
 
         def answering(at: Location) -> str:
             self._remote.stat(Location(at.origin, f"@{name}/{LEFT_MANIFESTS}"))

@@ -1,7 +1,7 @@
 """Names of a staging and of what lies in it: which process owns it, and how far it is.
 
-``<id>.<state>/{owner,journal,swap,tree,old,held}``. A staging that is being made has its owner in its own
-name, since the file that names the owner is not there yet.
+``<id>.<state>/{owner,journal,swap,tree,old,held,parents}``. A staging that is being made has its owner in
+its own name, since the file that names the owner is not there yet.
 """
 
 from __future__ import annotations

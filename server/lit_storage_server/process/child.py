@@ -1,8 +1,8 @@
 """The process in which a Work's peer server runs, so that no computation of the Work keeps it waiting.
 
 A thread of a program that computes in Python waits up to 5 ms for the interpreter after each system
-call, and a get from it takes some thirty times as long. `process` starts this one and tells it what to
-do: one JSON object a message, each with its length before it, each answered in turn.
+call, and a get from it takes some thirty times as long. `server_process` starts this one and tells it
+what to do: one JSON object a message, each with its length before it, each answered in turn.
 
 Invariants. It ends with its parent, however that ends and whatever it is doing: with the parent's
 process, whoever else holds the other end of their connection, or at the end of that connection. And
