@@ -58,3 +58,42 @@ def test_nothing_lies_loose():
     for folder in ("server/lit_storage_server", "client/lit_storage_client", "core/lit_storage_core"):
         assert {module.name for module in (REPOSITORY / folder).glob("*.py")} <= allowed, folder
     assert {module.name for module in (REPOSITORY / "lit_storage").glob("*.py")} <= allowed | {"path.py"}
+
+
+LINUX = {
+    *(
+        "O_PATH",
+        "pidfd_open",
+        "pidfd_send_signal",
+        "memfd_create",
+        "copy_file_range",
+        "TCP_INFO",
+        "SO_PEERCRED",
+    ),
+    *("CDLL", "ioctl", "SCM_RIGHTS", "CLOCK_BOOTTIME"),
+}
+
+
+def uses_linux(module: Path) -> bool:
+    """Whether it names a facility of Linux alone, reads below /proc, or dials an abstract socket."""
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.JoinedStr) and node.values:
+            node = node.values[0]
+            if isinstance(node, ast.Constant) and node.value == "\0":
+                return True
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and text.startswith("/proc/"):
+            return True
+        if isinstance(node, ast.Attribute) and node.attr in LINUX:
+            return True
+    return False
+
+
+def test_macos():
+    """The section on macOS names each module that uses what Linux alone has."""
+    section = TEXT.partition("macOS needs a counterpart")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_]+/\S+\.py)`", section)
+    full = {
+        name.replace(top, SHORT.get(top, top), 1) for name in named for top in [name.partition("/")[0] + "/"]
+    }
+    assert {name for name in modules() if uses_linux(REPOSITORY / name)} <= full
