@@ -8,6 +8,7 @@ socket.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -42,6 +43,9 @@ def main(connection: Connection) -> None:
             raise WorkStopped(128 + signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
+    # An interpreter that ends gives signals their default action back, and the next one would kill a Work
+    # that has left. Registered first, this runs last: no code of the user starts a child that inherits it.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, lambda _signum, _frame: None)  # not SIG_IGN, which children would inherit
     threading.Thread(target=_listen, args=(connection, host, start), name="lit-commands", daemon=True).start()
     host.serve()

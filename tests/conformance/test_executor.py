@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from lit_storage import Limits, Security, Work
+from lit_storage import Limits, Security, Work, current
 from lit_storage.executors import (
     Changed,
     Joined,
@@ -26,10 +26,26 @@ from lit_storage.executors import (
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.work_state import Changes
 from lit_storage_core.security.settings import root_token
+from tests.waiting import within
+
+wait_until = within(60)
+
+
+class Lingering:
+    """Makes a directory when the interpreter clears its module, and keeps it from ending for a while."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __del__(self, mkdir=os.mkdir, sleep=time.sleep):
+        mkdir(self.path)
+        sleep(1.0)
 
 
 class Doing(Work):
     def run(self, what):
+        if what == "linger":
+            Doing.kept = Lingering(os.path.join(current().storage_root, "ending"))
         if what == "state":
             self.done = True
         if what == "raise":
@@ -134,6 +150,20 @@ def test_stop_unwinds_run(started):
     worker.send(Stop())
     worker.stop(60.0)
     assert isinstance(report(), Stopped)
+    assert end() == "exited with code 0"
+
+
+@pytest.mark.slow
+def test_a_signal_at_the_very_end_is_no_end_of_its_own(started, tmp_path):
+    """A Work that was told to stop, and is told again while its interpreter ends, has exited."""
+    worker, report, end = started
+    report()
+    worker.send(call("linger"))
+    assert isinstance(report(), Returned)
+    worker.send(Stop())
+    assert isinstance(report(), Stopped)
+    wait_until((tmp_path / "works" / "doing" / "ending").is_dir)
+    worker.stop(60.0)
     assert end() == "exited with code 0"
 
 
