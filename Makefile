@@ -76,6 +76,7 @@ test-python: $(VENV)-$(VERSION)/.test
 test-newer-pythons: ## Run the quick tests on Python 3.14 and 3.15, in a root file system of Debian's (as root)
 	@.ci/newer-pythons
 
+# From its cache, lint-imports answered for a module that had moved since.
 check: $(VENV)/.dev proto-check ## Check style, types, layers, generated stubs and the wheel
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 TEXT = (REPOSITORY / "ARCHITECTURE.md").read_text()
 SHORT = {
@@ -89,6 +91,7 @@ def uses_linux(module: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_macos():
     """The section on macOS names each module that uses what Linux alone has."""
     section = TEXT.partition("macOS needs a counterpart")[2].partition("\n## ")[0]

@@ -23,7 +23,7 @@ from lit_storage_client.peers.peer_identity import address_of, certified_name
 from lit_storage_client.peers.stripes import StripedReceiver, fill, worthwhile_stripes
 from lit_storage_core.security.credentials import Credentials
 from lit_storage_core.security.tls_socket import StreamSocket, TlsSocket
-from lit_storage_core.system.unix_socket import user_of
+from lit_storage_core.system.unix_socket import is_own_or_root
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import ProtocolViolation, StorageError
 from lit_storage_proto.frames import Direct
@@ -234,7 +234,7 @@ class DirectWay:
         try:
             connected.settimeout(self._dialer.connect_seconds)
             connected.connect(f"\0{offer.unix_name}")
-            if not _is_trusted(connected):
+            if not is_own_or_root(connected):  # anybody may take a name of the abstract namespace
                 connected.close()
                 return None
             connected.sendall(HELLO + offer.ticket)
@@ -276,8 +276,3 @@ class DirectWay:
             begun.close()
             raise
         return begun
-
-
-def _is_trusted(connected: socket.socket) -> bool:
-    """Say whether this user or root listens there: anybody may take a name of the abstract namespace."""
-    return user_of(connected) in (0, os.geteuid())

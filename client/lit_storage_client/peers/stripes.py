@@ -95,8 +95,6 @@ class StripedReceiver:
         OSError: it starts none, and `first` is closed.
     """
 
-    family = socket.AF_INET
-
     def __init__(self, first: StreamSocket, dial: Callable[[], StreamSocket], count: int) -> None:
         self._dial = dial
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from lit_storage_core.security.tls_socket import StreamSocket, TlsSocket
-from lit_storage_core.system.unix_socket import user_of
+from lit_storage_core.system.unix_socket import is_own_or_root
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO, MAX_STRIPES, STRIPED_HELLO, TICKET_BYTES
 from lit_storage_proto.errors import OriginUnavailable, StorageError
 from lit_storage_proto.frame_codec import encode_detached
@@ -41,7 +41,7 @@ class Way:
     def __init__(self, connected: StreamSocket | StripedSender, seconds: float) -> None:
         self._socket = connected
         self._seconds = seconds
-        self.passes_descriptors = connected.family == socket.AF_UNIX and _is_own(connected)
+        self.passes_descriptors = _is_own(connected)
         """Whether files are passed as descriptors.
 
         Whoever holds one can open the file anew, for whatever its mode lets him do, though he may not enter
@@ -308,8 +308,10 @@ class DirectWays:
 
 
 def _is_own(connected: StreamSocket | StripedSender) -> bool:
-    """Say whether this user, or root, is at the other end of a Unix socket."""
-    return isinstance(connected, socket.socket) and user_of(connected) in (0, os.geteuid())
+    """Say whether it is a Unix socket, and this user or root is at its other end."""
+    if not isinstance(connected, socket.socket) or connected.family != socket.AF_UNIX:
+        return False
+    return is_own_or_root(connected)
 
 
 def _host_of(accepted: socket.socket) -> str:

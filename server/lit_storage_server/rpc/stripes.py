@@ -29,8 +29,6 @@ class StripedSender:
         seconds: how long none of the connections may take anything.
     """
 
-    family = socket.AF_INET
-
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._changed = threading.Condition()

@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from lit_storage_client.fetch.stream import receive
-from lit_storage_client.peers.direct import Ways, _is_trusted
+from lit_storage_client.peers.direct import Ways
+from lit_storage_core.system.unix_socket import is_own_or_root
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.direct import COPIED, COPYING, HEADER, HELLO
 from lit_storage_proto.entry import Entry, Kind
@@ -395,8 +396,8 @@ def test_a_socket_of_another_user(local, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with socket.socket(socket.AF_UNIX) as connected:
         connected.connect(f"\0{local.unix_name}")
-        assert _is_trusted(connected) is (os.getuid() == 0)
+        assert is_own_or_root(connected) is (os.getuid() == 0)
     monkeypatch.undo()
     with socket.socket(socket.AF_UNIX) as connected:
         connected.connect(f"\0{local.unix_name}")
-        assert _is_trusted(connected)
+        assert is_own_or_root(connected)
