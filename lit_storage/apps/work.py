@@ -22,6 +22,7 @@ from lit_storage.paths import home
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, attach, with_consumer, with_origin
 from lit_storage.sessions import session
+from lit_storage_proto.limits import check_timeout
 from lit_storage_proto.uri import SCHEME
 
 
@@ -117,8 +118,10 @@ class Work(metaclass=_WorkType):
 
         Raises:
             TransferTimeout: it still runs after `timeout`.
+            TypeError, ValueError: `timeout` is not a number, or is negative or NaN.
             BaseException: what `run` raised, with the Work's traceback as its cause.
         """
+        check_timeout(timeout)
         supervisor = internals(self).supervisor
         return supervisor.wait(timeout) if supervisor else None
 

@@ -125,14 +125,14 @@ def get(
     The copy appears at once and whole, or not at all. A file never replaces a directory.
     """
     from lit_storage.paths.bar import bar
-    from lit_storage.paths.path import Path
+    from lit_storage.paths.path import Path, absolute
 
     location = parse_remote(remote)
     target = _target(location, destination)
     with place_of(context, root, registry).connect() as session:
         if os.path.isdir(target):
             _refuse_replacing(target, session.origins.stat(location), overwrite=overwrite)
-        target = os.path.abspath(target)
+        target = absolute(target)
         with bar(_last_name(location), leave=False) if progress else contextlib.nullcontext() as tell:
             transfer = Path(str(location)).get(
                 overwrite,

@@ -21,6 +21,7 @@ from lit_storage.paths.origin_path import OriginPath, made, mark
 from lit_storage.paths.progress import Progress, telling
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
+from lit_storage_proto.limits import check_timeout
 from lit_storage_proto.uri import SCHEME, Location
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Path(OriginPath):
         Args:
             overwrite: replace what is there, file or directory, as a whole: extra local files are gone
                 then, and a symbolic link is itself replaced.
-            to: copy there; by default to this path's own value. Missing parents are made.
+            to: copy there, and not into it; by default to this path's own value. Missing parents are made.
             timeout: seconds for the whole transfer; None: as long as bytes arrive. Where contact is
                 lost, the transfer goes on from what was verified for `Limits.resume_seconds` more,
                 in sum; what comes makes up for it at `Limits.least_bytes_per_second`.
@@ -185,10 +186,16 @@ class Path(OriginPath):
             RegistryUnavailable: the registry does not answer.
             IntegrityError: bytes were damaged on their way, or are missing.
             ProtocolViolation: the peer breaks the rules of the wire.
-            ValueError: `on_change` or `symlinks` is none of its words.
-            TypeError: `progress` is none of what it may be.
+            ValueError: `on_change` or `symlinks` is none of its words, `timeout` is negative or NaN, or `to` is
+                the working directory, a home directory, the root of an App or the storage root of a
+                Work, or holds one of them.
+            TypeError: `overwrite` or `durable` is not a bool, `timeout` is not a number, or `progress` is none of
+                what it may be.
             OSError: the disk is full, and the like.
         """
+        _check_flag("overwrite", overwrite, "; the place of a copy is to=" if _is_path(overwrite) else "")
+        _check_flag("durable", durable)
+        check_timeout(timeout)
         name = self._checked_origin("get()", "there is nowhere to get it from")
         location = self._checked_location()
         _check_choice("on_change", on_change, ("raise", "accept"))
@@ -196,8 +203,8 @@ class Path(OriginPath):
         home = homes.current()
         if home is None or self._is_own(name):
             return self._own_transfer(to)
-        target = homes.value_of(home, location) if to is None else os.path.abspath(os.fspath(to))
-        if not overwrite and os.path.lexists(target):
+        target = homes.value_of(home, location) if to is None else absolute(to)
+        if to is None and not overwrite and os.path.lexists(target):
             raise PathExists(f"{target!r} exists already; pass overwrite=True to replace it")
         with telling(progress, self.name or name) as tell:
             return homes.transport("get()").get(
@@ -356,6 +363,21 @@ def _unpickle(cls: type[P], data: dict[str, str | None], origin_token: str, cons
 
 
 # --- get ----------------------------------------------------------------------------------------
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return `path` from ``/`` on, with ".." left to the file system: it may follow a link."""
+    parts = os.path.join(os.getcwd(), os.fspath(path)).split("/")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | bytes | os.PathLike)
+
+
+def _check_flag(argument: str, value: object, hint: str = "") -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument}={value!r} is not a bool; use True or False{hint}")
 
 
 def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:

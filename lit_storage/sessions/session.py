@@ -314,8 +314,15 @@ class Session:
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
         self.check_name()
-        root = self.storage_root if confined else None
-        return fetch(self.origins, location, root=root, target=target, discards=self._discards, **options)
+        return fetch(
+            self.origins,
+            location,
+            root=self.storage_root if confined else None,
+            target=target,
+            session_root=self.root,
+            discards=self._discards,
+            **options,
+        )
 
 
 def join(

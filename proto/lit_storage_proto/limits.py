@@ -7,6 +7,7 @@ and that nobody would change, is a named constant of that module.
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass, fields
 
 from lit_storage_proto.errors import InvalidConfig
@@ -89,6 +90,21 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check(field.name, getattr(self, field.name), whole=field.type == "int")
+
+
+def check_timeout(timeout: object) -> None:
+    """Refuse what is no timeout of a call: None, or seconds from 0 on.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is negative or NaN.
+    """
+    if timeout is None:
+        return
+    if not isinstance(timeout, numbers.Real) or isinstance(timeout, bool):
+        raise TypeError(f"timeout={timeout!r} is not a number; give seconds, or None to wait without a limit")
+    if not timeout >= 0:
+        raise ValueError(f"timeout={timeout!r} is not a duration; give seconds from 0 on, or None")
 
 
 # 23 days. poll(2), sockets and gRPC take milliseconds as a signed 32-bit integer, which ends at 24.8 days.

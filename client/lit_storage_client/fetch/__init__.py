@@ -4,7 +4,8 @@ Invariant: whatever happens, the target is as it was or is the whole new copy. N
 get stays on the disk but, where contact was lost, what another attempt can go on from. The steps,
 put together in `job`, each in a module of its own:
 
- 1. `confine` says where the target lies, and refuses what could not be put there: nothing moved yet.
+ 1. `confine` says where the target lies, and refuses what could not be put there, and `protection` what
+    must not be replaced: nothing moved yet.
  2. a `source` opens the stream: the origin is live, is the one asked, and has the path, or left it.
  3. `stream` plans, verifies and writes into a `staging`.
  4. `commit` puts the whole copy in the place of the target in one step.
@@ -34,6 +35,7 @@ def fetch(
     *,
     root: str | None,
     target: str,
+    session_root: str = "",
     overwrite: bool = False,
     timeout: float | None = None,
     durable: bool = True,
@@ -50,6 +52,7 @@ def fetch(
         root: the storage root R, within which the target must lie in ``R/@origin``; None for a
             target of the caller's own choice.
         target: an absolute path if `root` is given. Missing parents are made.
+        session_root: the root of the session, which a target of the caller's own choice must not be.
         overwrite: whether a target that is there, file or directory, is replaced.
         timeout: seconds for all of it; None for as long as there is progress.
         durable: whether the copy survives a power cut once this has returned.
@@ -75,7 +78,8 @@ def fetch(
         SourceChanged: files went on changing while they were copied.
         IntegrityError: bytes were damaged, or are missing.
         ProtocolViolation: the peer breaks the rules of the wire.
-        InvalidURI: the target is outside of ``R/@origin``.
+        InvalidURI: the target is outside of ``R/@origin``; or it was chosen by the caller and is the working
+            directory, a home directory, a root or a storage root, or holds one of them.
         ValueError: `on_change` or `symlinks` is unknown.
         OSError: the disk is full, and the like; its file name is the target, or a path below it.
     """
@@ -85,6 +89,7 @@ def fetch(
         remote,
         location,
         root,
+        session_root,
         target,
         overwrite=overwrite,
         durable=durable,

@@ -52,11 +52,10 @@ class Destination:
         if self.base_fd != self.anchor_fd:
             os.close(self.base_fd)
 
-    def check(self, *, overwrite: bool) -> None:
+    def check_place(self) -> None:
         """Refuse a target that cannot be put in place, before anything is transferred.
 
         Raises:
-            PathExists: it is there, and `overwrite` is false.
             AccessDenied: it is a mount point, or its directory cannot be written.
         """
         if not permits(".", os.W_OK | os.X_OK, dir_fd=self.anchor_fd):
@@ -70,14 +69,21 @@ class Destination:
         except FileNotFoundError:
             return
         try:
-            if not overwrite:
-                raise PathExists(f"{shown(self.label)} is already there; pass overwrite=True to replace it")
             if mount_of(fd) != mount_of(self.anchor_fd):
                 raise AccessDenied(
                     f"{shown(self.label)} is a mount point and cannot be replaced; get into a path below it"
                 )
         finally:
             os.close(fd)
+
+    def check_absent(self) -> None:
+        """Refuse a target that is there.
+
+        Raises:
+            PathExists: it is.
+        """
+        if not self.missing and os.path.lexists(f"/proc/self/fd/{self.anchor_fd}/{self.name}"):
+            raise PathExists(f"{shown(self.label)} is already there; pass overwrite=True to replace it")
 
     def open_parent(self) -> int:
         """Return a descriptor of the target's directory; what is missing of the way to it is made.
@@ -135,6 +141,8 @@ def choose(target: str) -> Destination:
     if os.path.basename(path) in (".", ".."):
         path = os.path.realpath(path)
     parent, name = os.path.split(path)
+    if ".." in parent.split("/"):
+        parent = os.path.realpath(parent)  # what is missing of it is made, and ".." cannot be
     if not name or "\0" in path:
         raise InvalidURI(f"{shown(target)} cannot be replaced by a copy; name a path below it")
     missing: list[str] = []

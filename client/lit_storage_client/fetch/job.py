@@ -17,6 +17,7 @@ from lit_storage_client.fetch.confine import Destination, choose, confine
 from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
 from lit_storage_client.fetch.patience import Patience
+from lit_storage_client.fetch.protection import refuse_protected
 from lit_storage_client.fetch.source import Frames, Source
 from lit_storage_client.fetch.staging import Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
@@ -45,6 +46,7 @@ class Job:
     remote: Source
     location: Location
     root: str | None
+    session_root: str
     target: str
     overwrite: bool
     durable: bool
@@ -63,7 +65,12 @@ class Job:
     def run(self) -> Transfer:
         """Do it; raises as `fetch` does."""
         with self._destination() as destination:
-            destination.check(overwrite=self.overwrite)
+            destination.check_place()
+            if self.root is None:
+                name = os.path.basename(self.location.path) or self.location.origin or ""
+                refuse_protected(destination, self.session_root, copy_name=name)
+            if not self.overwrite:
+                destination.check_absent()
             area = self._area(destination)
             try:
                 area.discard_dead(self.remote.limits.staging_seconds)

@@ -33,7 +33,7 @@ def test_parent_and_name(root):
 def test_nothing_is_made_before_it_is_needed(root):
     """Asking where a target lies makes no directory."""
     with confine(root, "trainer", f"{root}/@trainer/a/b") as destination:
-        destination.check(overwrite=False)
+        destination.check_place()
     assert os.listdir(f"{root}/@trainer") == []
 
 
@@ -98,15 +98,15 @@ def test_existing_target_needs_overwrite(root):
     os.mkdir(f"{root}/@trainer/a")
     with confine(root, "trainer", f"{root}/@trainer/a") as destination:
         with pytest.raises(PathExists, match="overwrite=True"):
-            destination.check(overwrite=False)
-        destination.check(overwrite=True)
+            destination.check_absent()
+        destination.check_place()
 
 
 def test_dangling_link_is_there(root):
     """A link that leads nowhere is a target that is there."""
     os.symlink("nowhere", f"{root}/@trainer/a")
     with confine(root, "trainer", f"{root}/@trainer/a") as destination, pytest.raises(PathExists):
-        destination.check(overwrite=False)
+        destination.check_absent()
 
 
 @pytest.mark.root
@@ -117,7 +117,7 @@ def test_mount_point_is_refused(root):
     try:
         destination = confine(root, "trainer", f"{root}/@trainer/mounted")
         with destination, pytest.raises(AccessDenied, match="mount point"):
-            destination.check(overwrite=True)
+            destination.check_place()
     finally:
         subprocess.run(["umount", f"{root}/@trainer/mounted"], check=True)
 
@@ -131,7 +131,7 @@ def test_directory_that_cannot_be_written(as_nobody, public_directory):
         """
         with choose(sys.argv[1]) as destination:
             try:
-                destination.check(overwrite=False)
+                destination.check_place()
             except PermissionError as error:
                 print(error)
         """,
