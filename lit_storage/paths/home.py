@@ -196,6 +196,13 @@ def refuse(action: str) -> None:
         _entered.transport.refuse(action)
 
 
+def is_child() -> bool:
+    """Say whether this process is a child of one with a session, and has none itself."""
+    home = current()
+    is_entered = _entered is not None and _entered.pid == os.getpid()
+    return home is not None and not is_entered and home is not _expected
+
+
 def transport(action: str) -> Transport:
     """Return what reaches other Works from this process.
 
@@ -205,7 +212,7 @@ def transport(action: str) -> Transport:
     if _entered is not None and _entered.pid == os.getpid():
         return _entered.transport
     home = current()
-    if home is None or home is _expected:
+    if home is None or not is_child():
         raise NotAttached(
             f"{action} needs a session: run the App, or call lit_storage.join() or connect() first"
         )

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from lit_storage.paths import home as homes
 from lit_storage.paths import unattached
+from lit_storage.paths.copies import copies
 from lit_storage.paths.home import Home
+from lit_storage.paths.lookups import LookupPath
 from lit_storage.paths.origin import Origin, recall
-from lit_storage.paths.origin_path import OriginPath, made, mark
+from lit_storage.paths.origin_path import made, mark
 from lit_storage.paths.progress import Progress, telling
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
@@ -33,7 +35,7 @@ P = TypeVar("P", bound="Path")
 __all__ = ["Origin", "Path", "Progress", "attach", "with_consumer", "with_origin"]
 
 
-class Path(OriginPath):
+class Path(LookupPath):
     """A path of this machine and the Work whose files it stands for."""
 
     # --- Whose files ----------------------------------------------------------------------------
@@ -51,29 +53,7 @@ class Path(OriginPath):
         own = home is not None and location.origin == home.name
         return str(Location(None, location.path) if own else location)
 
-    def _location(self) -> Location | None:
-        """Return the path as its origin names it; without a name where the origin has none."""
-        name = self.origin_name
-        if self._unattached:
-            return unattached.location_of_value(self._value(), name)
-        home = homes.current()
-        if name is None or home is None:
-            return None
-        # A relative path of one's own means what it means to `open` in this process.
-        value = os.path.abspath(self) if name == home.name else self._value()
-        return homes.location_of(home, name, value)
-
     # --- exists and get -------------------------------------------------------------------------
-
-    def exists(self, *, follow_symlinks: bool = True) -> bool:
-        """Say whether the path is on this machine, or else at its origin.
-
-        Raises:
-            OriginUnavailable, TransferTimeout, RegistryUnavailable: nobody can say.
-        """
-        if super().exists(follow_symlinks=follow_symlinks):
-            return True
-        return self._origin is not None and self.exists_remote()
 
     def exists_local(self) -> bool:
         """Say whether the path is on this machine; no other process is asked.
@@ -83,7 +63,7 @@ class Path(OriginPath):
         """
         if self._origin is not None:
             homes.refuse("exists_local()")
-        return super().exists()
+        return os.path.exists(self)
 
     def exists_remote(self) -> bool:
         """Say whether its origin has the path, or left it when it stopped.
@@ -99,7 +79,9 @@ class Path(OriginPath):
         location = self._location()
         if location is None:
             return False
-        return super().exists() if self._is_own(name) else homes.transport("exists_remote()").exists(location)
+        if self._is_own(name):
+            return os.path.exists(self)
+        return homes.transport("exists_remote()").exists(location)
 
     def stat_remote(self) -> Entry:
         """Return kind, size, mode and mtime of the path at its origin, or as it left it.
@@ -186,11 +168,11 @@ class Path(OriginPath):
             RegistryUnavailable: the registry does not answer.
             IntegrityError: bytes were damaged on their way, or are missing.
             ProtocolViolation: the peer breaks the rules of the wire.
-            ValueError: `on_change` or `symlinks` is none of its words, `timeout` is negative or NaN, or `to` is
-                the working directory, a home directory, the root of an App or the storage root of a
-                Work, or holds one of them.
-            TypeError: `overwrite` or `durable` is not a bool, `timeout` is not a number, or `progress` is none of
-                what it may be.
+            ValueError: `on_change` or `symlinks` is none of its words, `timeout` is negative or NaN, or `to`
+                is the working directory, a home directory, the root of an App or the storage root of
+                a Work, or holds one of them.
+            TypeError: `overwrite` or `durable` is not a bool, `timeout` is not a number, or `progress` is
+                none of what it may be.
             OSError: the disk is full, and the like.
         """
         _check_flag("overwrite", overwrite, "; the place of a copy is to=" if _is_path(overwrite) else "")
@@ -207,7 +189,7 @@ class Path(OriginPath):
         if to is None and not overwrite and os.path.lexists(target):
             raise PathExists(f"{target!r} exists already; pass overwrite=True to replace it")
         with telling(progress, self.name or name) as tell:
-            return homes.transport("get()").get(
+            transfer = homes.transport("get()").get(
                 location,
                 target,
                 confined=to is None,
@@ -218,6 +200,9 @@ class Path(OriginPath):
                 symlinks=symlinks,
                 progress=tell,
             )
+        if to is None:
+            copies.add(target)
+        return transfer
 
     def _checked_origin(self, action: str, consequence: str) -> str:
         if self._origin is not None:

@@ -103,7 +103,7 @@ def check_timeout(timeout: object) -> None:
         return
     if not isinstance(timeout, numbers.Real) or isinstance(timeout, bool):
         raise TypeError(f"timeout={timeout!r} is not a number; give seconds, or None to wait without a limit")
-    if not timeout >= 0:
+    if not float(timeout) >= 0:
         raise ValueError(f"timeout={timeout!r} is not a duration; give seconds from 0 on, or None")
 
 

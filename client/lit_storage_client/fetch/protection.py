@@ -95,7 +95,7 @@ def _protected(root: str) -> Iterator[tuple[str, str]]:
 def _identities(path: str) -> Iterator[_Identity]:
     """Yield the identity of a directory, and of each directory above it, nearest first."""
     path = os.path.realpath(path)
-    for each in (path, *pathlib.PurePosixPath(path).parents):
+    for each in (path, *map(str, pathlib.PurePosixPath(path).parents)):
         with contextlib.suppress(OSError):
             yield _identity(os.stat(each))
 

@@ -1,6 +1,9 @@
 """What no `get` replaces: the working directory, homes, roots, and what holds one of them."""
 
 import os
+import pwd
+import subprocess
+import sys
 
 import pytest
 
@@ -59,9 +62,6 @@ def top(tmp_path_factory):
 @pytest.fixture(scope="module")
 def consumer(top):
     """This process, connected to the root of a Work that runs."""
-    import subprocess
-    import sys
-
     environment = {**os.environ, "LIT_STORAGE_ROOT": f"{top}/root"}
     with subprocess.Popen(
         [sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, env=environment, text=True
@@ -85,8 +85,6 @@ def test_a_protected_target_is_refused(remote, top, name):
     """It is a ValueError that names a path which can be used, and the directory stays the same one."""
     to, kept = (text.format(top=top) for text in TARGETS[name])
     if to == "~":
-        import pwd
-
         to = kept = pwd.getpwuid(os.geteuid()).pw_dir
     inode = os.stat(top / kept).st_ino
     with pytest.raises(ValueError, match="replace"):
@@ -104,7 +102,7 @@ def test_the_way_out_works(remote, top):
 
 
 def test_other_targets_are_replaced(remote, top):
-    """A directory of the caller's own is replaced as before, also below a root and beside the working directory."""
+    """A directory of the caller's own is replaced as before, also below a root."""
     for target in (top / "project" / "sub" / "out", top / "root" / "connect" / "out", top / "out"):
         target.mkdir()
         remote.get(to=target, overwrite=True)
