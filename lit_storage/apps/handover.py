@@ -10,11 +10,14 @@ import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_storage.executors.work_state import is_flat
 from lit_storage.paths.path import Path
 from lit_storage_proto.errors import AccessDenied, PathNotFound
+
+if TYPE_CHECKING:
+    from lit_storage.apps.arrivals import Arrivals
 
 
 def replace_paths(value: Any, change: Callable[[Path], Path], *, in_place: bool = False) -> Any:
@@ -62,7 +65,7 @@ def find_paths(value: Any) -> Iterator[Path]:
     return _find(value, lambda item: isinstance(item, Path), scalars=False)
 
 
-def fetch_all(paths: Iterable[Path], *, workers: int) -> None:
+def fetch_all(paths: Iterable[Path], *, workers: int, arrivals: Arrivals | None = None) -> None:
     """Get the outermost of `paths` together, replacing what is there; pass over what is absent.
 
     Nothing is synced to disk: after a power cut the next `run` fetches anew.
@@ -70,32 +73,36 @@ def fetch_all(paths: Iterable[Path], *, workers: int) -> None:
     Args:
         paths: Paths of other Works.
         workers: how many transfers run at once.
+        arrivals: is notified of each path that was copied or is absent.
 
     Raises:
         StorageError: the first that failed for another reason than being absent.
     """
     outermost = _outermost(paths)
     if len(outermost) == 1:
-        _fetch_if_there(outermost[0])
+        _fetch_if_there(outermost[0], arrivals)
         return
     if outermost:
         pool = ThreadPoolExecutor(workers, thread_name_prefix="lit-fetch")
         try:
-            for outcome in [pool.submit(_fetch_if_there, path) for path in outermost]:
+            for outcome in [pool.submit(_fetch_if_there, path, arrivals) for path in outermost]:
                 outcome.result()
         finally:  # after an error the others are not waited for: the Work leaves, which ends them
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _fetch_if_there(path: Path) -> None:
+def _fetch_if_there(path: Path, arrivals: Arrivals | None) -> None:
     try:
-        path.get(overwrite=True, durable=False)
-    except PathNotFound:
-        pass  # absent is an answer: the Work starts without it
-    except AccessDenied:
-        if path.exists_remote():
+        transfer = path.get(overwrite=True, durable=False)
+    except (PathNotFound, AccessDenied) as error:
+        if isinstance(error, AccessDenied) and path.exists_remote():
             raise
-        # What its origin does not share is not there for others.
+        # Absent is an answer, and what is not shared is absent for others: run() starts without it.
+        if arrivals is not None:
+            arrivals.absent(path)
+    else:
+        if arrivals is not None:
+            arrivals.copied(path, transfer)
 
 
 def _outermost(paths: Iterable[Path]) -> list[Path]:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from lit_storage.apps.arrivals import Arrivals
 from lit_storage.apps.handover import fetch_all, find_paths, replace_paths
 from lit_storage.apps.teller import Post, Teller
 from lit_storage.apps.tracebacks import user_traceback
@@ -73,6 +74,7 @@ class WorkHost:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._teller: Teller | None = None
         self._session: Session | None = None
+        self._arrivals: Arrivals | None = None
         self._stopping = False
         self._state = WorkState.STOPPED
         self.in_run = False
@@ -99,6 +101,7 @@ class WorkHost:
                 security=self._start.security,
                 limits=self._start.limits,
             )
+            self._arrivals = Arrivals(self._session)
             if self._app is not None:
                 self._session.leave_rest_to_app(self._app)
             self._load()
@@ -148,7 +151,11 @@ class WorkHost:
         try:
             if self._stopping:
                 raise WorkStopped
-            fetch_all(self._foreign(args, kwargs, vars(work)), workers=self._start.limits.fetch_workers)
+            fetch_all(
+                self._foreign(args, kwargs, vars(work)),
+                workers=self._start.limits.fetch_workers,
+                arrivals=self._arrivals,
+            )
             value = work.run(*args, **kwargs)
         except SystemExit as error:
             if isinstance(error, WorkStopped) or error.code not in (None, 0):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -128,14 +129,20 @@ class _Entered:
     pid: int
     environment: dict[str, str | None]
     """The variables that `enter` replaced."""
+    advise: Callable[[Location], str] | None
 
 
 _entered: _Entered | None = None
 _expected: Home | None = None
 
 
-def enter(home: Home, transport: Transport) -> None:
+def enter(home: Home, transport: Transport, advise: Callable[[Location], str] | None = None) -> None:
     """Make `home` the one of this process, and of its children if it has a name.
+
+    Args:
+        home: who this process is.
+        transport: reaches other Works.
+        advise: returns what may have been meant by a path of this process that is not there, or "".
 
     Raises:
         RuntimeError: this process has a home already.
@@ -144,7 +151,7 @@ def enter(home: Home, transport: Transport) -> None:
     if _entered is not None and _entered.pid == os.getpid():
         raise RuntimeError("this process has a session already; close it before it joins or connects again")
     before = {variable: os.environ.get(variable) for variable in _VARIABLES}
-    _entered = _Entered(home, transport, os.getpid(), before)
+    _entered = _Entered(home, transport, os.getpid(), before, advise)
     if home.name is not None:
         values = (home.name, home.storage_root, str(os.getpid()), home.machine_id)
         _set_environment(dict(zip(_VARIABLES, values, strict=True)))
@@ -194,6 +201,14 @@ def refuse(action: str) -> None:
     """
     if _entered is not None and _entered.pid == os.getpid():
         _entered.transport.refuse(action)
+
+
+def advice(location: Location) -> str:
+    """Return what may have been meant by a path of this process that is not there, as a clause, or ""."""
+    if _entered is None or _entered.pid != os.getpid() or _entered.advise is None:
+        return ""
+    text = _entered.advise(location)
+    return f"; {text}" if text else ""
 
 
 def is_child() -> bool:

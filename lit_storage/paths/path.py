@@ -246,7 +246,7 @@ class Path(LookupPath):
                 f"{self._value()!r} is this Work's own; copy it with shutil, get() only copies others' files"
             )
         if not os.path.lexists(self):
-            raise PathNotFound(f"{self._value()!r} is this Work's own, and it is not there")
+            raise _own_not_found(self)
         return Transfer(files=0, bytes=0, seconds=0.0, how="own", skipped=())
 
     # --- Travelling -----------------------------------------------------------------------------
@@ -370,13 +370,19 @@ def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"{argument}={value!r} is none of {', '.join(map(repr, choices))}")
 
 
+def _own_not_found(path: Path) -> PathNotFound:
+    location = path._location()
+    advice = homes.advice(location) if location is not None else ""
+    return PathNotFound(f"{os.fspath(path)!r} is this Work's own, and it is not there{advice}")
+
+
 def _own_entry(path: Path) -> Entry:
     from lit_storage_proto.entry import Entry, Kind
 
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise PathNotFound(f"{os.fspath(path)!r} is this Work's own, and it is not there") from None
+        raise _own_not_found(path) from None
     kinds = {stat.S_IFREG: Kind.FILE, stat.S_IFDIR: Kind.DIRECTORY}
     kind = kinds.get(stat.S_IFMT(status.st_mode), Kind.SKIPPED)
     size = status.st_size if kind is Kind.FILE else 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import logging
 import os
 import threading
 import uuid
@@ -22,10 +23,12 @@ from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
+from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name
 from lit_storage.sessions.persistence import Persistence, tell
 from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch
+from lit_storage_client.fetch.aside import discard_aside, move_aside
 from lit_storage_client.origins.origins import Origins
 from lit_storage_client.peers.channels import Channels
 from lit_storage_client.peers.remote import Remote
@@ -33,8 +36,9 @@ from lit_storage_core.artifacts.urls import in_place_url
 from lit_storage_core.registries import open_registry, renewal_of
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity
-from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached
+from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, PathNotFound
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, Registry, WorkRecord, WorkState
 from lit_storage_proto.uri import Location, check_name
@@ -42,6 +46,8 @@ from lit_storage_proto.uri import Location, check_name
 if TYPE_CHECKING:
     from lit_storage_proto.entry import Entry
     from lit_storage_server.process.server_process import ServerProcess
+
+_TRANSFERS = logging.getLogger("lit_storage.transfer")
 
 _current: Session | None = None
 _opening = threading.Lock()
@@ -309,20 +315,53 @@ class Session:
     def stat(self, location: Location) -> Entry:
         """See `Origins.stat`."""
         self.check_name()
-        return self.origins.stat(location)
+        with self._hinting(location):
+            return self.origins.stat(location)
 
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
         self.check_name()
-        return fetch(
-            self.origins,
-            location,
-            root=self.storage_root if confined else None,
-            target=target,
-            session_root=self.root,
-            discards=self._discards,
-            **options,
+        with self._hinting(location):
+            transfer = fetch(
+                self.origins,
+                location,
+                root=self.storage_root if confined else None,
+                target=target,
+                session_root=self.root,
+                discards=self._discards,
+                **options,
+            )
+        _TRANSFERS.info(
+            "copied %s: %d %s, %d bytes in %.3f s (%s)",
+            shown(str(location)),
+            transfer.files,
+            "file" if transfer.files == 1 else "files",
+            transfer.bytes,
+            transfer.seconds,
+            transfer.how,
         )
+        if confined:
+            discard_aside(self.storage_root, location, target)
+        return transfer
+
+    def move_aside(self, location: Location) -> str:
+        """See `lit_storage_client.fetch.aside.move_aside`; the copy is the one in ``R/@origin``."""
+        return move_aside(self.storage_root, location, home.value_of(self.home, location))
+
+    def advise(self, location: Location) -> str:
+        """Return what may have been meant by a path of one's own that is not there, or ""."""
+        return hint_for_own(self.registry, location)
+
+    @contextlib.contextmanager
+    def _hinting(self, location: Location) -> Iterator[None]:
+        """Add to an error that nothing is there what may have been meant."""
+        try:
+            yield
+        except PathNotFound as error:
+            hint = hint_for_remote(self.registry, location)
+            if hint:
+                error.args = (f"{error}; {hint}",)
+            raise
 
 
 def join(
@@ -448,6 +487,6 @@ def _open(
 def _enter(session: Session) -> Session:
     global _current
     _current = session
-    home.enter(session.home, session)
+    home.enter(session.home, session, session.advise)
     atexit.register(session._close_at_exit)
     return session

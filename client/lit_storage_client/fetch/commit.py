@@ -129,7 +129,7 @@ class _Swap:
     def _exchange(self) -> bool:
         """Exchange with what is there; say whether something was."""
         try:
-            with _movable(self._parent_fd, self._name):
+            with movable(self._parent_fd, self._name):
                 self._rename(self._staging.fd, TREE, self._parent_fd, self._name, RENAME_EXCHANGE)
         except FileNotFoundError:
             return False
@@ -145,7 +145,7 @@ class _Swap:
             raise self._exists()
         self._staging.note_swap(durable=self._durable)
         try:
-            with _movable(self._parent_fd, self._name):
+            with movable(self._parent_fd, self._name):
                 os.rename(self._name, OLD, src_dir_fd=self._parent_fd, dst_dir_fd=self._staging.fd)
             os.rename(TREE, self._name, src_dir_fd=self._staging.fd, dst_dir_fd=self._parent_fd)
         except BaseException:
@@ -174,7 +174,7 @@ def root_directory(staging: Staging, root: Entry) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _movable(parent_fd: int, name: str) -> Iterator[None]:
+def movable(parent_fd: int, name: str) -> Iterator[None]:
     """Let the block move a directory that is there, even one that its owner cannot write.
 
     Such a directory is made writable for the move, and is as before where the move fails.
