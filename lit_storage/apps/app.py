@@ -22,8 +22,9 @@ from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_sta
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
 from lit_storage.sessions import environment
-from lit_storage.sessions.persistence import see_to_end
+from lit_storage.sessions.persistence import see_to_end, tell
 from lit_storage.sessions.session import Session, connect_flow
+from lit_storage.sessions.stray_directory import StrayDirectory
 from lit_storage.sessions.termination import exit_at_sigterm
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidApp
@@ -109,11 +110,13 @@ class App:
             raise InvalidApp(
                 "a memory: registry is known to one process only; give the App another one, or none"
             )
+        stray = StrayDirectory()
         self._session = connect_flow(self._root, self._registry, self._security, self._limits)
         try:
             self._run_executor()
         finally:
             self._session.is_flow, self._session.gives_way = False, True
+            tell(stray.sentences())
 
     def _run_executor(self) -> None:
         self._executor = self._new_executor()

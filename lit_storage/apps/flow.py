@@ -14,6 +14,7 @@ from typing import Any
 from lit_storage.apps.handover import replace_paths
 from lit_storage.apps.work import Work, internals, own_paths
 from lit_storage.paths.home import Home
+from lit_storage.paths.mistypes import warn_of_mistyped_value
 from lit_storage.paths.path import Path, attach
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.uri import SCHEME, check_name
@@ -31,8 +32,9 @@ class Flow(abc.ABC):
         """Call the `run` of the Works. Runs once, in the main process."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, str) and value.startswith(SCHEME):
-            value = Path(value)
+        if isinstance(value, str):
+            warn_of_mistyped_value(value)
+            value = Path(value) if value.startswith(SCHEME) else value
         object.__setattr__(self, name, value)
 
 

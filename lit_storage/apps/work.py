@@ -19,6 +19,7 @@ from lit_storage.apps.handover import plain_paths, replace_paths
 from lit_storage.apps.supervisor import Status, Supervisor
 from lit_storage.executors import Resources
 from lit_storage.paths import home
+from lit_storage.paths.mistypes import warn_of_mistyped_value
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, attach, with_consumer, with_origin
 from lit_storage.sessions import session
@@ -232,8 +233,9 @@ def _rebuild(
 
 def _converted(work: Work, value: Any) -> Any:
     """Return `value`, a ``lit://`` str as a Path, and a Path with this Work as origin or consumer."""
-    if isinstance(value, str) and value.startswith(SCHEME):
-        value = Path(value)
+    if isinstance(value, str):
+        warn_of_mistyped_value(value)
+        value = Path(value) if value.startswith(SCHEME) else value
     if not isinstance(value, Path):
         return value
     origin = internals(work).origin

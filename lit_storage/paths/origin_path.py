@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 from lit_storage.paths import home as homes
 from lit_storage.paths import unattached
 from lit_storage.paths.guarded import GuardedPosixPath
+from lit_storage.paths.mistypes import warn_of_mistype
 from lit_storage.paths.origin import Origin
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached
@@ -38,6 +39,9 @@ class OriginPath(GuardedPosixPath):
         first = segments[0] if segments else None
         if isinstance(first, str) and first.startswith(SCHEME):
             segments = (_of_uri(first, segments[1:]), *segments[1:])
+        for index, segment in enumerate(segments):
+            if isinstance(segment, str) and ":" in segment:
+                warn_of_mistype(segment, is_first=not index)
         if not any(isinstance(segment, OriginPath) for segment in segments):
             super().__init__(*segments, **options)
             return
@@ -72,6 +76,9 @@ class OriginPath(GuardedPosixPath):
         return self._joined((key, self))
 
     def _joined(self, segments: Sequence[str | os.PathLike[str]]) -> Self:
+        for index, segment in enumerate(segments):
+            if isinstance(segment, str) and ":" in segment:
+                warn_of_mistype(segment, is_first=not index)
         origin = _common_origin(segments)
         path = self.with_segments(*segments)
         mark(path, origin, self._consumer or _first_consumer(segments), is_lit=path._unattached)
@@ -154,12 +161,22 @@ def _values(segments: Sequence[Any]) -> list[Any]:
             if segment._unattached:
                 values.clear()  # it stands for an absolute path
             # pathlib takes more than the text from a path: a pattern keeps its trailing slash
-            values.append(segment._value() if segment._unattached else pathlib.PurePosixPath(segment))
-        elif not values and isinstance(segment, str) and segment.startswith(SCHEME):
-            values.append("./" + segment)
+            is_lit = segment._unattached
+            values.append(
+                _plain(segment._value(), is_first=True) if is_lit else pathlib.PurePosixPath(segment)
+            )
+        elif isinstance(segment, str) and ":" in segment:
+            values.append(_plain(segment, is_first=not values))
         else:
             values.append(segment)
     return values
+
+
+def _plain(text: str, *, is_first: bool) -> str | pathlib.PurePosixPath:
+    """Return the text of a plain path in a form that the constructor neither converts nor warns of."""
+    if is_first and text.lower().startswith(unattached.ROOT):
+        return "./" + text
+    return text if text.endswith("/") else pathlib.PurePosixPath(text)
 
 
 def _common_origin(segments: Sequence[Any]) -> Origin | None:

@@ -26,6 +26,7 @@ from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name
 from lit_storage.sessions.persistence import Persistence, tell
+from lit_storage.sessions.stray_directory import StrayDirectory
 from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.fetch.aside import discard_aside, move_aside
@@ -78,6 +79,8 @@ class Session:
         self._persistence: Persistence | None = None
         self._record: LiveRecord | None = None
         self._taken: NameTaken | None = None
+        self._stray = StrayDirectory()
+        self._is_of_app = False
         self._closed = False
         self._process = os.getpid()
         self._stop_exiting = exit_at_sigterm() if home_.name is not None else None
@@ -171,6 +174,7 @@ class Session:
 
     def leave_rest_to_app(self, app: ProcessIdentity) -> None:
         """Let the App that started this process publish what it does not publish itself before it ends."""
+        self._is_of_app = True
         if self._persistence is not None:
             self._persistence.keeper = app
 
@@ -208,6 +212,8 @@ class Session:
                 leaving.callback(self._server.release)
             if self._stop_exiting is not None:
                 leaving.callback(self._stop_exiting)
+            if not self._is_of_app:  # the App warns for all of its Works
+                tell(self._stray.sentences())
             if self._taken is not None:
                 tell([f"what {self.name!r} declared is not published any more: {self._taken}"])
             elif self._persistence is not None:
@@ -441,7 +447,7 @@ def connect_flow(
     """Open the session of a Flow's process, in which a Path of a Work can be held and handed on."""
     with _opening:
         session = _open(None, "flow", root, registry, security, limits)
-        session.is_flow = True
+        session.is_flow = session._is_of_app = True
         return _enter(session)
 
 
