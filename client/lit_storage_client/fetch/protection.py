@@ -19,6 +19,7 @@ from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import STAGING
 
+_DEFAULT_NAME = ".lit"
 _STORAGE_ROOTS = ("works", "flow", "connect")
 _ROOT_FILES = ("registry.db", "machine-id", "token")
 _ROOT_NAMES = frozenset((*_STORAGE_ROOTS, *_ROOT_FILES, "registry.db-wal", "registry.db-shm"))
@@ -110,7 +111,8 @@ def _is_home(path: str) -> bool:
 
 def _is_root(path: str) -> bool:
     """Say whether a directory is the root of an App or of a session, by what it holds."""
-    return _holds(path, _ROOT_FILES) and _holds(path, _STORAGE_ROOTS)
+    is_named = os.path.basename(os.path.realpath(path)) == _DEFAULT_NAME  # with etcd it may hold no file
+    return _holds(path, _STORAGE_ROOTS) and (is_named or _holds(path, _ROOT_FILES))
 
 
 def _is_storage_root(path: str) -> bool:
