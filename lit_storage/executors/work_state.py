@@ -1,6 +1,7 @@
 """The state of a Work: which of its attributes both processes know, and how they stay the same.
 
-State is the public attributes of JSON-like types, Paths, and lists, tuples and dicts of these.
+State is the public attributes of JSON-like types, Paths, and containers of nothing but these, plain objects
+among them (`lit_storage.executors.containers`).
 A `Ledger` remembers, pickled, what the other side last knew of each; whatever differs from it is
 a change, whether it was assigned or altered in place. Nothing here sends anything.
 """
@@ -12,9 +13,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_storage.executors.containers import Kind, kind_of
 from lit_storage.paths.path import Path
 
 _SCALARS = frozenset({type(None), bool, int, float, str})
+_SCALAR_BASES = (str, int, float, Path)
+_BEING_COPIED = object()
 
 
 class NotState(TypeError):
@@ -38,18 +42,46 @@ def is_public(name: str) -> bool:
 
 
 def to_state(value: Any) -> Any:
-    """Return `value` in the plain types that travel.
+    """Return a copy of `value` in the types that travel.
 
-    Subclasses become what they are a kind of: a ``numpy.float64`` is a float, a namedtuple a tuple.
-    Containers are copied, so that other threads may go on changing the ones of `value`.
+    Subclasses of scalars, list, dict, set and deque become what they are a kind of: a ``numpy.float64`` is
+    a float, an ``OrderedDict`` a dict. Named tuples and plain objects keep their type. Containers are copied,
+    so that other threads may go on changing the ones of `value`.
 
     Raises:
-        NotState: something in it is of another type, or it holds itself.
+        NotState: something in it is of another type, it holds itself, or it is nested too deeply.
     """
     try:
-        return _plain(value)
+        return _Copier().copy(value)
     except RecursionError:
         raise NotState(type(value).__name__) from None
+
+
+def pickled_state(value: Any) -> bytes:
+    """Return `to_state` of `value`, pickled.
+
+    Raises:
+        NotState: as of `to_state`, or pickle refuses it.
+    """
+    try:
+        return pickle.dumps(to_state(value))
+    except NotState:
+        raise
+    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+        raise NotState(f"{type(value).__name__}: {error}") from None
+
+
+def is_state(value: Any, known: dict[int, tuple[Any, bool]] | None = None) -> bool:
+    """Say whether `to_state` takes `value`. Nothing is copied.
+
+    Args:
+        value: anything.
+        known: the answers for containers by id; answers are added, so that no container is judged twice.
+    """
+    try:
+        return _is_state(value, {} if known is None else known)
+    except RecursionError:
+        return False
 
 
 def is_flat(values: Iterable[Any]) -> bool:
@@ -57,23 +89,56 @@ def is_flat(values: Iterable[Any]) -> bool:
     return _SCALARS.issuperset(map(type, values))
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, Path)):
-        return value
-    if isinstance(value, str):
-        return str.__str__(value)  # and not str(value), to which an Enum gives another meaning
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float):
-        return float.__float__(value)
-    if isinstance(value, (list, tuple)):
-        items = list(value)
-        if not is_flat(items):
-            items = [_plain(item) for item in items]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in list(value.items())}
-    raise NotState(type(value).__name__)
+def _is_state(value: Any, known: dict[int, tuple[Any, bool]]) -> bool:
+    cls = type(value)
+    if cls in _SCALARS or issubclass(cls, _SCALAR_BASES):
+        return True
+    kind = kind_of(cls)
+    if kind is None:
+        return False
+    if id(value) in known:
+        return known[id(value)][1]
+    parts = kind.parts(value)
+    if is_flat(parts):
+        return True
+    known[id(value)] = value, False  # stays so for what holds itself
+    answer = all(_is_state(part, known) for part in parts)
+    known[id(value)] = value, answer
+    return answer
+
+
+class _Copier:
+    """Copies one value; each container of containers in it once, however often it is held."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[Any, Any]] = {}
+        """By id, with the original: while it is held here, no other object gets its id."""
+
+    def copy(self, value: Any) -> Any:
+        cls = type(value)
+        if cls in _SCALARS or issubclass(cls, Path):
+            return value
+        if issubclass(cls, str):
+            return str.__str__(value)  # and not str(value), to which an Enum gives another meaning
+        if issubclass(cls, int):
+            return int.__int__(value)
+        if issubclass(cls, float):
+            return float.__float__(value)
+        kind = kind_of(cls)
+        if kind is None:
+            raise NotState(cls.__name__)
+        parts = kind.parts(value)
+        return kind.copy(value, parts) if is_flat(parts) else self._copy_nested(value, kind, parts)
+
+    def _copy_nested(self, value: Any, kind: Kind, parts: list[Any]) -> Any:
+        _, copy = self._copies.get(id(value), (None, None))
+        if copy is _BEING_COPIED:
+            raise NotState(type(value).__name__)
+        if copy is None:
+            self._copies[id(value)] = value, _BEING_COPIED
+            copy = kind.copy(value, [self.copy(part) for part in parts])
+            self._copies[id(value)] = value, copy
+        return copy
 
 
 class Ledger:
@@ -95,7 +160,7 @@ class Ledger:
         public = {name: attributes[name] for name in looked_at if name in attributes and is_public(name)}
         for name, value in public.items():
             try:
-                pickled = pickle.dumps(to_state(value))
+                pickled = pickled_state(value)
             except NotState:
                 if name not in self._known or self._known[name] is not None:
                     withheld[name] = type(value).__name__
@@ -111,7 +176,7 @@ class Ledger:
     def note(self, name: str, value: Any) -> None:
         """Know that both sides have `value` now."""
         try:
-            self._known[name] = pickle.dumps(to_state(value))
+            self._known[name] = pickled_state(value)
         except NotState:
             self._known[name] = None
 

@@ -1,24 +1,52 @@
 """What is state, and what the ledger takes for a change."""
 
 import collections
+import decimal
 import enum
 import pickle
+import tempfile
 import threading
-import typing
+import weakref
 
 import pytest
 
 from lit_storage import Path
-from lit_storage.executors.work_state import Changes, Ledger, NotState, to_state
+from lit_storage.executors.work_state import Changes, Ledger, NotState, is_state, pickled_state, to_state
+from tests.lit_storage.apps.containers import IMMUTABLE, KINDS, Box, Slotted, item_of
 
 
 class Level(enum.IntEnum):
     HIGH = 3
 
 
-class Point(typing.NamedTuple):
-    x: int
-    y: int
+class Colour(enum.Enum):
+    RED = Path("red")
+
+
+class Closing:
+    """A copy that is thrown away would close what the original uses."""
+
+    def __init__(self):
+        self.descriptor = 3
+
+    def __del__(self):
+        pass
+
+
+class WithState:
+    def __getstate__(self):
+        raise AssertionError
+
+
+class Unhelpful:
+    """Has no field that says so, but its class refuses to be pickled."""
+
+    def __init__(self):
+        self.x = 1
+
+    @property
+    def __class__(self):
+        raise TypeError("a proxy that is not connected")
 
 
 class Loss(float):
@@ -33,6 +61,29 @@ def test_plain_types_travel_as_they_are(value):
     """JSON-like values, Paths and containers of these are state."""
     assert to_state(value) == value
     assert type(to_state(value)) is type(value)
+    assert is_state(value)
+
+
+EVERY = {**KINDS, **IMMUTABLE}
+
+
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_containers_keep_their_type(make):
+    """A copy travels, and arrives as what it was."""
+    value = make(Path("a/b"))
+    copy = pickle.loads(pickled_state(value))
+    assert type(copy) is type(value)
+    assert item_of(copy) == Path("a/b")
+    assert is_state(value)
+
+
+@pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
+def test_containers_are_copied(make):
+    """Other threads may go on changing what a value holds while the copy is pickled."""
+    value = [make((1,))]
+    copy = to_state(value)
+    assert copy is not value
+    assert copy[0] is not value[0]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +91,6 @@ def test_plain_types_travel_as_they_are(value):
     [
         (Loss(0.5), 0.5),
         (Level.HIGH, 3),
-        (Point(1, 2), (1, 2)),
         (collections.OrderedDict(a=1), {"a": 1}),
         (collections.defaultdict(list, a=[1]), {"a": [1]}),
     ],
@@ -52,12 +102,91 @@ def test_subclasses_travel_as_what_they_are_a_kind_of(value, plain):
 
 
 @pytest.mark.parametrize(
-    "value", [object(), b"bytes", {1, 2}, threading.Lock(), [object()], {"a": {"b": object()}}]
+    "value",
+    [
+        object(),
+        b"bytes",
+        threading.Lock(),
+        threading.Event(),
+        [object()],
+        {"a": {"b": object()}},
+        Box(threading.Lock()),
+        Slotted(b""),
+        Colour.RED,
+        Closing(),
+        WithState(),
+        decimal.Decimal(1),
+        Level,
+        weakref.finalize(Level, print),
+        tempfile.TemporaryDirectory,
+    ],
+    ids=lambda value: type(value).__name__,
 )
 def test_other_types_are_no_state(value):
     """What is neither is refused, also deep inside."""
+    assert not is_state(value)
     with pytest.raises(NotState):
         to_state(value)
+
+
+@pytest.mark.parametrize("make", [lambda item: [item], Box, Slotted])
+def test_what_holds_itself_is_no_state(make):
+    """Neither copies run forever."""
+    value = make(None)
+    if isinstance(value, list):
+        value.append(value)
+    else:
+        value.item = [value]
+    assert not is_state(value)
+    with pytest.raises(NotState):
+        to_state(value)
+
+
+def test_what_is_nested_too_deeply_is_no_state():
+    """No RecursionError reaches the user."""
+    value = None
+    for _ in range(5000):
+        value = Box(value)
+    assert not is_state(value)
+    with pytest.raises(NotState):
+        to_state(value)
+
+
+def test_what_is_held_twice_is_copied_once():
+    """Sixty levels that each hold the next one twice are sixty copies."""
+    value = Box(None)
+    for _ in range(60):
+        value = [value, value]
+    copy = to_state(value)
+    assert copy[0] is copy[1]
+
+
+def test_instances_of_a_local_class_are_no_state():
+    """The other process cannot import it; a named tuple travels as a tuple."""
+
+    class Local:
+        pass
+
+    with pytest.raises(NotState):
+        to_state([Local()])
+    local = collections.namedtuple("local", "x")  # noqa: PYI024
+    assert to_state(local(1)) == (1,)
+    assert type(to_state(local(1))) is tuple
+
+
+def test_what_pickle_refuses_is_withheld():
+    """A class that cannot be pickled after all does not keep the other attributes from travelling."""
+    changes = Ledger().changes({"bad": Box(Unhelpful()), "good": 1})
+    assert set(changes.assigned) == {"good"}
+    assert changes.withheld == {"bad": "Box"}
+
+
+def test_equal_sets_of_different_order_lose_no_change():
+    """Pickles may differ by the order alone; an item that is added is always told."""
+    ledger, items = Ledger(), {f"item {number}" for number in range(100)}
+    ledger.changes({"items": items})
+    items.add("another")
+    assert pickle.loads(ledger.changes({"items": items}).assigned["items"]) == items
 
 
 def test_only_what_differs_is_a_change():
