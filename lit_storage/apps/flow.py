@@ -8,10 +8,10 @@ replaced by attached ones.
 from __future__ import annotations
 
 import abc
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from lit_storage.apps.handover import replace_paths
+from lit_storage.apps.paths_in_values import Copies, replace_paths
 from lit_storage.apps.work import Work, internals, own_paths
 from lit_storage.paths.home import Home
 from lit_storage.paths.mistypes import warn_of_mistyped_value
@@ -24,7 +24,7 @@ class Flow(abc.ABC):
     """Holds Works (and other Flows) as attributes; subclass it and write `run`.
 
     An attribute that is a str starting with ``lit://`` becomes a `Path`, which has no origin until
-    it becomes an attribute of a Work. A Flow moves no files.
+    it becomes an attribute of a Work. So does one of the class when the App is built. A Flow moves no files.
     """
 
     @abc.abstractmethod
@@ -70,19 +70,39 @@ def name_works(flow: Flow, taken: Collection[str] = ()) -> dict[str, Work]:
 
 
 def attach_paths(flow: Flow, here: Home) -> None:
-    """Replace each Path in the attributes of the tree whose origin has a name by an attached one."""
+    """Replace each Path in the attributes of the tree whose origin has a name by an attached one.
+
+    Each ``lit://`` text of a class becomes an attribute of the instance before that.
+    """
 
     def attached(path: Path) -> Path:
         origin = path._origin
         return path if origin is None or origin.name is None else attach(path, origin, here)
 
-    for holder in (flow, *(member for _, member in _members(flow, ""))):
-        if isinstance(holder, Work):
-            own_paths(holder)
+    holders = (flow, *(member for _, member in _members(flow, "")))
+    owned = _own_all_paths(holders)
+    copies: Copies = {}
+    for holder in holders:
         attributes = vars(holder)
         for name, value in list(attributes.items()):
             if name != "_lit":
-                attributes[name] = replace_paths(value, attached, in_place=True)
+                if isinstance(holder, Flow):
+                    value = replace_paths(value, lambda path: path, owned)
+                attributes[name] = replace_paths(value, attached, copies)
+
+
+def _own_all_paths(holders: Iterable[Work | Flow]) -> Copies:
+    """Make each Work the origin of the Paths in its attributes, those of its class among them.
+
+    Returns:
+        The immutable containers that were copied. A Flow may hold their originals: in place of them, it
+        takes the copy of the first Work.
+    """
+    owned: Copies = {}
+    for holder in holders:
+        if isinstance(holder, Work):
+            owned = {**own_paths(holder), **owned}
+    return owned
 
 
 def _members(

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from lit_storage.apps.handover import find_paths
+from lit_storage.apps.arguments import Arguments
 from lit_storage.executors import (
     Changed,
     Executor,
@@ -26,7 +26,8 @@ from lit_storage.executors import (
     Start,
     Worker,
 )
-from lit_storage.executors.work_state import Changes, Ledger, is_public
+from lit_storage.executors.work_state import Changes, Ledger, NotState, is_public, pickled_state
+from lit_storage.paths.path import Path
 from lit_storage_proto.errors import NotAttached, TransferTimeout, WorkError
 
 
@@ -149,18 +150,17 @@ class Supervisor:
             self._start_deadline.daemon = True
             self._start_deadline.start()
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, arguments: Arguments) -> Any:
         """Call ``run`` in the Work's process; wait for it unless the Work is parallel.
 
         Raises:
             RuntimeError: it is running already.
-            TypeError: an argument cannot be pickled.
+            TypeError: an attribute that the Flow assigned cannot be pickled.
             WorkError: it was stopped, or its process ended, before `run` did.
             NotAttached: a Path among the arguments is of a Work that is not in the Flow.
             BaseException: what ``run`` raised, with the Work's traceback as its cause.
         """
-        _refuse_nameless((args, kwargs))
-        arguments = self._pickled((args, kwargs))
+        _refuse_nameless(arguments)
         with self._changed:
             # What a former process left is published before there is another one to write there.
             self._changed.wait_for(lambda: self._processes <= (self._worker is not None), _LEAVE_SECONDS)
@@ -171,23 +171,16 @@ class Supervisor:
             self.start()
             worker = self._worker
             assert worker is not None
+            changes = self._changes_of_flow()
             self._exception, self._exception_was_raised, self._value = None, False, None
             self._become(Status.RUNNING)
-            worker.send(Run(arguments, self._changes_of_flow()))
+            worker.send(Run(arguments.pickled, changes))
         if self._parallel:
             return None
         value = self.wait(None)
         if self._status is Status.STOPPED:
             raise WorkError(f"{self.name!r} was stopped before run() had ended")
         return value
-
-    def _pickled(self, arguments: tuple[Any, ...]) -> bytes:
-        try:
-            return pickle.dumps(arguments)
-        except Exception as error:
-            raise TypeError(
-                f"an argument of run() cannot be sent to the process of {self.name!r}: {error}"
-            ) from error
 
     def wait(self, timeout_seconds: float | None) -> Any:
         """Wait until ``run`` has ended; return what it returned, or raise what it raised.
@@ -244,19 +237,35 @@ class Supervisor:
 
     def _changes_of_flow(self) -> Changes:
         known_there = {n: v for n, v in self._attributes.items() if n not in self.withheld}
+        of_any_type = self._assigned()
         changes = self._ledger.changes(known_there)
         # What is withheld from the Flow has no value here: its absence is no deletion.
         deleted = tuple(name for name in changes.deleted if name not in self.withheld)
-        return Changes(self._assigned(changes), {}, deleted)
+        return Changes({**of_any_type, **changes.assigned}, {}, deleted)
 
-    def _assigned(self, changes: Changes) -> dict[str, bytes]:
-        """Return what is sent: all state that differs, and what the Flow assigned of other types."""
-        assigned = dict(changes.assigned)
-        for name in self._to_send & set(self._attributes):
-            if is_public(name) and name not in assigned:
-                assigned[name] = pickle.dumps(self._attributes[name])
-        self._to_send.clear()
+    def _assigned(self) -> dict[str, bytes]:
+        """Return what the Flow assigned, pickled, whatever its type.
+
+        Raises:
+            TypeError: something cannot be pickled.
+        """
+        names = list(self._to_send)
+        assigned = {n: self._pickled(n) for n in names if is_public(n) and n in self._attributes}
+        self._to_send.difference_update(names)
         return assigned
+
+    def _pickled(self, name: str) -> bytes:
+        value = self._attributes[name]
+        try:
+            return pickled_state(value)
+        except NotState:
+            pass
+        try:
+            return pickle.dumps(value)
+        except Exception as error:
+            raise TypeError(
+                f"attribute {name!r} cannot be sent to the process of {self.name!r}: {error}"
+            ) from error
 
     def _receive(self, generation: int, report: Report) -> None:
         with self._changed:
@@ -370,9 +379,9 @@ class Supervisor:
             self.withheld.pop(name, None)
 
 
-def _refuse_nameless(arguments: tuple[Any, ...]) -> None:
-    for path in find_paths(arguments):
-        if path._origin is not None and path._origin.name is None:
+def _refuse_nameless(arguments: Arguments) -> None:
+    for path in arguments.paths:
+        if isinstance(path, Path) and path._origin is not None and path._origin.name is None:
             raise NotAttached(
                 f"{str(path)!r} is of a Work without a name, since it is no attribute of the Flow; assign it"
             )

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from lit_storage.apps.handover import plain_paths, replace_paths
+from lit_storage.apps.arguments import pack
+from lit_storage.apps.paths_in_values import Copies, replace_paths
+from lit_storage.apps.plain_paths import warnings_of
 from lit_storage.apps.supervisor import Status, Supervisor
 from lit_storage.executors import Resources
 from lit_storage.paths import home
@@ -52,8 +54,12 @@ class _WorkType(abc.ABCMeta):
 class Work(metaclass=_WorkType):
     """A named process that owns files; subclass it and write `run`.
 
-    Public attributes of JSON-like types and Paths are the state of the Work: the Flow sees them.
-    An attribute that is a str starting with ``lit://`` becomes a `Path` of this Work.
+    Its public attributes are the state of the Work, which the Flow sees: JSON-like values, Paths, and
+    containers of nothing but these. Containers are list, tuple, dict, set, frozenset, deque, named
+    tuples, and plain objects, such as dataclasses, whose class the other process can import.
+    An attribute that is a str starting with ``lit://`` becomes a `Path` of this Work. Such a str among the
+    attributes of the class becomes a `Path` of each instance when the App is built; ``ClassVar`` and the
+    bare text ``lit://`` stay text.
 
     Args:
         parallel: `run` returns at once, and `wait` waits for it.
@@ -97,7 +103,7 @@ class Work(metaclass=_WorkType):
 
     @abc.abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the work. What it returns reaches the Flow if it is JSON-like or a Path."""
+        """Do the work. What it returns reaches the Flow if it could be state."""
 
     @property
     def status(self) -> Status:
@@ -154,7 +160,8 @@ class Work(metaclass=_WorkType):
             if supervisor is not None and name in supervisor.withheld:
                 raise AttributeError(
                     f"{name!r} is a {supervisor.withheld[name]} and stays in the process of "
-                    f"{supervisor.name!r}; only JSON-like values and Paths reach the Flow"
+                    f"{supervisor.name!r}; only JSON-like values, Paths and "
+                    "containers of these reach the Flow"
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -190,19 +197,24 @@ def internals(work: Work) -> Internals:
     return own
 
 
-def own_paths(work: Work, name: str | None = None) -> None:
+def own_paths(work: Work, name: str | None = None) -> Copies:
     """Make this Work the origin of each Path that has none in its attributes, also in containers.
 
     Args:
         work: the Work.
         name: look at this attribute alone.
+
+    Returns:
+        The immutable containers that were copied.
     """
     attributes, origin = vars(work), internals(work).origin
+    copies: Copies = {}
     for each in [name] if name is not None else list(attributes):
         if each != "_lit" and each in attributes:
-            owned = replace_paths(attributes[each], lambda path: with_origin(path, origin), in_place=True)
+            owned = replace_paths(attributes[each], lambda path: with_origin(path, origin), copies)
             if owned is not attributes[each]:
                 attributes[each] = owned
+    return copies
 
 
 def _checked(resources: Resources) -> Resources:
@@ -248,14 +260,6 @@ def _converted(work: Work, value: Any) -> Any:
     return attach(value, origin, here) if here is not None and origin.name is not None else value
 
 
-def _plain_path_warning(path: str, work: str) -> str:
-    return (
-        f"{path!r} is passed to the run() of {work} as a plain path, so its files are not handed over; "
-        f'assign "lit://…" or lit_storage.Path({path!r}) to an attribute of the Work that owns the files, '
-        "and pass that"
-    )
-
-
 def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
     """Return `run` such that in the Flow's process it is called in the Work's process."""
 
@@ -266,8 +270,9 @@ def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
             _adopters[-1](self)
         if own.supervisor is None:
             return run(self, *args, **kwargs)
-        for plain in plain_paths((args, kwargs)):
-            warnings.warn(_plain_path_warning(plain, type(self).__name__), stacklevel=2)
-        return own.supervisor.run(args, kwargs)
+        arguments = pack(args, kwargs, own.supervisor.name)
+        for warning in warnings_of(arguments, type(self).__name__):
+            warnings.warn(warning, stacklevel=2)
+        return own.supervisor.run(arguments)
 
     return call

@@ -14,12 +14,15 @@ import pickle
 import queue
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from lit_storage.apps.arguments import unpack
 from lit_storage.apps.arrivals import Arrivals
-from lit_storage.apps.handover import fetch_all, find_paths, replace_paths
+from lit_storage.apps.handover import fetch_all
+from lit_storage.apps.hidden_paths import HiddenPaths
+from lit_storage.apps.paths_in_values import find_paths, first_hidden_path
 from lit_storage.apps.teller import Post, Teller
 from lit_storage.apps.tracebacks import user_traceback
 from lit_storage.apps.work import Work, internals, own_paths
@@ -35,8 +38,8 @@ from lit_storage.executors import (
     Stop,
     Stopped,
 )
-from lit_storage.executors.work_state import Changes, NotState, to_state
-from lit_storage.paths.path import Path, with_consumer
+from lit_storage.executors.work_state import Changes, NotState, pickled_state
+from lit_storage.paths.path import Path
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
 from lit_storage_core.system.process import ProcessIdentity
@@ -77,6 +80,8 @@ class WorkHost:
         self._arrivals: Arrivals | None = None
         self._stopping = False
         self._state = WorkState.STOPPED
+        self._given: list[Path] = []  # among the arguments of the last call
+        self._hidden_paths = HiddenPaths(start.name)
         self.in_run = False
         """Whether code of the user runs on the main thread, which `WorkStopped` may interrupt."""
         self.is_publishing = False
@@ -125,6 +130,7 @@ class WorkHost:
             return  # a forked child of the Work has a Work of its own
         own_paths(work, name)
         self._declare_own(vars(work).get(name))
+        self._warn_of_hidden_paths(work, [name])
         if self._teller is not None:
             self._teller.assigned(name)
 
@@ -133,6 +139,7 @@ class WorkHost:
         assert isinstance(work, Work)
         internals(work).origin.assign(self._start.name)
         self._declare_own(vars(work))
+        self._warn_of_hidden_paths(work, list(vars(work)))
         self._teller = Teller(vars(work), self._send)
         internals(work).on_assign = self.assigned
         return work
@@ -140,19 +147,16 @@ class WorkHost:
     def _run(self, work: Work, command: Run) -> None:
         assert self._session is not None
         self._session.check_name()
-        args, kwargs = pickle.loads(command.arguments)  # noqa: S301  from the App that started this process
+        args, kwargs, self._given = unpack(command.arguments, internals(work).origin)
         self._apply(work, command.changes)
         self._declare_own(vars(work))
-        me = internals(work).origin
-        args, kwargs = replace_paths(
-            (args, kwargs), lambda path: with_consumer(path, me) if path.origin_name else path
-        )
+        self._warn_of_hidden_paths(work, command.changes.assigned)
         self.in_run = True
         try:
             if self._stopping:
                 raise WorkStopped
             fetch_all(
-                self._foreign(args, kwargs, vars(work)),
+                self._foreign(self._given, vars(work)),
                 workers=self._start.limits.fetch_workers,
                 arrivals=self._arrivals,
             )
@@ -166,6 +170,7 @@ class WorkHost:
         self._end_if_forked(None)
         self._session.check_name()  # nobody could get what this run made
         self._declare_own(value)
+        self._warn_of_hidden_paths(work, list(vars(work)))
         pickled = self._pickle_value(value)
         if internals(work).persist == "run":
             self._publish(work)
@@ -187,6 +192,10 @@ class WorkHost:
         for path in find_paths(value):
             if path.origin_name == self._start.name and path.uri is not None:
                 session.declare(path)
+
+    def _warn_of_hidden_paths(self, work: Work, names: Iterable[str]) -> None:
+        attributes = vars(work)
+        self._hidden_paths.look(attributes, names, lambda: [*find_paths(attributes), *self._given])
 
     def _apply(self, work: Work, changes: Changes) -> None:
         attributes = vars(work)
@@ -210,11 +219,13 @@ class WorkHost:
 
     def _pickle_value(self, value: Any) -> bytes:
         try:
-            return pickle.dumps(to_state(value))
+            return pickled_state(value)
         except NotState:
+            path = first_hidden_path(value, lambda _: True)
+            loss = "" if path is None else f", so the Path {str(path)!r} in it is not handed over"
             warnings.warn(
                 f"run() of {self._start.name!r} returned a {type(value).__name__}, which stays in its "
-                "process; return JSON-like values or Paths",
+                f"process{loss}; return JSON-like values, Paths or containers of these",
                 stacklevel=2,
             )
             return pickle.dumps(None)
