@@ -11,6 +11,7 @@ import abc
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from lit_storage.apps.class_attributes import class_paths
 from lit_storage.apps.paths_in_values import Copies, replace_paths
 from lit_storage.apps.work import Work, internals, own_paths
 from lit_storage.paths.home import Home
@@ -100,6 +101,7 @@ def _own_all_paths(holders: Iterable[Work | Flow]) -> Copies:
     """
     owned: Copies = {}
     for holder in holders:
+        vars(holder).update(class_paths(holder))
         if isinstance(holder, Work):
             owned = {**own_paths(holder), **owned}
     return owned
