@@ -63,6 +63,12 @@ _REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def file_of(url: str) -> str | None:
+    """Return the path of the file of a sqlite registry, without links; None if a registry is no file."""
+    path = url.removeprefix("sqlite://")
+    return os.path.realpath(path) if path and path != url else None
+
+
 class Database:
     """One file that many processes use; any thread of this one may use this object.
 
@@ -70,8 +76,13 @@ class Database:
     other threads and as long again for other processes.
     """
 
-    def __init__(self, path: str, *, machine_id: str, timeout_seconds: float) -> None:
+    def __init__(self, path: str, *, machine_id: str | None, timeout_seconds: float) -> None:
         """Open the file, and make it if it is missing.
+
+        Args:
+            path: of the file.
+            machine_id: of this machine; None opens a file that is there, whichever machine it serves.
+            timeout_seconds: see above.
 
         Raises:
             AccessDenied: this process may not write the file or its directory.
@@ -214,6 +225,8 @@ class Database:
                 _check_access(self.path, os.R_OK | os.W_OK)
             elif _exists(self.path + "-wal") and not _exists(self.path):
                 raise self.damaged()  # SQLite would apply what is left of the old file to the new one
+            elif self._machine_id is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
             else:
                 self._link_new_file()
         except sqlite3.Error as error:
@@ -302,7 +315,7 @@ class Database:
                 f"{self.path} was made by a newer lit-storage (schema {version}, here {SCHEMA_VERSION}); "
                 f"upgrade this one"
             )
-        if machine_id != self._machine_id:
+        if self._machine_id is not None and machine_id != self._machine_id:
             raise self._of_other_machines("belongs to another machine")
         return version
 

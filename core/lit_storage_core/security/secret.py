@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from typing import Any
 
 from lit_storage_core.system.names import shown
+from lit_storage_core.system.replace_file import replace_file
 from lit_storage_proto.errors import AccessDenied
 
+TOKEN_FILE = "token"  # noqa: S105  # the name of the file below a root, not a token
+
+_TOKEN_BYTES = 32
 _MOST_TOKEN_BYTES = 64 * 1024
 _MOST_PEM_BYTES = 1 << 20
 _MOST_TOKENS = 16
@@ -73,6 +78,22 @@ def _tokens_of(path: str) -> tuple[tuple[Secret, ...], str]:
     if any(check_token(token) or " " in token for token in tokens):
         return (), "each line must be one token, of printable ASCII without spaces"
     return tokens, ""
+
+
+def new_token() -> str:
+    """Return a random token."""
+    return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def renew_root_token(root: str) -> None:
+    """Put another random token into the token file of a root that was copied; without a file do nothing.
+
+    Raises:
+        OSError: the disk is full, and the like.
+    """
+    path = os.path.join(root, TOKEN_FILE)
+    if os.path.lexists(path):
+        replace_file(path, lambda _inode: new_token(), mode=0o600)
 
 
 def read_key(path: str) -> bytes:

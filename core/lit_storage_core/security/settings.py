@@ -6,11 +6,17 @@ Invariant: a token leaves this module only as call metadata. It stands in no `re
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lit_storage_core.security.secret import Secret, check_token, is_refusal, read_tokens
+from lit_storage_core.security.secret import (
+    TOKEN_FILE,
+    Secret,
+    check_token,
+    is_refusal,
+    new_token,
+    read_tokens,
+)
 from lit_storage_core.system.directories import make_directory
 from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import AccessDenied
@@ -21,9 +27,6 @@ if TYPE_CHECKING:
     import grpc
 
     from lit_storage_core.security.tls_files import TlsFiles
-
-TOKEN_FILE = "token"  # noqa: S105  # the name of the file, not a token
-_TOKEN_BYTES = 32
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -150,7 +153,7 @@ def root_token_file(root: str) -> str:
     try:
         if not os.path.lexists(path):
             make_directory(root)
-            write_once(path, secrets.token_urlsafe(_TOKEN_BYTES), mode=0o600)
+            write_once(path, new_token(), mode=0o600)
     except OSError as error:
         if not is_refusal(error):
             error.filename = error.filename or path

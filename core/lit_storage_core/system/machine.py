@@ -1,7 +1,7 @@
 """The id of this machine, by which a process knows another one to be beside it.
 
-Invariant: all processes that use one root on one machine read the same id, whichever came first;
-it is never written twice.
+Invariant: all processes that use one root on one machine read the same id, whichever came first.
+It is written once, and once more in a root that was copied, before any process uses the copy.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import stat
 
 from lit_storage_core.system.directories import make_directory
 from lit_storage_core.system.names import is_id
+from lit_storage_core.system.replace_file import replace_file
 from lit_storage_core.system.write_once import write_once
 from lit_storage_proto.errors import AccessDenied, StorageError
 
@@ -36,13 +37,7 @@ def machine_id(root: str) -> str:
         StorageError: the variable, or the file, holds no id.
         OSError: the disk is full, or the like.
     """
-    given = os.environ.get(MACHINE_ID_VARIABLE, "").strip()
-    if given:
-        if not is_id(given):
-            raise StorageError(
-                f"{MACHINE_ID_VARIABLE} is no id of a machine: it has 128 characters at most, all of them "
-                "printable and none a slash"
-            )
+    if given := given_machine_id():
         return given
     path = os.path.join(root, MACHINE_ID_FILE)
     try:
@@ -53,12 +48,56 @@ def machine_id(root: str) -> str:
         raise _denied(root, error) from None
     try:
         make_directory(root)
-        write_once(path, secrets.token_hex(16) + "\n", mode=0o644)
+        write_once(path, new_machine_id() + "\n", mode=0o644)
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
         raise _denied(root, error) from None
     return _read(path)
+
+
+def given_machine_id() -> str:
+    """Return the id that LIT_STORAGE_MACHINE_ID names, "" if it names none.
+
+    Raises:
+        StorageError: it is no id.
+    """
+    given = os.environ.get(MACHINE_ID_VARIABLE, "").strip()
+    if not is_id(given):
+        raise StorageError(
+            f"{MACHINE_ID_VARIABLE} is no id of a machine: it has 128 characters at most, all of them "
+            "printable and none a slash"
+        )
+    return given
+
+
+def kept_machine_id(root: str) -> str:
+    """Return the id that is kept below `root`, "" if none is.
+
+    Raises:
+        StorageError: the file holds no id.
+        OSError: it cannot be read.
+    """
+    try:
+        return _read(os.path.join(root, MACHINE_ID_FILE))
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def renew_machine_id(root: str, new_id: str) -> None:
+    """Keep another id below `root`, which is a copy; a root that keeps none stays without.
+
+    Raises:
+        OSError: the disk is full, and the like.
+    """
+    path = os.path.join(root, MACHINE_ID_FILE)
+    if os.path.lexists(path):
+        replace_file(path, lambda _inode: new_id + "\n", mode=0o644)
+
+
+def new_machine_id() -> str:
+    """Return a random id."""
+    return secrets.token_hex(16)
 
 
 def _denied(root: str, error: OSError) -> AccessDenied:

@@ -1,7 +1,10 @@
 """Notes of what Works declare, for whoever publishes in place of a Work that was killed.
 
-Invariant: a line of a note counts as soon as it is whole, and no line is ever changed. What is no note
-of this version is none, whatever it holds.
+Invariant: a line of a note counts as soon as it is whole, and no line is changed, but in a root that was
+copied, before any process uses the copy. What is no note of this version is none, whatever it holds.
+
+A note is about the root in which it lies. The storage root and the in-place URL that it names are where
+they were when it was written; what is read from it names where they are now.
 """
 
 from __future__ import annotations
@@ -17,10 +20,14 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_storage_core.artifacts.urls import in_place_url, is_in_place, machine_of
 from lit_storage_core.system.file_lock import lock
 from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_core.system.process import ProcessIdentity
+from lit_storage_core.system.replace_file import replace_file
 from lit_storage_core.system.write_whole import write_whole
+from lit_storage_proto.errors import InvalidURI
+from lit_storage_proto.uri import check_name
 
 _NOTES = "declared"
 _TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")
@@ -62,6 +69,7 @@ class Note:
     """
 
     def __init__(self, root: str, instance_id: str) -> None:
+        self._root = root
         self._path = os.path.join(root, _NOTES, instance_id)
 
     def begin(self, declaration: Declaration, *, beside: str = "", hold: bool = False) -> None:
@@ -121,7 +129,54 @@ class Note:
             return None
         is_whole = all(isinstance(getattr(declaration, name), str) for name in _TEXTS)
         is_whole &= isinstance(declaration.has_left, bool) and isinstance(declaration.is_held, bool)
-        return declaration if is_whole else None
+        return self._here(declaration) if is_whole else None
+
+    def end(self, declaration: Declaration, machine_id: str) -> None:
+        """Let it be the note of a Work that was killed on this machine; in a copied root no process holds it.
+
+        Args:
+            declaration: what it holds.
+            machine_id: of this machine.
+
+        Raises:
+            OSError: the disk is full, and the like.
+        """
+        ended = dataclasses.replace(
+            declaration,
+            machine_id=machine_id,
+            artifacts_url=_in_place_here(declaration.artifacts_url, self._root, machine_id),
+            holder="",
+            keeper="",
+            is_held=False,
+        )
+        about = dataclasses.asdict(ended)
+        lines = [about, *({"path": path, "seen": seen} for path, seen in about.pop("paths").items())]
+        if tried_at := about.pop("tried_at"):
+            lines.append({"tried_at": tried_at})
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        replace_file(self._path, lambda _inode: text, mode=0o600, temporary_directory=self._root)
+
+    def _here(self, declaration: Declaration) -> Declaration | None:
+        """Return a declaration with the places that it has now; None if no Work can have its name."""
+        try:
+            check_name(declaration.name)
+        except InvalidURI:
+            return None
+        url = declaration.artifacts_url
+        return dataclasses.replace(
+            declaration,
+            storage_root=self._storage_root_here(declaration),
+            artifacts_url=_in_place_here(url, self._root, machine_of(url)),
+        )
+
+    def _storage_root_here(self, declaration: Declaration) -> str:
+        """Return the storage root of a Work by the path that it has now.
+
+        A link that was made since the Work began is not resolved, so whoever opens it refuses it.
+        """
+        here = os.path.join(os.path.realpath(self._root), "works", declaration.name)
+        leads_elsewhere = here != declaration.storage_root == os.path.realpath(here)
+        return declaration.storage_root if leads_elsewhere else here
 
     def remove(self) -> None:
         """Remove it: there is nothing left to do for this instance."""
@@ -190,6 +245,39 @@ class Note:
             write_whole(fd, b"\n" + json.dumps(line).encode("ascii") + b"\n")
         finally:
             os.close(fd)
+
+
+def end_all(root: str, machine_id: str) -> None:
+    """Let all notes of a root that was copied be those of Works that were killed on this machine.
+
+    Their processes belong to the original root.
+
+    Raises:
+        OSError: the disk is full, and the like.
+    """
+    for declaration in noted(root):
+        note = Note(root, declaration.instance_id)
+        if note.read() is not None:  # under the name of its instance; what has another one is passed over
+            note.end(declaration, machine_id)
+
+
+def remove_all(root: str) -> list[str]:
+    """Remove all notes of a root; return the names of their Works.
+
+    Raises:
+        OSError: one cannot be removed.
+    """
+    names: set[str] = set()
+    for declaration in noted(root):
+        names.add(declaration.name)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(root, _NOTES, declaration.instance_id))
+    return sorted(names)
+
+
+def _in_place_here(url: str, root: str, machine_id: str) -> str:
+    """Return the URL of a store; that of a store in place is in `root`."""
+    return in_place_url(os.path.realpath(root), machine_id) if is_in_place(url) else url
 
 
 _held: dict[str, int] = {}  # of this process: the descriptor through which a note is locked
