@@ -105,7 +105,7 @@ class App:
             raise RuntimeError("this App is running already")
         if self._executor_name == "ray":
             refuse_what_stays_here(self._given_root, self._registry)
-            refuse_open_door(environment.security_of(self._security, environment.make_root(self._root)))
+            refuse_open_door(environment.security_of(self._security, self._opened_root()))
         if environment.registry_url(self._registry, self._root).startswith("memory:"):
             raise InvalidApp(
                 "a memory: registry is known to one process only; give the App another one, or none"
@@ -117,6 +117,9 @@ class App:
         finally:
             self._session.is_flow, self._session.gives_way = False, True
             tell(stray.sentences())
+
+    def _opened_root(self) -> str:
+        return environment.open_root(self._root, self._registry, timeout_seconds=self._limits.resolve_seconds)
 
     def _run_executor(self) -> None:
         self._executor = self._new_executor()

@@ -147,7 +147,7 @@ def _serve(config: Config, daemon: Any) -> None:
 
     environment.refuse_other_systems()
     raise_limit()
-    root = environment.make_root(environment.find_root(config.root))
+    root = environment.open_root(config.root, config.registry, timeout_seconds=config.limits.resolve_seconds)
     place = Place(
         root,
         environment.registry_url(config.registry, root),

@@ -31,8 +31,10 @@ from dataclasses import replace
 
 from lit_storage_client.peers.direct import Ways
 from lit_storage_core.artifacts.urls import check_url
+from lit_storage_core.registries.database import file_of
 from lit_storage_core.security.settings import Security, root_token_file
 from lit_storage_core.system.directories import make_directory, permits
+from lit_storage_core.system.root_identity import is_copy
 from lit_storage_proto.errors import AccessDenied
 
 ROOT_NAME = ".lit"
@@ -111,6 +113,31 @@ def make_root(root: str) -> str:
             f"the root {root!r} {why}; choose another one with root= or LIT_STORAGE_ROOT"
         ) from None
     return root
+
+
+def open_root(root: str | os.PathLike[str] | None, registry: str | None, *, timeout_seconds: float) -> str:
+    """Find the root and make it if it is missing; return its path, without links.
+
+    A root that was copied is made a root of its own first: see `separate_copy`. So a process calls this
+    before it reads anything else in the root.
+
+    Args:
+        root: as of `find_root`.
+        registry: as of `registry_url`.
+        timeout_seconds: how long to wait for other processes that use a copied registry.
+
+    Raises:
+        AccessDenied: as of `find_root` and `make_root`.
+        StorageError: as of `is_copy` and `separate_copy`.
+        OSError: the disk is full, and the like.
+    """
+    path = make_root(find_root(root))
+    file = file_of(registry_url(registry, path))
+    if is_copy(path, file):
+        from lit_storage_server.publishing.copied_root import separate_copy
+
+        separate_copy(path, file, timeout_seconds=timeout_seconds)
+    return path
 
 
 def make_storage_root(root: str, directory: str) -> str:

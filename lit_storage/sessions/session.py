@@ -33,12 +33,15 @@ from lit_storage_client.fetch.aside import discard_aside, move_aside
 from lit_storage_client.origins.origins import Origins
 from lit_storage_client.peers.channels import Channels
 from lit_storage_client.peers.remote import Remote
+from lit_storage_core.artifacts.own_root import OwnRoot
 from lit_storage_core.artifacts.urls import in_place_url
 from lit_storage_core.registries import open_registry, renewal_of
+from lit_storage_core.registries.database import file_of
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.process import ProcessIdentity
+from lit_storage_core.system.root_identity import is_copy
 from lit_storage_proto.errors import InvalidURI, NameTaken, NotAttached, PathNotFound
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease, LiveRecord, Registry, WorkRecord, WorkState
@@ -69,7 +72,8 @@ class Session:
         self._channels = Channels(security, limits)
         self._discards = Discards(limits.reader_seconds)
         self.remote = Remote(registry, self._channels, limits, environment.direct_ways())
-        self.origins = Origins(self.remote, registry, home_.machine_id, limits)
+        own_root = OwnRoot(root, home_.machine_id, registry.url)
+        self.origins = Origins(self.remote, registry, home_.machine_id, limits, own_root)
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
         """Whether a Flow runs here, which hands Paths around and moves no files itself."""
@@ -482,11 +486,12 @@ def _open(
             )
         _current.close()
     limits = limits or Limits()
-    root = environment.make_root(environment.find_root(root))
+    root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
     storage_root = environment.make_storage_root(root, directory)
     machine = machine_id(root)
     security = environment.security_of(security, root)
     opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)
+    is_copy(root, file_of(opened.url))  # keeps the inode of the registry too, which may be new
     return Session(Home(name, os.path.realpath(storage_root), machine), root, opened, security, limits)
 
 

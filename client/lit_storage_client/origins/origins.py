@@ -1,7 +1,8 @@
 """Asks a Work for its files, or where it does not live any more what it left: its artifacts.
 
 What lies on another machine, in place or in a directory, is asked of the custodian of that machine: a
-daemon, which hands it out as a live Work would.
+daemon, which hands it out as a live Work would. What is in place in this process's own root is read there,
+wherever the root was when the registry was told of it.
 
 Invariant: a live Work is never passed over for its artifacts, and one that is registered but silent, or
 a store or a custodian that does not answer, is an error and never a "no". Absent is what neither has.
@@ -29,6 +30,7 @@ from lit_storage_proto.uri import LEFT_MANIFESTS, Location
 
 if TYPE_CHECKING:
     from lit_storage_core.artifacts.artifact import Artifact
+    from lit_storage_core.artifacts.own_root import OwnRoot
     from lit_storage_core.artifacts.store import ArtifactStore
     from lit_storage_core.artifacts.stream import ArtifactStream
 
@@ -43,12 +45,21 @@ class Origins:
         registry: knows where the others left their files.
         machine_id: of this machine.
         limits: deadlines and sizes.
+        own_root: the root of this process; None if it has none, and each in-place URL is taken to the letter.
     """
 
-    def __init__(self, remote: Remote, registry: Registry, machine_id: str, limits: Limits) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        registry: Registry,
+        machine_id: str,
+        limits: Limits,
+        own_root: OwnRoot | None = None,
+    ) -> None:
         self._remote = remote
         self._registry = registry
         self._machine_id = machine_id
+        self._own_root = own_root
         self.limits = limits
         self._stores: dict[tuple[str, str], ArtifactStore] = {}
         self._opening = threading.Lock()
@@ -222,7 +233,7 @@ class Origins:
         if machine_id in ("", self._machine_id):
             return ()
         custodians = self._custodians_of.of(machine_id)
-        if is_in_place and not custodians:
+        if is_in_place and not custodians and not self._was_copied_from(work):
             raise OriginUnavailable(
                 f"what {work.name!r} left is in place on another machine ({shown(machine_id)[1:-1]}), where "
                 "no custodian runs: start 'lit-storage serve' on it, or name a store that all machines reach "
@@ -290,6 +301,8 @@ class Origins:
             PathNotFound: it did not leave this.
         """
         store = self._store_here(work)
+        if self._was_copied_from(work):
+            return self._of_copy(store, location, work, deadline)
         if self._may_be_of_another(work):
             return self._of_another(store, location, work, deadline)
         return _find(store, location, deadline)
@@ -297,12 +310,43 @@ class Origins:
     def _store_here(self, work: WorkRecord) -> ArtifactStore:
         from lit_storage_core.artifacts.urls import check_told, open_store
 
+        url = self._url_here(work)
         with self._opening:
-            key = (work.artifacts_url, work.name)
+            key = (url, work.name)
             if key not in self._stores:
-                url = check_told(work.artifacts_url, work.name)
-                self._stores[key] = open_store(url, work.name, limits=self.limits)
+                self._stores[key] = open_store(check_told(url, work.name), work.name, limits=self.limits)
             return self._stores[key]
+
+    def _url_here(self, work: WorkRecord) -> str:
+        """Return the URL of the store to open for a record."""
+        own = self._own_root
+        if own is None:
+            return work.artifacts_url
+        return own.url if self._was_copied_from(work) else own.url_here(work.artifacts_url, work.name)
+
+    def _was_copied_from(self, work: WorkRecord) -> bool:
+        """Say whether a Work left files in place in a root that is gone, and of which this one is a copy."""
+        return self._own_root is not None and self._own_root.was_copied_from(work.artifacts_url, work.name)
+
+    def _of_copy(
+        self, store: ArtifactStore, location: Location, work: WorkRecord, deadline: float | None
+    ) -> Artifact:
+        """Return what a copied root holds, if it is what the last instance of the Work published.
+
+        The registry was not copied with the root, so the original may have published something since.
+
+        Raises:
+            OriginUnavailable: the copy does not hold it, or holds what an earlier instance published.
+        """
+        with contextlib.suppress(PathNotFound):
+            left = _find(store, location, deadline)
+            if left.instance_id == work.instance_id:
+                return left
+        raise OriginUnavailable(
+            f"what {work.name!r} left is in place in a root that this one was copied from "
+            f"({shown(_machine_of(work)[0])[1:-1]}), and this one does not hold it as it was published last: "
+            "start 'lit-storage serve' with the original root, or run the Work again here"
+        )
 
     def _may_be_of_another(self, work: WorkRecord) -> bool:
         """Say whether a store of another machine may be another directory than that of its name here."""

@@ -54,6 +54,11 @@ class Artifact:
         return self._manifest.machine_id
 
     @property
+    def instance_id(self) -> str:
+        """Of the Work that published it."""
+        return self._manifest.version.instance_id
+
+    @property
     def entry(self) -> Entry:
         """What is there; its path is ""."""
         return next(self._below(recursive=False)).entry

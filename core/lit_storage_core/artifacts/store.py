@@ -4,11 +4,14 @@ Invariant: a manifest is put after all objects that it names, and under a name t
 has; so whoever finds one finds all, and no version that is kept ever changes. What a reader may need is
 removed after the manifests that name it, and only once no other manifest does.
 
-In place there is one version of a path, and its bytes are where the Work wrote them.
+In place there is one version of a path, and its bytes are where the Work wrote them: below its storage root,
+wherever that is when the manifest is read. The path that the manifest names is where it was when it was
+published.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -145,6 +148,8 @@ class ArtifactStore:
             raise IntegrityError(f"the manifest {where} is larger than any can be")
         found = decode_manifest(self.objects.read(kept.key, 0, kept.size), where=where)
         self._check(found, kept, where)
+        if found.in_place and self.in_place:
+            found = dataclasses.replace(found, in_place=self.in_place)
         with self._lock:
             self._decoded[kept.key] = found
             if len(self._decoded) > _KEPT_MANIFESTS:
@@ -216,7 +221,7 @@ class ArtifactStore:
         """See that a manifest is the one that was asked for, and that it leads nowhere else."""
         if found.name != self.name or unit_of(found.path) != kept.unit or found.version != kept.version:
             raise IntegrityError(f"the manifest {where} is that of another artifact")
-        if not found.removed and self.in_place is not None and found.in_place != self.in_place:
+        if not found.removed and self.in_place is not None and not self._may_be_placed(found.in_place):
             raise IntegrityError(f"the manifest {where} says that its files are where they are not kept")
         directories, seen = {""}, set[str]()
         for stored in found.entries:
@@ -233,6 +238,12 @@ class ArtifactStore:
                 directories.add(path)
             elif not path:
                 directories.clear()
+
+    def _may_be_placed(self, in_place: str) -> bool:
+        """Say whether a manifest with this storage root can be of this store: the root may have moved."""
+        if not self.in_place or in_place == self.in_place:
+            return in_place == self.in_place
+        return in_place.endswith(f"/works/{self.name}")
 
     def _former(self, kept: Iterable[Kept]) -> Manifest | None:
         """Return what a new version may build upon; one that is damaged is none."""

@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from types import FrameType
 
 from lit_storage_core.registries import open_registry
+from lit_storage_core.registries.database import file_of
 from lit_storage_core.registries.etcd import access as etcd_access
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.root_identity import is_copy
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
 from lit_storage_server.daemon.config import Config
@@ -183,6 +185,7 @@ class Daemon:
         if not retry(step, RegistryUnavailable, self._limits.start_seconds, self._stopping):
             return None
         stack.callback(opened[0].close)
+        is_copy(self._place.root, file_of(opened[0].url))  # keeps the inode of the registry too
         return opened[0]
 
     def _is_custodian(self) -> bool:

@@ -21,9 +21,10 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from lit_storage_core.artifacts.artifact import Artifact
+from lit_storage_core.artifacts.own_root import OwnRoot
 from lit_storage_core.artifacts.store import ArtifactStore, Kept
 from lit_storage_core.artifacts.stream import ArtifactStream
-from lit_storage_core.artifacts.urls import in_place_url, is_in_place, is_on_disk, open_store
+from lit_storage_core.artifacts.urls import is_in_place, is_on_disk, open_store
 from lit_storage_core.system.names import shown
 from lit_storage_proto.artifact import MANIFESTS
 from lit_storage_proto.digest import chunk_digest
@@ -67,7 +68,7 @@ class LeftSource:
 
     def __init__(self, root: str, machine_id: str, registry: Registry, limits: Limits) -> None:
         self._machine_id = machine_id
-        self._in_place = in_place_url(root, machine_id)
+        self._own_root = OwnRoot(root, machine_id, registry.url)
         self._registry = registry
         self._limits = limits
         self._stores: OrderedDict[tuple[str, str], ArtifactStore] = OrderedDict()
@@ -142,8 +143,8 @@ class LeftSource:
             raise RegistryUnavailable(f"this custodian cannot ask its registry for {name!r} now") from None
         if work is None or not work.artifacts_url:
             raise PathNotFound(f"{name!r} is no Work that left anything, by the registry of this custodian")
-        url = work.artifacts_url
-        if is_in_place(url) and url != self._in_place:
+        url = self._own_root.url_here(work.artifacts_url, name)
+        if is_in_place(url) and url != self._own_root.url:
             raise OriginUnavailable(f"what {name!r} left lies below another root than that of this custodian")
         if not is_in_place(url) and work.machine_id != self._machine_id:
             raise OriginUnavailable(f"{name!r} ran on another machine than that of this custodian")
