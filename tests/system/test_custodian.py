@@ -245,3 +245,46 @@ class TestBesideAnApp:
         assert published["work"] == "train"
         assert machine.command("cat", "train:out/model").stdout == "weights"
         assert len(self.versions(machine)) == 1
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_root_that_was_moved(machines, given):
+    """The custodian of the moved root hands out what the records of the former path mean."""
+    here, there = machines
+    if not given:
+        for machine in machines:
+            del machine.environment["LIT_STORAGE_MACHINE_ID"]
+    work = here.work()
+    work.communicate(b"\n", timeout=60)
+    here.environment["LIT_STORAGE_ROOT"] = str(here.root.rename(here.root.with_name("new")))
+    here.serve()
+    for machine in (there, here):
+        done = machine.run(sys.executable, "-c", READ)
+        assert (done.stdout, done.returncode) == ("True False DIRECTORY\n0.93 2000000\n", 0), done.stderr
+
+
+def test_a_root_that_was_moved_and_a_killed_work(machines):
+    """Its note names the former path; it is published from where its files are now."""
+    here, there = machines
+    work = here.work()
+    work.kill()
+    work.communicate()
+    here.environment["LIT_STORAGE_ROOT"] = str(here.root.rename(here.root.with_name("new")))
+    published = read_until(here.serve(), "published what a Work left")
+    assert (published["work"], "problems" in published) == ("train", False)
+    done = there.run(sys.executable, "-c", READ)
+    assert (done.stdout, done.returncode) == ("True False DIRECTORY\n0.93 2000000\n", 0), done.stderr
+
+
+def test_a_copied_root_of_many_machines(machines):
+    """It is a machine of its own: its custodian hands out nothing of the original."""
+    here, there = machines
+    for machine in machines:
+        del machine.environment["LIT_STORAGE_MACHINE_ID"]
+    here.work().communicate(b"\n", timeout=60)
+    copy = here.root.with_name("copy")
+    subprocess.run(["cp", "-a", here.root, copy], check=True)
+    here.environment["LIT_STORAGE_ROOT"] = str(copy)
+    here.serve()
+    done = there.run(sys.executable, "-c", READ)
+    assert "no custodian runs" in done.stderr

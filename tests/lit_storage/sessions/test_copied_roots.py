@@ -1,5 +1,6 @@
 """A copied root reads its own files, and has nothing of its original's: neither Works, nor id, nor token."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import lit_storage
 from lit_storage import Path, Security, SourceChanged
 from lit_storage.sessions import environment
 from lit_storage_core.registries import database
+from lit_storage_core.security import secret
 from lit_storage_core.system.machine import machine_id
 from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 from lit_storage_proto.registry import WorkState
@@ -309,6 +311,20 @@ class TestFirstOpening:
         assert not set(identity(copy)) & set(before)
         with lit_storage.connect(root=copy) as session:
             assert session.registry.live() == []
+
+    def test_a_disk_that_is_full(self, old, tmp_path, monkeypatch):
+        """The error names the file, and the next process does it all."""
+
+        def fail(path, *_arguments, **_options):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+        copy, before = copied(old, tmp_path / "copy"), identity(old)
+        with monkeypatch.context() as full:
+            full.setattr(secret, "replace_file", fail)
+            with pytest.raises(OSError, match="token"):
+                read(copy)
+        assert read(copy) == "original"
+        assert not set(identity(copy)) & set(before)
 
     def test_nothing_stays_behind(self, old, tmp_path):
         """No temporary file is left in the copy."""
