@@ -190,7 +190,8 @@ class Manifest:
     """A directory before what it holds; the first is the path itself."""
     objects: Sequence[StoredObject] = ()
     in_place: str = ""
-    """The directory in which the bytes are where the Work wrote them; empty if they are in objects."""
+    """The storage root below which the bytes are, by the path that it had when this was published; empty if
+    they are in objects."""
     unclean: bool = False
     """Whether the Work died, and this was published for it."""
     removed: bool = False

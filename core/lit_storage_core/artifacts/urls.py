@@ -5,8 +5,9 @@
     s3://BUCKET/PREFIX                  with the extra ``s3``
     any other PROTOCOL://…              of fsspec, with what it needs installed
 
-Nobody writes the first one: it is what `in_place_url` returns, and percent-encoded. All others are taken to
-the letter.
+Nobody writes the first one: it is what `in_place_url` returns, and percent-encoded. A record may hold it with
+the path that the root had before it was moved; `own_root.py` decides which root it means. All others are
+taken to the letter.
 """
 
 from __future__ import annotations

@@ -104,7 +104,8 @@ class Manifest(message.Message):
     """
     in_place: builtins.str
     """The bytes are where the Work wrote them: below this directory, or at `path` if that is absolute.
-    Files have no extents then. Exactly one spelling where it is so.
+    Files have no extents then. Exactly one spelling where it is so. The root may have been moved or copied
+    since, so a reader looks below the storage root of the Work in the root in which the manifest lies.
     """
     in_place_bytes: builtins.bytes
     chunk_bytes: builtins.int
