@@ -32,6 +32,7 @@ from lit_storage_core.system.root_identity import (
     keep_identity,
     root_lock,
 )
+from lit_storage_proto.errors import AccessDenied, RegistryUnavailable
 from lit_storage_server.publishing.notes import end_all, remove_all
 
 _LOG = logging.getLogger("lit_storage.root")
@@ -81,7 +82,14 @@ def _renew(
     own_registry = _own_registry(root)
     if os.path.isfile(own_registry) and not os.path.islink(own_registry):
         change = _Change(root, own_id, former_id, copied)
-        take_over(own_registry, own_id, change.of, timeout_seconds=timeout_seconds)
+        try:
+            take_over(own_registry, own_id, change.of, timeout_seconds=timeout_seconds)
+        except (AccessDenied, RegistryUnavailable) as error:
+            if registry_file == own_registry:
+                raise
+            _LOG.warning(
+                "%s, which is not in use, still has the records of another root: %s", own_registry, error
+            )
     if registry_file == own_registry:
         end_all(root, own_id)
     renew_machine_id(root, kept_id)
@@ -111,7 +119,7 @@ class _Change:
         return CopiedWork(self.own_id, in_place_url(self.root, self.own_id))
 
     def _means_original(self, url: str, registry_id: str) -> bool:
-        if machine_of(url) == self.former_id:
+        if self.former_id and machine_of(url) == self.former_id:
             return True  # an id of the original alone
         try:
             path = os.path.dirname(directory_of(url))

@@ -255,10 +255,17 @@ def end_all(root: str, machine_id: str) -> None:
     Raises:
         OSError: the disk is full, and the like.
     """
-    for declaration in noted(root):
+    declarations = noted(root)
+    for declaration in declarations:
         note = Note(root, declaration.instance_id)
         if note.read() is not None:  # under the name of its instance; what has another one is passed over
             note.end(declaration, machine_id)
+    if declarations:
+        fd = os.open(os.path.join(root, _NOTES), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)  # a power cut must not bring the processes of the original back
+        finally:
+            os.close(fd)
 
 
 def remove_all(root: str) -> list[str]:

@@ -80,6 +80,14 @@ class TestSharedRegistry:
         with pytest.raises(OriginUnavailable, match="published last"):
             self.read(copy)
 
+    def test_a_registry_file_that_is_not_in_use(self, old, tmp_path, caplog):
+        """It keeps nobody from using the copy where it is damaged, and the log says what it holds."""
+        (old / "registry.db").write_bytes(b"torn" * 4096)
+        copy = copied(old, tmp_path / "copy")
+        environment.open_root(str(copy), self.url, timeout_seconds=5)
+        assert machine_id(str(copy)) != machine_id(str(old))
+        assert "registry.db, which is not in use" in caplog.text
+
     def test_the_custodian_of_a_copy(self, old, tmp_path):
         """It hands out nothing of the original."""
         copy = copied(old, tmp_path / "copy")
