@@ -1,7 +1,8 @@
 """Opens what a path means below a directory, and never anything else.
 
-Invariant: a descriptor returned from here lies beneath the root that was given, whatever links
-are on the way and whoever renames directories meanwhile. Each step opens one name, without
+Invariant: a descriptor returned from here lies beneath the root that was given, or beneath one of
+the other roots to which the caller lets links lead (`Roots`), whatever links are on the way and
+whoever renames directories meanwhile. Each step opens one name, without
 following it, in a directory that was reached the same way. A symbolic link counts for its text
 alone: that text is walked by the same steps, so links of /proc are not followed to what they
 hold open.
@@ -21,6 +22,8 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.limits import MAX_LINKS
@@ -28,6 +31,43 @@ from lit_storage_proto.uri import normalise
 
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class Root(NamedTuple):
+    """Another root, into which a link leads."""
+
+    fd: int
+    """An ``O_PATH`` descriptor; it belongs to whoever asked for the root."""
+    path: str
+    """Its absolute path."""
+    below: Sequence[str]
+    """What is left to walk below it; "" and "." are left out, ".." is not."""
+
+
+class Roots(Protocol):
+    """The roots into which a link may lead that leaves its own."""
+
+    def find(self, parts: Sequence[str]) -> Root | None:
+        """Return the root in which an absolute path lies, to the letter; None if it lies in none.
+
+        Args:
+            parts: the names in the path, the first one not "..".
+
+        Raises:
+            AccessDenied, OSError: that root cannot be opened.
+        """
+        ...
+
+
+class Reached(NamedTuple):
+    """What a path means."""
+
+    fd: int
+    """A new ``O_PATH`` descriptor."""
+    path: str
+    """Without links, relative to the root in which it lies."""
+    root: Root | None
+    """Where that is another root than the one given: which one. Its descriptor is closed."""
 
 
 def open_beneath(
@@ -57,7 +97,7 @@ def open_beneath(
     """
     return reach_beneath(
         root_fd, path, root_path=root_path, follow_last=follow_last, create=create, mode=mode
-    )[0]
+    ).fd
 
 
 def reach_beneath(
@@ -68,14 +108,20 @@ def reach_beneath(
     follow_last: bool = True,
     create: bool = False,
     mode: int = 0o777,
-) -> tuple[int, str]:
-    """Do as `open_beneath`, and return the path without links too, relative to the root."""
+    roots: Roots | None = None,
+) -> Reached:
+    """Do as `open_beneath`, and return where the path leads too.
+
+    With `roots`, a link may lead out of the root into one of those. Such a link is followed only if it and
+    all links before it were made by this process's user, by root, or by the owner of the directory that they
+    lie in: another user does not say what is read there.
+    """
     relative = normalise(path)
     if relative.startswith("/"):
         raise InvalidURI(f"{path!r} is absolute, but a path below a root was asked for")
-    walk = _Walk(root_fd, path, _parts(root_path) if root_path is not None else None, create, mode)
+    walk = _Walk(root_fd, path, _parts(root_path) if root_path is not None else None, create, mode, roots)
     try:
-        return walk.run(_parts(relative), follow_last), "/".join(walk.names)
+        return Reached(walk.run(_parts(relative), follow_last), "/".join(walk.names), walk.entered)
     except OSError as error:
         walk.close()
         if not isinstance(error, AccessDenied):
@@ -84,23 +130,29 @@ def reach_beneath(
     except BaseException:
         walk.close()
         raise
+    finally:
+        walk.close_root()
 
 
-def open_without_links(path: str) -> int:
-    """Return a new ``O_PATH`` descriptor of a directory, on whose way no link is followed.
+def open_without_links(path: str, *, below: int | None = None, directory: bool = True) -> int:
+    """Return a new ``O_PATH`` descriptor of what has a path on whose way no link is followed.
 
     Args:
         path: absolute, and without "..".
+        below: the directory below which `path` is taken, and then it is relative; None is "/".
+        directory: whether it must be a directory; else a link at the path itself is opened as such.
 
     Raises:
-        OSError: as of open(2), with `path` as its file name; ENOTDIR for a link too.
+        OSError: as of open(2), with `path` as its file name; ENOTDIR for a link on the way too.
     """
-    fd = os.open("/", _ROOT)
+    fd = os.open("/", _ROOT) if below is None else os.open(".", _ROOT, dir_fd=below)
+    parts = _parts(path)
     try:
-        for name in _parts(path):
-            below = os.open(name, _STEP | os.O_DIRECTORY, dir_fd=fd)
+        for index, name in enumerate(parts):
+            is_on_the_way = directory or index + 1 < len(parts)
+            reached = os.open(name, _STEP | (os.O_DIRECTORY if is_on_the_way else 0), dir_fd=fd)
             os.close(fd)
-            fd = below
+            fd = reached
     except OSError as error:
         os.close(fd)
         error.filename = path
@@ -115,8 +167,21 @@ def _parts(path: str) -> list[str]:
 class _Walk:
     """Where one look-up stands: the directory reached, and the names that led there."""
 
-    def __init__(self, root_fd: int, path: str, root: list[str] | None, create: bool, mode: int) -> None:
+    def __init__(
+        self,
+        root_fd: int,
+        path: str,
+        root: list[str] | None,
+        create: bool,
+        mode: int,
+        roots: Roots | None = None,
+    ) -> None:
         self._root_fd = root_fd
+        self._roots = roots
+        self.entered: Root | None = None
+        """The root that the walk is in, where that is another one than it began in."""
+        self._is_trusted = True
+        """Whether all links so far were made by somebody who may say where a link leads out of a root."""
         self._path = path
         self._root = root
         self._create = create
@@ -128,6 +193,11 @@ class _Walk:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def close_root(self) -> None:
+        """Release the root that was entered, if one was."""
+        if self.entered is not None:
+            os.close(self.entered.fd)
 
     def run(self, parts: list[str], follow_last: bool) -> int:
         """Walk `parts`; the descriptor returned belongs to the caller."""
@@ -143,7 +213,7 @@ class _Walk:
             links += 1
             if links > MAX_LINKS:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-            pending += self._parts_of_link(text)[::-1]
+            self._take_link(text, pending)
         fd, self._fd = self._fd, -1
         return fd
 
@@ -151,7 +221,9 @@ class _Walk:
         """Open `name` in the directory reached; return the text of a link that is to be followed."""
         fd = self._open(name)
         try:
-            if follow and stat.S_ISLNK(os.fstat(fd).st_mode):
+            if follow and stat.S_ISLNK((status := os.fstat(fd)).st_mode):
+                if self._roots is not None and status.st_uid not in (0, os.geteuid()):
+                    self._is_trusted &= status.st_uid == os.fstat(self._fd).st_uid
                 # readlinkat(2) with an empty name reads the very link that was opened.
                 return os.readlink("", dir_fd=fd)
             self._fd, fd = fd, self._fd
@@ -170,15 +242,19 @@ class _Walk:
             os.mkdir(name, self._mode, dir_fd=self._fd)
         return os.open(name, _STEP, dir_fd=self._fd)
 
-    def _parts_of_link(self, text: str) -> list[str]:
+    def _take_link(self, text: str, pending: list[str]) -> None:
+        """Walk what a link means next."""
         parts = _parts(text)
         if not text.startswith("/"):
-            return parts
-        if self._root is None or parts[: len(self._root)] != self._root:
-            raise self._leaves()
-        depth = len(self._root)
-        self._restart([])
-        return parts[depth:]
+            pending += parts[::-1]
+        elif self._root is None or parts[: len(self._root)] != self._root:
+            # Where the link leads is decided by its text with all that is to be walked after it.
+            parts += pending[::-1]
+            pending.clear()
+            self._enter_root(parts, pending)
+        else:
+            pending += parts[len(self._root) :][::-1]
+            self._restart([])
 
     def _go_up(self, pending: list[str]) -> None:
         """Take one name back, and with it each ".." that follows, before walking anew."""
@@ -188,9 +264,26 @@ class _Walk:
         while pending and pending[-1] == "..":
             pending.pop()
             up += 1
-        if up > len(self.names):
+        if up <= len(self.names):
+            self._restart(self.names[:-up])
+            return
+        # The names of a directory that is held open hold no link, so that ".." takes one of them back.
+        above = _parts(os.readlink(f"/proc/self/fd/{self._root_fd}")) if self._roots is not None else []
+        parts = [*above[: max(0, len(above) + len(self.names) - up)], *pending[::-1]]
+        pending.clear()
+        self._enter_root(parts, pending)
+
+    def _enter_root(self, parts: list[str], pending: list[str]) -> None:
+        """Go on in another root, in which an absolute path lies to the letter."""
+        if self._roots is None or not self._is_trusted or parts[:1] == [".."]:
             raise self._leaves()
-        self._restart(self.names[:-up])
+        root = self._roots.find(parts)
+        if root is None:
+            raise self._leaves()
+        self.close_root()
+        self.entered, self._root_fd, self._root = root, root.fd, _parts(root.path)
+        pending += list(root.below)[::-1]
+        self._restart([])
 
     def _restart(self, names: list[str]) -> None:
         """Walk from the root through `names`, which were directories and not links when last seen."""

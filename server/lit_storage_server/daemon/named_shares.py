@@ -13,15 +13,14 @@ import stat
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import replace
 
-from lit_storage_core.system.beneath import open_without_links
+from lit_storage_core.system.beneath import open_without_links, reach_beneath
 from lit_storage_core.system.mounts import below_path, places_of
 from lit_storage_core.system.names import shown
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, PathNotFound
-from lit_storage_server.sources.shares import Opened, Shares
+from lit_storage_server.sources.shares import Opened, Shares, join
 from lit_storage_server.sources.source import SharedSource, Tree
 from lit_storage_server.sources.tree_stream import TreeOptions
-from lit_storage_server.sources.walk import join
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 
@@ -87,7 +86,13 @@ class NamedShares(Shares):
             raise AccessDenied(f"{self.name!r} has no share {shown(share)}; {self._known()}")
         # It was checked to have no link on its way, and one that is put there later is not followed. It is
         # opened anew each time, so that a disk that was mounted again is seen.
-        return self._open_below(open_without_links(directory), directory, below, path)
+        # A link is followed within its own share alone: each name was granted by itself.
+        fd = open_without_links(directory)
+        try:
+            reached = reach_beneath(fd, below, root_path=directory)
+        finally:
+            os.close(fd)
+        return self._opened(reached, directory, path, join(directory, below))
 
     def _open_absolute(self, path: str) -> Opened:
         for share, directory in self.directories.items():

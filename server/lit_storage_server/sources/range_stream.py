@@ -18,8 +18,8 @@ from lit_storage_proto.errors import ProtocolViolation, SourceChanged
 from lit_storage_proto.frames import Frame
 from lit_storage_server.sources.assembly import Assembly
 from lit_storage_server.sources.reader import Reader, ShortFileError
-from lit_storage_server.sources.shares import Shares
-from lit_storage_server.sources.walk import entry_of, join
+from lit_storage_server.sources.shares import Shares, join
+from lit_storage_server.sources.walk import entry_of
 
 
 @dataclass(frozen=True, slots=True)

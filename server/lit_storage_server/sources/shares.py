@@ -1,12 +1,15 @@
 """What a process lets others read, and the one function that confines every read to it.
 
-Invariant: a descriptor that leaves `Shares.open` lies within one share, whatever links are on the
+Invariant: a descriptor that leaves `Shares.open` lies within a share, whatever links are on the
 way, and a descriptor that leaves `open_regular` is of a regular file that may be served. No other
 function of the server opens a file by a name that came from a peer.
 
 A share is the storage root without its reserved names, or one declared absolute path with all
-below it. A symbolic link is followed as long as it stays within its own share. A declared path is
-its owner's word, so links on the way to it are followed wherever they lead; see `declared_path`.
+below it. A symbolic link is followed if it stays within its own share, or leads into another one of
+the same Work: to the letter of its absolute path, or by ".." from where its share really lies. No
+directory between two shares is opened for that, and a link means no more than a request for the path
+that it leads to, so it widens nothing. A declared path is its owner's word, so links on the way to it
+are followed wherever they lead; see `declared_path`.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from lit_storage_core.system.beneath import open_without_links, reach_beneath
+from lit_storage_core.system.beneath import Reached, Root, open_without_links, reach_beneath
 from lit_storage_core.system.mounts import below_path
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, ProtocolViolation, SourceChanged
 from lit_storage_proto.limits import MAX_PATH_BYTES
@@ -30,6 +34,7 @@ from lit_storage_server.sources.declared_path import open_declared
 # wait for a writer.
 OPEN_REGULAR = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | os.O_NOFOLLOW
 
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
@@ -43,6 +48,10 @@ class Opened:
     status: os.stat_result
     is_storage_root: bool = False
     """Whether reserved names lie directly in it."""
+    absolute: str = ""
+    """Its absolute path, as it was asked for."""
+    has_crossed: bool = False
+    """Whether a link led to it from another share."""
 
     @property
     def is_directory(self) -> bool:
@@ -70,16 +79,25 @@ class Shares:
         name: who shares it; errors name it.
         writable_only: serve only files that this process could write itself, by its effective
             ids. False is for a daemon, whose operator grants what is shared.
+        follow_links: whether trees are read with what their links mean in place of the links, where the
+            reader leaves that to the Work.
     """
 
-    def __init__(self, root: str, *, name: str, writable_only: bool = True) -> None:
+    follow_links = False
+
+    def __init__(
+        self, root: str, *, name: str, writable_only: bool = True, follow_links: bool = False
+    ) -> None:
         self.root = os.path.abspath(root)
         self.name = name
         self.writable_only = writable_only
+        self.follow_links = follow_links
         # One that became a link since it was resolved leads to what nobody meant.
         self._root_fd = open_without_links(self.root)
         self._above = frozenset(_identity(os.stat(above)) for above in _ancestors(self.root))
         self._declared: frozenset[str] = frozenset()
+        self._real: dict[str, str] = {}
+        """Declared paths by where they were found to lie, where that is another path."""
         self._lock = threading.Lock()
 
     def declare(self, path: str) -> None:
@@ -118,7 +136,7 @@ class Shares:
 
         Raises:
             ProtocolViolation: a part is empty, "." or "..", or holds NUL, or the path is too long.
-            AccessDenied: it is not shared, a link leads out of its share, or it is a regular file
+            AccessDenied: it is not shared, a link leads out of all shares, or it is a regular file
                 that this process could not write itself.
             PathNotFound: nothing is there.
             OSError: the file system failed.
@@ -216,14 +234,31 @@ class Shares:
 
     def _open_relative(self, relative: str, path: str) -> Opened:
         self._refuse_reserved(relative, path)
-        fd, reached = reach_beneath(self._root_fd, relative, root_path=self.root)
-        try:
-            self._refuse_reserved(reached, path)
-            self._refuse_staging(reached, path)
-            return Opened(fd, path, os.fstat(fd), is_storage_root=not reached)
-        except BaseException:
+        reached = reach_beneath(self._root_fd, relative, root_path=self.root, roots=self)
+        return self._opened(reached, self.root, path, join(self.root, relative))
+
+    def find(self, parts: Sequence[str]) -> Root | None:
+        """Return the share in which the absolute path of a link lies: see `beneath.Roots`."""
+        path = f"/{'/'.join(parts)}"
+        if self._below_root(path) is not None:
+            return Root(os.open(".", _DIRECTORY, dir_fd=self._root_fd), self.root, _rest(parts, self.root))
+        with self._lock:
+            named = {share: share for share in self._declared} | self._real
+        for name in sorted(named, key=len):
+            if below_path(path, name) is None:
+                continue
+            share = named[name]
+            fd = self._open_share(share)
+            if name == share or _real_path(fd) == name:
+                return Root(fd, share, _rest(parts, name))
             os.close(fd)
-            raise
+        return None
+
+    def place_of(self, fd: int) -> str:
+        """Return where an open file lies: relative to the storage root, or absolute outside of it."""
+        real = _real_path(fd)
+        below = self._below_root(real)
+        return real if below is None else below
 
     def _open_absolute(self, path: str) -> Opened:
         inside = self._below_root(path)
@@ -237,18 +272,53 @@ class Shares:
         raise AccessDenied(f"{path!r} is not shared by {self.name!r}; assign it to an attribute of the Work")
 
     def _open_declared(self, share: str, below: str, path: str) -> Opened:
-        return self._open_below(open_declared(share), share, below, path)
+        fd = self._open_share(share)
+        try:
+            reached = reach_beneath(fd, below, root_path=share, roots=self) if below else None
+        finally:
+            if below:
+                os.close(fd)
+        return self._opened(reached or Reached(fd, "", None), share, path, join(share, below))
 
-    def _open_below(self, fd: int, share: str, below: str, path: str) -> Opened:
-        """Open what is below a share, whose descriptor is taken over."""
+    def _open_share(self, share: str) -> int:
+        """Return a descriptor of a declared path, and remember where it lies."""
+        fd = open_declared(share)
         try:
             self._refuse_above(os.fstat(fd), share)
-            if below:
-                root, fd = fd, reach_beneath(fd, below, root_path=share)[0]
-                os.close(root)
-            return Opened(fd, path, os.fstat(fd))
+            if (real := _real_path(fd)) != share and self._real.get(real) != share:
+                with self._lock:
+                    others = {path: other for path, other in self._real.items() if other != share}
+                    self._real = {**others, real: share}
         except BaseException:
             os.close(fd)
+            raise
+        return fd
+
+    def _opened(self, reached: Reached, began: str, path: str, absolute: str) -> Opened:
+        """Return what a look-up led to, if that may be shared; its descriptor is taken over.
+
+        Args:
+            reached: what it led to.
+            began: the path of the share in which the look-up began.
+            path: as it was asked for.
+            absolute: the same, absolute.
+        """
+        root = began if reached.root is None else reached.root.path
+        is_below_root = root == self.root
+        try:
+            if is_below_root:
+                self._refuse_reserved(reached.path, path)
+                self._refuse_staging(reached.path, path)
+            return Opened(
+                reached.fd,
+                path,
+                os.fstat(reached.fd),
+                is_storage_root=is_below_root and not reached.path,
+                absolute=absolute,
+                has_crossed=reached.root is not None,
+            )
+        except BaseException:
+            os.close(reached.fd)
             raise
 
     def _below_root(self, path: str) -> str | None:
@@ -327,6 +397,21 @@ def _ancestors(path: str) -> list[str]:
         path = os.path.dirname(path)
         above.append(path)
     return above
+
+
+def join(directory: str, name: str) -> str:
+    """Return the path of a name in a directory, where either may be empty."""
+    return f"{directory}/{name}" if directory and name else directory or name
+
+
+def _rest(parts: Sequence[str], directory: str) -> Sequence[str]:
+    """Return the parts of a path behind those of a directory."""
+    return parts[len([part for part in directory.split("/") if part]) :]
+
+
+def _real_path(fd: int) -> str:
+    """Return the path of what is open, as the kernel knows it."""
+    return os.readlink(f"/proc/self/fd/{fd}")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_PATH_BYTES
 from lit_storage_proto.uri import is_reserved
-from lit_storage_server.sources.shares import Opened
+from lit_storage_server.sources.shares import Opened, join
 
 # Times the streams of one server this stays well below the customary limit of 1024 descriptors.
 HELD_DIRECTORIES = 32
@@ -328,8 +328,3 @@ def _stays(opened: Opened, directory: str, target: str) -> bool:
 def changed(shown: str) -> SourceChanged:
     """Return the error of what is another thing than it was a moment ago."""
     return SourceChanged(f"{shown!r} was replaced while it was listed; try again when it rests")
-
-
-def join(directory: str, name: str) -> str:
-    """Return the path of a name in a directory, where either may be empty."""
-    return f"{directory}/{name}" if directory and name else directory or name

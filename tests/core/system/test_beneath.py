@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lit_storage_core.system.beneath import MAX_LINKS, open_beneath
+from lit_storage_core.system.beneath import MAX_LINKS, open_beneath, open_without_links
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 
 
@@ -199,3 +199,17 @@ def test_no_descriptor_is_left(root):
         except OSError:
             continue
     assert len(os.listdir("/proc/self/fd")) <= before  # others may close theirs meanwhile
+
+
+@pytest.mark.parametrize("path", ["link", "link/file", "a/link/b", "a/link/file"])
+def test_no_link_is_followed_where_none_may_be(root, path):
+    """On the way a link is no directory, and at the end it is the link that is opened."""
+    os.symlink("a", f"{root[1]}/link")
+    os.symlink(".", f"{root[1]}/a/link")
+    if "/" in path:
+        with pytest.raises(NotADirectoryError):
+            open_without_links(path, below=root[0], directory=False)
+        return
+    fd = open_without_links(path, below=root[0], directory=False)
+    assert os.readlink(f"/proc/self/fd/{fd}") == f"{root[1]}/link"
+    os.close(fd)

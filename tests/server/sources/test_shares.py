@@ -147,13 +147,94 @@ def test_declared_before_it_exists(shares, tmp_path):
     assert is_shared(shares, f"{tmp_path}/later")
 
 
-def test_link_between_shares_is_refused(shares, root, tmp_path):
-    """A link from one share into another leaves its own, and is refused."""
-    (tmp_path / "data").mkdir()
-    shares.declare(str(tmp_path / "data"))
-    (tmp_path / "data/link").symlink_to(root / "out")
+@pytest.fixture
+def other_share(shares, root, tmp_path):
+    """A second share, `data/deep`, of the same Work, beside what it does not share."""
+    for name in ("data/deep", "beside", "root/@other", "root/.staging"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "f").write_text("x")
+    shares.declare(str(tmp_path / "data/deep"))
+    return tmp_path / "data/deep"
+
+
+def real_path(shares, path):
+    """Return where an opened path lies."""
+    with shares.open(path) as opened:
+        return os.readlink(f"/proc/self/fd/{opened.fd}")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{base}/root/out", "root/out"),
+        ("../../root/out/file", "root/out/file"),
+        ("../../root", "root"),
+        ("../deep/f", "data/deep/f"),
+        ("{base}/root/back", "data/deep/f"),
+        ("../../root/back", "data/deep/f"),
+    ],
+)
+def test_link_into_another_share_is_followed(shares, root, other_share, tmp_path, text, place):
+    """A link from one share of a Work into another one is followed, absolute or by '..', and back."""
+    (root / "back").symlink_to("../data/deep/f")
+    (other_share / "link").symlink_to(text.format(base=tmp_path))
+    assert real_path(shares, f"{other_share}/link") == f"{tmp_path}/{place}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("../../root/@other/f", "{base}/root/@other/f", "../../root/.staging", "../..", "..", "/"),
+        *("../../beside/f", "{base}/beside", "../../data", "../../root/../beside/f", "../x/../../root/out"),
+        *("{base}/root/../beside/f", "{base}/root/out/../../beside/f", "{base}/root/up/beside/f"),
+        *("{base}/data/x/../deep/f", "/proc/self/cwd", "/proc/self/fd/{fd}"),
+    ],
+)
+def test_link_between_shares_leads_to_nothing_else(shares, root, other_share, tmp_path, text):
+    """Not to a reserved name, a directory above, what is no share, or through what is no share."""
+    (root / "up").symlink_to("..")
+    fd = os.open(tmp_path / "beside", os.O_RDONLY)
+    (other_share / "link").symlink_to(text.format(base=tmp_path, fd=fd))
     with pytest.raises(AccessDenied):
-        shares.open(f"{tmp_path}/data/link")
+        shares.open(f"{other_share}/link")
+    with pytest.raises((AccessDenied, PathNotFound)):  # below a file there is nothing
+        shares.open(f"{other_share}/link/f")
+    os.close(fd)
+
+
+def test_link_to_where_a_share_really_lies(shares, root, other_share, tmp_path):
+    """A declared path may be a link of its owner; another link may name it by what that one means."""
+    (tmp_path / "alias").symlink_to(tmp_path / "beside")
+    (root / "link").symlink_to(tmp_path / "beside/f")
+    with pytest.raises(AccessDenied):
+        shares.open("link")
+    shares.declare(str(tmp_path / "alias"))
+    assert real_path(shares, f"{tmp_path}/alias/f") == real_path(shares, "link") == f"{tmp_path}/beside/f"
+    (tmp_path / "alias").unlink()
+    (tmp_path / "alias").symlink_to(tmp_path / "data")
+    with pytest.raises(AccessDenied):
+        shares.open("link")
+
+
+def test_loop_between_shares_ends(shares, root, other_share, tmp_path):
+    """Links that lead from share to share and back are absent, as any loop is."""
+    (root / "link").symlink_to(other_share / "link")
+    (other_share / "link").symlink_to(root / "link")
+    with pytest.raises(PathNotFound):
+        shares.open("link")
+
+
+@pytest.mark.root
+def test_link_of_another_user_does_not_leave_its_share(shares, root, other_share):
+    """Who may merely write into a directory of a share does not say what of another one is read there."""
+    for name in ("within", "out/there"):
+        (root / name).symlink_to(root / "out/file" if name == "within" else other_share / "f")
+        os.lchown(root / name, NOBODY, NOBODY)
+    assert is_shared(shares, "within")
+    with pytest.raises(AccessDenied):
+        shares.open("out/there")
+    os.chown(root / "out", NOBODY, NOBODY)
+    assert is_shared(shares, "out/there")
 
 
 def test_too_wide_a_share_is_refused(shares, root):
@@ -263,11 +344,17 @@ def test_open_regular_refuses_all_else_at_once(shares, root, kind):
     listener.close()
 
 
-def test_no_descriptor_is_left(shares, root):
+def test_no_descriptor_is_left(shares, root, tmp_path):
     """Neither an answer nor a refusal leaves a descriptor open."""
     (root / "out/out").symlink_to("../..")
     before = len(os.listdir("/proc/self/fd"))
-    for path in ("", "out/file", "missing", "out/out", "@x", "/etc", ".."):
+    (tmp_path / "data").mkdir()
+    shares.declare(str(tmp_path / "data"))
+    (root / "there").symlink_to(tmp_path / "data")
+    (tmp_path / "data/back").symlink_to("../root/out")
+    (tmp_path / "data/loop").symlink_to("../root/there/loop")
+    names = ("", "out/file", "missing", "out/out", "@x", "/etc", "..", "there/back/file", "there/loop")
+    for path in (*names, "there/missing"):
         try:
             shares.open(path).close()
         except OSError:
