@@ -300,7 +300,7 @@ def describe(opened: Opened, level: Level, item: os.DirEntry[str]) -> Entry | No
         status = os.stat(item.name, dir_fd=level.fd, follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
             text = os.readlink(item.name, dir_fd=level.fd)
-            target = text if _stays(opened, level.path, text) else None
+            target = _kept_target(opened, level.path, text)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -310,10 +310,37 @@ def describe(opened: Opened, level: Level, item: os.DirEntry[str]) -> Entry | No
     return entry_of(path, status, target)
 
 
+def _kept_target(opened: Opened, directory: str, text: str) -> str | None:
+    """Return the text of a link in a copy of the tree; None where the link leaves the tree.
+
+    An absolute link into the tree becomes a relative one: the copy lies elsewhere, and its reader need not
+    know where the origin keeps the tree.
+    """
+    if not text.startswith("/"):
+        return text if _stays(opened, directory, text) else None
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    for root in (opened.absolute, os.readlink(f"/proc/self/fd/{opened.fd}")):
+        above = [part for part in root.split("/") if part]
+        if parts[: len(above)] == above:
+            relative = _relative(parts[len(above) :], directory)
+            return relative if _stays(opened, directory, relative) else None
+    return None
+
+
+def _relative(parts: list[str], directory: str) -> str:
+    """Return how a link in a directory of the tree writes a path below the tree's root.
+
+    Names are left out that both have in common: they are directories of the walk, and no links.
+    """
+    here = directory.split("/") if directory else []
+    common = 0
+    while common < min(len(here), len(parts)) and here[common] == parts[common]:
+        common += 1
+    return "/".join([".."] * (len(here) - common) + parts[common:]) or "."
+
+
 def _stays(opened: Opened, directory: str, target: str) -> bool:
-    """Say whether a link in `directory` means, to the letter, something in what is copied."""
-    if target.startswith("/"):
-        return False
+    """Say whether a relative link in `directory` means, to the letter, something in what is copied."""
     reached = directory.split("/") if directory else []
     for part in target.split("/"):
         if part == "..":

@@ -74,6 +74,45 @@ def test_reserved_names_of_the_storage_root(shares, root):
 
 
 @pytest.mark.parametrize(
+    ("link", "target", "text"),
+    [
+        ("last", "{tree}/epoch", "epoch"),
+        ("a/last", "{tree}/epoch", "../epoch"),
+        ("a/b/last", "{tree}/a/x", "../x"),
+        ("a/last", "{tree}//./a/b/..", "b/.."),
+        ("a/top", "{tree}/", ".."),
+        ("top", "{tree}", "."),
+        ("last", "{tree}/missing", "missing"),
+        ("last", "{real}/epoch", "epoch"),
+        ("last", "{tree}/../tree/epoch", None),
+        ("last", "{tree}-beside/epoch", None),
+        ("last", "{tree}/../beside", None),
+        ("last", "/etc", None),
+    ],
+)
+@pytest.mark.parametrize("asked", ["tree", "link", "{tree}", "{declared}"])
+def test_absolute_links(shares, root, tmp_path, link, target, text, asked):
+    """One that points into the tree, by the tree's name or by where it lies, is kept as a relative one."""
+    (root / "tree/a/b").mkdir(parents=True)
+    (root / "link").symlink_to("tree")
+    (tmp_path / "declared").symlink_to(root / "tree")
+    shares.declare(str(tmp_path / "declared"))
+    names = {"tree": root / "tree", "declared": tmp_path / "declared"}
+    path = asked.format(**names)
+    tree = path if path.startswith("/") else root / path
+    (root / "tree" / link).symlink_to(target.format(tree=tree, real=root / "tree"))
+    (entry,) = [entry for entry in entries(shares, path) if entry.path == link]
+    assert (entry.link_target, entry.kind) == (text or "", SKIPPED if text is None else SYMLINK)
+
+
+def test_absolute_link_to_a_reserved_name(shares, root):
+    """In a copy of the whole storage root a link to what is no part of it is left out."""
+    (root / "link").symlink_to(root / "@other/x")
+    (root / "staging").symlink_to(root / ".staging")
+    assert kinds(shares) == {"": DIRECTORY, "link": SKIPPED, "staging": SKIPPED}
+
+
+@pytest.mark.parametrize(
     ("link", "target", "kind"),
     [
         ("l", "a", SYMLINK),
