@@ -123,6 +123,8 @@ class StoredEntry:
     """Empty where the bytes are in place."""
     digests: bytes = b""
     """Those of all chunks, joined."""
+    place: str = ""
+    """Where a file lies that is in place, and not at its path: below the storage root, or absolute."""
 
     @property
     def data(self) -> Sequence[tuple[int, int]]:

@@ -28,7 +28,7 @@ Bytes = bytes | memoryview
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
-_ORIGIN, _ENTRIES, _CHUNKS, _SUMMARY, _PACKS, _DIRECT, _MOVED, _ROUND = 1, 2, 3, 4, 5, 6, 7, 8
+_ORIGIN, _ENTRIES, _CHUNKS, _SUMMARY, _PACKS, _DIRECT, _MOVED, _ROUND, _FOLLOWS = 1, 2, 3, 4, 5, 6, 7, 8, 9
 _CHUNK_ENTRY, _CHUNK_OFFSET, _CHUNK_DIGEST, _CHUNK_DATA, _CHUNK_HOLE, _CHUNK_DESCRIPTOR = 1, 2, 3, 4, 5, 6
 _PACK_DATA = 7
 
@@ -73,7 +73,7 @@ def _decode(message: Bytes, data: Bytes | None) -> Frame:
     packs: list[Pack] = []
     summary: Summary | None = None
     direct: Direct | None = None
-    moved, round_ = False, 0
+    moved, round_, follows = False, 0, False
     try:
         for field, value in _fields(memoryview(message)):
             if isinstance(value, int):
@@ -81,6 +81,8 @@ def _decode(message: Bytes, data: Bytes | None) -> Frame:
                     moved = bool(value)
                 elif field == _ROUND:
                     round_ = value & 0xFFFF_FFFF
+                elif field == _FOLLOWS:
+                    follows = bool(value)
             elif field == _CHUNKS:
                 chunks.append(_chunk(value, data))
             elif field == _PACKS:
@@ -101,7 +103,7 @@ def _decode(message: Bytes, data: Bytes | None) -> Frame:
         raise ProtocolViolation(f"the peer sent a message that cannot be decoded: {error}") from None
     if data is not None and (len(chunks) + len(packs) > 1 or (data and not chunks and not packs)):
         raise ProtocolViolation("the peer sent a message whose data belongs to no one chunk or pack")
-    return Frame(origin, entries, chunks, summary, packs, direct, moved, round_)
+    return Frame(origin, entries, chunks, summary, packs, direct, moved, round_, follows)
 
 
 def _parts(frame: Frame, *, data: bool) -> list[Bytes]:
@@ -130,6 +132,8 @@ def _parts(frame: Frame, *, data: bool) -> list[Bytes]:
         parts.append(bytes((_MOVED << 3 | _VARINT, 1)))
     if frame.round:
         parts.append(bytes((_ROUND << 3 | _VARINT,)) + _varint(frame.round))
+    if frame.follows_links:
+        parts.append(bytes((_FOLLOWS << 3 | _VARINT, 1)))
     return parts
 
 

@@ -100,6 +100,8 @@ class Frame:
     """Whether all further frames come on the direct way."""
     round: int = 0
     """From 1 on, what is in this frame replaces what was sent before under the same path."""
+    follows_links: bool = False
+    """In the first frame of a call that left it to the origin: whether links come as what they mean."""
 
     @property
     def weight(self) -> int:

@@ -14,9 +14,10 @@ from google.protobuf.message import DecodeError
 
 from lit_storage_proto.artifact import Extent, Manifest, StoredEntry, StoredObject, Version, key_version
 from lit_storage_proto.digest import DIGEST_BYTES, chunk_digest
-from lit_storage_proto.entry import from_wire, get_path, is_utf8, set_path, to_wire
+from lit_storage_proto.entry import Kind, from_wire, get_path, is_utf8, set_path, to_wire
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation
 from lit_storage_proto.limits import MAX_FRAME_BYTES
+from lit_storage_proto.uri import is_reserved
 from lit_storage_proto.v1 import artifact_pb2 as pb
 
 MAGIC: Final = b"LITARTF1"
@@ -42,14 +43,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
     else:
         message.in_place_bytes = os.fsencode(manifest.in_place)
     for stored in manifest.entries:
-        message.entries.append(
-            pb.StoredEntry(
-                entry=to_wire(stored.entry),
-                spans=[number for start, end in stored.spans for number in (start, end - start)],
-                extents=[number for extent in stored.extents for number in extent],
-                digests=stored.digests,
-            )
+        entry = message.entries.add(
+            entry=to_wire(stored.entry),
+            spans=[number for start, end in stored.spans for number in (start, end - start)],
+            extents=[number for extent in stored.extents for number in extent],
+            digests=stored.digests,
         )
+        if is_utf8(stored.place):
+            entry.place = stored.place
+        else:
+            entry.place_bytes = os.fsencode(stored.place)
     sealed = MAGIC + message.SerializeToString()
     return sealed + chunk_digest(sealed)
 
@@ -105,6 +108,7 @@ def _stored(message: pb.StoredEntry) -> StoredEntry:
         tuple((start, start + length) for start, length in zip(spans[::2], spans[1::2], strict=True)),
         tuple(map(Extent, extents[::3], extents[1::3], extents[2::3])),
         message.digests,
+        os.fsdecode(message.place_bytes) if message.place_bytes else message.place,
     )
 
 
@@ -126,6 +130,15 @@ def _check(manifest: Manifest) -> None:
         _check_stored(stored, manifest)
 
 
+def _is_place(stored: StoredEntry) -> bool:
+    """Say whether the bytes of a file in place may be where the entry has them."""
+    place = stored.place
+    parts = place.removeprefix("/").split("/")
+    is_clean = {"", ".", ".."}.isdisjoint(parts) and "\0" not in place
+    is_shared = place.startswith("/") or not is_reserved(place)
+    return is_clean and is_shared and stored.entry.kind is Kind.FILE
+
+
 def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
     position, path = 0, stored.entry.path
     if stored.entry.size > _MOST_BYTES:
@@ -134,6 +147,8 @@ def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
         if not position <= start < end <= stored.entry.size:
             raise IntegrityError(f"the runs of {path!r} do not ascend, or leave the file")
         position = end
+    if stored.place and not (manifest.in_place and _is_place(stored)):
+        raise IntegrityError(f"the bytes of {path!r} are said to lie where they cannot")
     for number, offset, size in stored.extents:
         if number >= len(manifest.objects) or not (
             0 < size <= manifest.objects[number].size - offset <= _MOST_BYTES

@@ -26,5 +26,7 @@ class TreeOptions:
     settle: bool = False
     accept_changes: bool = False
     follow_links: bool = False
+    links_as_origin: bool = False
+    """Whether the origin decides about links, unless they are followed anyway."""
     held: Sequence[Held] = ()
     direct: bool = False

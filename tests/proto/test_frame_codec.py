@@ -65,6 +65,7 @@ frames = st.builds(
     st.none() | st.builds(Direct, st.text(max_size=20), st.integers(0, 2**32 - 1), st.binary(max_size=40)),
     st.booleans(),
     st.integers(0, 2**32 - 1),
+    st.booleans(),
 )
 
 
@@ -106,6 +107,7 @@ def generated(frame):
         message.direct.unix_name, message.direct.tcp_port = frame.direct.unix_name, frame.direct.tcp_port
         message.direct.ticket = frame.direct.ticket
     message.moved, message.round = frame.moved, frame.round
+    message.follows_links = frame.follows_links
     return message
 
 

@@ -148,8 +148,18 @@ class StoredEntry(message.Message):
     SPANS_FIELD_NUMBER: builtins.int
     EXTENTS_FIELD_NUMBER: builtins.int
     DIGESTS_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    PLACE_BYTES_FIELD_NUMBER: builtins.int
     digests: builtins.bytes
     """The XXH3-128 of each chunk of each run, 16 bytes each. Chunks are counted anew in each run."""
+    place: builtins.str
+    """Only of a file whose bytes are in place and not at its own path, since a symbolic link that led to
+    them was followed: where they are, below `in_place` or absolute, and without a link on the way. No
+    part of it is empty, "." or "..", and the first one below `in_place` is no name that is kept for
+    copies. Exactly one spelling. A reader that does not know these fields finds a link or nothing at
+    the file's own path, or bytes that it checks as any others.
+    """
+    place_bytes: builtins.bytes
     @builtins.property
     def entry(self) -> path_storage_pb2.Entry: ...
     @builtins.property
@@ -171,9 +181,11 @@ class StoredEntry(message.Message):
         spans: abc.Iterable[builtins.int] | None = ...,
         extents: abc.Iterable[builtins.int] | None = ...,
         digests: builtins.bytes = ...,
+        place: builtins.str = ...,
+        place_bytes: builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["entry", b"entry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["digests", b"digests", "entry", b"entry", "extents", b"extents", "spans", b"spans"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["digests", b"digests", "entry", b"entry", "extents", b"extents", "place", b"place", "place_bytes", b"place_bytes", "spans", b"spans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...

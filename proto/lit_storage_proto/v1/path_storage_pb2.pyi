@@ -33,7 +33,7 @@ Status codes, beside what each rpc adds
 
    INVALID_ARGUMENT     the request breaks a rule written here, or holds an unknown field
    UNAUTHENTICATED      the token is missing or wrong
-   PERMISSION_DENIED    the path is not shared, leaves its share, or is a file which the origin
+   PERMISSION_DENIED    the path is not shared, leaves what is shared, or is a file which the origin
                         could not write itself
    NOT_FOUND            nothing is there
    FAILED_PRECONDITION  the request was meant for another name or instance
@@ -343,6 +343,7 @@ class StreamFilesRequest(message.Message):
     FOLLOW_LINKS_FIELD_NUMBER: builtins.int
     HELD_FIELD_NUMBER: builtins.int
     DIRECT_FIELD_NUMBER: builtins.int
+    LINKS_AS_ORIGIN_FIELD_NUMBER: builtins.int
     path: builtins.str
     """As in ExistsRequest."""
     path_bytes: builtins.bytes
@@ -360,11 +361,17 @@ class StreamFilesRequest(message.Message):
     announced, without a round; the paths of what else changed are in `unsettled` of the summary.
     """
     follow_links: builtins.bool
-    """Symbolic links are sent as what they mean, as far as that lies in the same share; the others
-    are ENTRY_KIND_SKIPPED. A link to a directory that contains it is skipped too.
+    """Symbolic links are sent as what they mean, as far as that lies in what the origin shares; the
+    others are ENTRY_KIND_SKIPPED. A link to a directory that contains it is skipped too.
     """
     direct: builtins.bool
     """The answer may offer a direct way for the rest of the stream."""
+    links_as_origin: builtins.bool
+    """The origin decides whether links are followed, as its Work has set it. With `follow_links` they
+    are followed in any case. The answer says what was decided (`follows_links`). A server that does
+    not know this field refuses the request: a client SHOULD then repeat it without the field, and
+    gets links as links.
+    """
     @builtins.property
     def target(self) -> Origin: ...
     @builtins.property
@@ -399,10 +406,11 @@ class StreamFilesRequest(message.Message):
         follow_links: builtins.bool = ...,
         held: abc.Iterable[Held] | None = ...,
         direct: builtins.bool = ...,
+        links_as_origin: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["accept_changes", b"accept_changes", "direct", b"direct", "follow_links", b"follow_links", "held", b"held", "holes", b"holes", "packs", b"packs", "path", b"path", "path_bytes", b"path_bytes", "ranges", b"ranges", "settle", b"settle", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["accept_changes", b"accept_changes", "direct", b"direct", "follow_links", b"follow_links", "held", b"held", "holes", b"holes", "links_as_origin", b"links_as_origin", "packs", b"packs", "path", b"path", "path_bytes", b"path_bytes", "ranges", b"ranges", "settle", b"settle", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -494,6 +502,7 @@ class StreamFilesResponse(message.Message):
     DIRECT_FIELD_NUMBER: builtins.int
     MOVED_FIELD_NUMBER: builtins.int
     ROUND_FIELD_NUMBER: builtins.int
+    FOLLOWS_LINKS_FIELD_NUMBER: builtins.int
     moved: builtins.bool
     """The last message on this way: all others come on the direct one. The call ends with its status
     when they have been sent.
@@ -504,6 +513,8 @@ class StreamFilesResponse(message.Message):
     metadata. What is not sent again stays. Within one round each path comes at most once, and at
     most once as ENTRY_KIND_REMOVED before that.
     """
+    follows_links: builtins.bool
+    """In the first message, where the request had `links_as_origin`: whether links are followed."""
     @builtins.property
     def origin(self) -> Origin:
         """In the first message."""
@@ -535,10 +546,11 @@ class StreamFilesResponse(message.Message):
         direct: Direct | None = ...,
         moved: builtins.bool = ...,
         round: builtins.int = ...,
+        follows_links: builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = typing.Literal["direct", b"direct", "origin", b"origin", "summary", b"summary"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = typing.Literal["chunks", b"chunks", "direct", b"direct", "entries", b"entries", "moved", b"moved", "origin", b"origin", "packs", b"packs", "round", b"round", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = typing.Literal["chunks", b"chunks", "direct", b"direct", "entries", b"entries", "follows_links", b"follows_links", "moved", b"moved", "origin", b"origin", "packs", b"packs", "round", b"round", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

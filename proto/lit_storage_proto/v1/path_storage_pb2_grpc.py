@@ -69,7 +69,7 @@ class PathStorageServicer(object):
 
     def Stat(self, request, context):
         """Describes one path. A symbolic link at the path itself is followed as long as it stays
-        within its share, so the entry is that of what the link means.
+        within what the origin shares, so the entry is that of what the link means.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -33,7 +33,7 @@ Status codes, beside what each rpc adds
 
    INVALID_ARGUMENT     the request breaks a rule written here, or holds an unknown field
    UNAUTHENTICATED      the token is missing or wrong
-   PERMISSION_DENIED    the path is not shared, leaves its share, or is a file which the origin
+   PERMISSION_DENIED    the path is not shared, leaves what is shared, or is a file which the origin
                         could not write itself
    NOT_FOUND            nothing is there
    FAILED_PRECONDITION  the request was meant for another name or instance
@@ -77,7 +77,7 @@ class PathStorageStub:
     """
     Stat: _grpc.UnaryUnaryMultiCallable[_path_storage_pb2.StatRequest, _path_storage_pb2.StatResponse]
     """Describes one path. A symbolic link at the path itself is followed as long as it stays
-    within its share, so the entry is that of what the link means.
+    within what the origin shares, so the entry is that of what the link means.
     """
     ListFiles: _grpc.UnaryStreamMultiCallable[_path_storage_pb2.ListFilesRequest, _path_storage_pb2.ListFilesResponse]
     """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
@@ -112,7 +112,7 @@ class PathStorageAsyncStub(PathStorageStub):
     """
     Stat: _aio.UnaryUnaryMultiCallable[_path_storage_pb2.StatRequest, _path_storage_pb2.StatResponse]  # type: ignore[assignment]
     """Describes one path. A symbolic link at the path itself is followed as long as it stays
-    within its share, so the entry is that of what the link means.
+    within what the origin shares, so the entry is that of what the link means.
     """
     ListFiles: _aio.UnaryStreamMultiCallable[_path_storage_pb2.ListFilesRequest, _path_storage_pb2.ListFilesResponse]  # type: ignore[assignment]
     """Lists a tree without its bytes: pages of entries, a directory before what it holds, in no
@@ -156,7 +156,7 @@ class PathStorageServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_path_storage_pb2.StatResponse, _abc.Awaitable[_path_storage_pb2.StatResponse]]:
         """Describes one path. A symbolic link at the path itself is followed as long as it stays
-        within its share, so the entry is that of what the link means.
+        within what the origin shares, so the entry is that of what the link means.
         """
 
     @_abc_1.abstractmethod
