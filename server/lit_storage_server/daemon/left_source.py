@@ -45,10 +45,9 @@ from lit_storage_proto.tree_options import TreeOptions as ArtifactOptions
 from lit_storage_proto.uri import LEFT_ABSOLUTE, LEFT_MANIFESTS, Location, check_name
 from lit_storage_server.sources.assembly import Assembly
 from lit_storage_server.sources.range_stream import ByteRange, by_file, span_of
-from lit_storage_server.sources.shares import check_wire_path
+from lit_storage_server.sources.shares import check_wire_path, join
 from lit_storage_server.sources.source import Tree
 from lit_storage_server.sources.tree_stream import TreeOptions
-from lit_storage_server.sources.walk import join
 
 _LOG = logging.getLogger("lit_storage.server")
 
@@ -226,6 +225,8 @@ class _LeftTree:
         self._options = options
         self._chunk_bytes = chunk_bytes
         self.descriptor = -1
+        # What the Work followed has no links any more.
+        self.follows_links = options.follow_links
 
     def pass_descriptors(self) -> None:
         """Do nothing: the bytes are sent."""

@@ -158,7 +158,13 @@ class PathStorageServicer:
             tree = source.tree(path, _options(request))
             # Closed, not dropped: the traceback of an error may hold on to it, and so to open files.
             frames = stack.enter_context(contextlib.closing(tree.frames()))
-            yield encode_frame(Frame(origin, direct=offer.direct if offer else None))
+            yield encode_frame(
+                Frame(
+                    origin,
+                    direct=offer.direct if offer else None,
+                    follows_links=request.links_as_origin and tree.follows_links,
+                )
+            )
             for frame in frames_on(seen(frames), offer, lambda: tree.descriptor, tree.pass_descriptors):
                 yield None if frame is None else encode_frame(frame)
 
@@ -235,6 +241,7 @@ def _tree_only(request: pb.StreamFilesRequest) -> bool:
         or request.settle
         or request.accept_changes
         or request.follow_links
+        or request.links_as_origin
         or request.held
     )
 
@@ -248,6 +255,7 @@ def _options(request: pb.StreamFilesRequest) -> TreeOptions:
         request.settle,
         request.accept_changes,
         request.follow_links,
+        request.links_as_origin,
         {get_path(held): (held.version, _spans(held)) for held in request.held},
     )
 

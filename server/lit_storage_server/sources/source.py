@@ -23,6 +23,8 @@ class Tree(Protocol):
 
     descriptor: int
     """That of the file for which a chunk of the frame just yielded has `descriptor_bytes`."""
+    follows_links: bool
+    """Whether links are sent as what they mean."""
 
     def frames(self) -> Generator[Frame, None, None]:
         """Yield all frames; the data of one stay as they are until the next is asked for."""

@@ -27,8 +27,8 @@ from lit_storage_proto.uri import is_reserved
 from lit_storage_server.sources.assembly import Assembly
 from lit_storage_server.sources.look import Seen
 from lit_storage_server.sources.reader import Reader, ShortFileError
-from lit_storage_server.sources.shares import OPEN_REGULAR, Opened, Shares
-from lit_storage_server.sources.walk import Identity, Level, Walk, describe, entry_of, join, scan
+from lit_storage_server.sources.shares import OPEN_REGULAR, Opened, Shares, join
+from lit_storage_server.sources.walk import Identity, Level, Walk, describe, entry_of, scan
 
 PACKED_BYTES = 64 * KIB  # a file up to this size is packed
 MAX_ROUNDS = 3
@@ -46,8 +46,12 @@ class TreeOptions:
     settle: bool = False
     accept_changes: bool = False
     follow_links: bool = False
+    links_as_origin: bool = False
+    """Whether links are followed where the Work has set that for its files."""
     held: Mapping[str, tuple[bytes, Sequence[Span]]] = field(default_factory=dict)
     """By path: the version of a file, and what the client has of it."""
+    note_places: bool = False
+    """Whether `TreeStream.places` is kept; no call asks for that."""
 
 
 class TreeStream:
@@ -66,6 +70,13 @@ class TreeStream:
         self._options = options
         self._assembly = Assembly(chunk_bytes)
         self._reader = Reader(self._assembly.capacity, holes=options.holes)
+        self.follows_links = options.follow_links or (options.links_as_origin and shares.follow_links)
+        """Whether links are sent as what they mean."""
+        self.places: dict[str, str] = {}
+        """By path where a file lies, as of `Shares.place_of`, if it is not at its path below the tree."""
+        self._top: str | None = None
+        """Where the tree lies, as of `Shares.place_of`; None if a link led to it from another share."""
+        self._notes_places = False
         self._seen: dict[str, Seen] = {}
         self._changed: dict[str, None] = {}
         self._euid = os.geteuid()
@@ -88,6 +99,7 @@ class TreeStream:
         """
         with contextlib.ExitStack() as stack:
             opened = stack.enter_context(self._shares.open(self._path))
+            self._find_top(opened)
             look = self._look_at_tree if opened.is_directory else self._look_at_file
             yield from look(opened, send=True)
             if self._options.settle:
@@ -131,7 +143,20 @@ class TreeStream:
         if os.path.samestat(now.status, opened.status):
             return opened
         self._changed[""] = None
+        self._find_top(now)
         return now
+
+    def _find_top(self, opened: Opened) -> None:
+        # Where no link is followed to the tree or in it, each file is at its path.
+        self._notes_places = self._options.note_places and (self.follows_links or opened.has_crossed)
+        at_path = self._notes_places and not opened.has_crossed
+        self._top = self._shares.place_of(opened.fd) if at_path else None
+
+    def _note_place(self, fd: int, path: str) -> None:
+        place = self._shares.place_of(fd)
+        self.places.pop(path, None)
+        if self._top is None or place != join(self._top, path):
+            self.places[path] = place
 
     def _look_at_file(self, opened: Opened, *, send: bool) -> Iterator[Frame]:
         """Send what is no directory, or what of it changed."""
@@ -163,7 +188,7 @@ class TreeStream:
     def _look_at_tree(self, opened: Opened, *, send: bool) -> Iterator[Frame]:
         """Send all that lies in a directory, or what of it changed."""
         is_first = not self._seen
-        follow = self._follow if self._options.follow_links else None
+        follow = self._follow if self.follows_links else None
         for level in Walk(opened, follow=follow, strict=not self._options.settle).directories():
             before = self._seen.get(level.path)
             if before is None:
@@ -258,6 +283,8 @@ class TreeStream:
     def _send_large(self, fd: int, path: str, status: os.stat_result) -> Iterator[Frame]:
         """Send an open file as an entry and chunks."""
         entry = entry_of(path, status)
+        if self._notes_places:
+            self._note_place(fd, path)
         yield from self._assembly.put_entry(entry)
         number, shown = self._assembly.last_entry, join(self._path, path)
         version, held = self._options.held.get(path, (b"", ()))
@@ -283,7 +310,7 @@ class TreeStream:
                 status = os.stat(item.name, dir_fd=level.fd, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if self._options.follow_links and stat.S_ISLNK(status.st_mode):
+            if self.follows_links and stat.S_ISLNK(status.st_mode):
                 yield from self._send_followed(level, seen, item.name, status)
                 continue
             seen.add(item.name, status)
@@ -365,7 +392,7 @@ class TreeStream:
                 status = os.stat(item.name, dir_fd=directory, follow_symlinks=False)
             except FileNotFoundError:
                 continue
-            if self._options.follow_links and stat.S_ISLNK(status.st_mode):
+            if self.follows_links and stat.S_ISLNK(status.st_mode):
                 self._look_at_followed(level, now, item.name, status)
             else:
                 now.add(item.name, status)

@@ -92,6 +92,31 @@ def test_a_parent_that_is_swapped(contested, rpc, tally):
     assert contend(contested, LINKS[0], [rpc], PATHS, QUICK_SECONDS, tally) <= CODES
 
 
+@pytest.mark.parametrize("rpc", ["exists", "stat", "stream", "stream-follow", "range"])
+@pytest.mark.parametrize("contested_name", ["link", "directory"])
+def test_a_way_between_shares_that_is_swapped(own_origin, rpc, contested_name, tally):
+    """A link into another share, or a directory of that share, that is now one to what nobody shares."""
+    declared, link = own_origin.root.parent / "declared", own_origin.root / "t" / "link"
+    (declared / "d").mkdir(parents=True)
+    (declared / "d" / "canary").write_bytes(b"innocent")
+    link.parent.mkdir()
+    link.symlink_to(declared / "d")
+    own_origin.shares.declare(str(declared))
+    (declared.parent / "other").symlink_to(own_origin.outside)
+    swapped = link if contested_name == "link" else declared / "d"
+    codes, deadline, rounds = set(), time.monotonic() + QUICK_SECONDS, 0
+    with Swapper(swapped, declared.parent / "other"):
+        while time.monotonic() < deadline or (OK not in codes and time.monotonic() < deadline + 20):
+            for path in ("t", "t/link", "t/link/canary"):
+                came, code = ask(own_origin.stub, rpc, path)
+                assert CANARY not in came
+                codes.add(code)
+                rounds += 1
+    tally["calls while a way between shares was swapped"] += rounds
+    assert OK in codes
+    assert codes <= CODES
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("text", LINKS)
 def test_a_parent_that_is_swapped_for_long(contested, text, soak_seconds, tally):

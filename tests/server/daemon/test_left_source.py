@@ -71,8 +71,8 @@ class Machine:
         self.remote = Remote(self.registry, self.channels, LIMITS)
         self.origins = Origins(self.remote, self.registry, THERE, LIMITS)
 
-    def publish(self, *paths):
-        shares = Shares(str(self.work), name="train")
+    def publish(self, *paths, follow_links=False):
+        shares = Shares(str(self.work), name="train", follow_links=follow_links)
         version = self.store.next_version("i1")
         for path in paths:
             if path.startswith("/"):
@@ -147,6 +147,20 @@ class TestFromAnotherMachine:
         target, _ = machine.get("out", symlinks="follow")
         assert (target / "link").read_text() == "b"
         assert not (target / "link").is_symlink()
+
+    @pytest.mark.parametrize("symlinks", [None, "keep", "follow"])
+    def test_what_the_work_followed(self, machine, symlinks):
+        """It is there as files, also from another share, whatever is asked for; the rest is named."""
+        (machine.work / "out" / "far").symlink_to(machine.data / "x")
+        (machine.work / "out" / "all").symlink_to(machine.data)
+        (machine.work / "out" / "up").symlink_to("../private")
+        (machine.work / "out" / "leaves").symlink_to(machine.root)
+        machine.publish(str(machine.data), "out", follow_links=True)
+        machine.serve()
+        target, transfer = machine.get("out", symlinks=symlinks)
+        for name, text in {"link": "b", "far": "x", "all/x": "x", "up": "nobody declared this"}.items():
+            assert ((target / name).read_text(), (target / name).is_symlink()) == (text, False)
+        assert transfer.skipped == ("leaves",)
 
     def test_a_file_and_an_absolute_path(self, machine):
         """Each path by which the Work's files are known."""

@@ -4,11 +4,9 @@ import os
 
 import pytest
 
-from lit_storage_client.fetch.stream import receive
 from lit_storage_proto.entry import Kind
 from lit_storage_proto.errors import AccessDenied, SourceChanged
-from lit_storage_server.sources.shares import Shares
-from lit_storage_server.sources.tree_stream import PACKED_BYTES, TreeOptions, TreeStream
+from lit_storage_server.sources.tree_stream import PACKED_BYTES
 
 REVISION = "1" * 40
 
@@ -105,23 +103,104 @@ def test_what_cannot_be_followed_is_skipped(follow, root, target, settle):
     assert (os.listdir(copied.tree), skipped(copied)) == ([], {"b", "fifo", "link"})
 
 
-def test_a_declared_share_is_not_left_for_another(root, tmp_path):
-    """A link from one share into another one is not followed."""
-    (root / "file").write_bytes(b"x")
+@pytest.fixture
+def cache(tmp_path, tree_shares):
+    """A cache of the hub outside of the storage root, whose blobs the models share; declare a snapshot.
+
+    So it is since https://github.com/huggingface/huggingface_hub/pull/4498: the link in a snapshot leads to
+    a link among the blobs of its model, and that one to the blobs of all models.
+    """
+    model = tmp_path / "hub/models--a--b"
+    shared = tmp_path / "hub/blobs/91"
+    snapshot = model / "snapshots" / REVISION
+    for directory in (model / "blobs", shared, snapshot / "onnx"):
+        directory.mkdir(parents=True)
+    (shared / "91bf").write_bytes(b"weights")
+    (shared / "91c0").write_bytes(b"{}")
+    (model / "blobs/etag0").symlink_to("../../blobs/91/91bf")
+    (model / "blobs/etag1").symlink_to(shared / "91c0")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/etag0")
+    (snapshot / "config.json").symlink_to("../../blobs/etag1")
+    (snapshot / "onnx/model").symlink_to(model / "blobs/etag0")
+    (snapshot / "README.md").write_bytes(b"here")
+    tree_shares.declare(str(snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("options", [{}, {"packs": True, "holes": True, "settle": True}])
+def test_a_cache_that_is_declared_makes_a_snapshot_whole(follow, cache, tree_shares, tmp_path, options):
+    """Links lead from the snapshot into the cache if both are declared; else they are left out and named."""
+    links = {"model.safetensors", "config.json", "onnx/model"}
+    alone = follow(str(cache), **options)
+    assert (files_of(alone.tree), skipped(alone)) == ({"README.md"}, links)
+    tree_shares.declare(str(tmp_path / "hub"))
+    whole = follow(str(cache), **options)
+    assert (whole.read("onnx/model"), whole.read("config.json")) == (b"weights", b"{}")
+    assert (files_of(whole.tree), skipped(whole)) == ({"README.md", *links}, set())
+
+
+def test_a_link_to_the_storage_root_from_another_share(follow, root, tree_shares, tmp_path):
+    """The whole storage root comes without reserved names, wherever the link to it lies."""
+    for name in ("@other/secret", ".staging/secret", "mine"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"x")
     (tmp_path / "declared").mkdir()
-    (tmp_path / "declared/link").symlink_to(root / "file")
-    (tmp_path / "declared/file").write_bytes(b"y")
-    (tmp_path / "declared/inside").symlink_to(tmp_path / "declared/file")
-    shares = Shares(str(root), name="train")
-    fd = os.open(tmp_path, os.O_RDONLY)
-    try:
-        shares.declare(str(tmp_path / "declared"))
-        stream = TreeStream(shares, str(tmp_path / "declared"), TreeOptions(follow_links=True), 1 << 16)
-        received = receive(stream.frames(), fd, "copy", label="/target")
-    finally:
-        os.close(fd)
-        shares.close()
-    assert (files_of(tmp_path / "copy"), received.skipped.names) == ({"file", "inside"}, ("link",))
+    (tmp_path / "declared/all").symlink_to(root)
+    (tmp_path / "declared/copy").symlink_to(root / "@other")
+    tree_shares.declare(str(tmp_path / "declared"))
+    for settle in (False, True):
+        copied = follow(str(tmp_path / "declared"), settle=settle)
+        assert (files_of(copied.tree), skipped(copied)) == ({"all/mine"}, {"copy"})
+
+
+def test_a_circle_of_two_shares(follow, root, tree_shares, tmp_path):
+    """Shares that link to each other end where one would hold itself."""
+    (tmp_path / "declared").mkdir()
+    (tmp_path / "declared/out").symlink_to(root / "out")
+    (root / "out").mkdir()
+    (root / "out/declared").symlink_to(tmp_path / "declared")
+    tree_shares.declare(str(tmp_path / "declared"))
+    copied = follow("out", settle=True)
+    assert (files_of(copied.tree), skipped(copied)) == (set(), {"declared/out"})
+
+
+def test_another_storage_root_is_no_share(follow, root, tmp_path):
+    """A link to the files of another Work is left out: that Work has not declared them here."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/model").write_bytes(b"not ours")
+    (root / "link").symlink_to(tmp_path / "other/model")
+    (root / "up").symlink_to("../other")
+    copied = follow()
+    assert (files_of(copied.tree), skipped(copied)) == (set(), {"link", "up"})
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_the_work_decides(copy, root, tree_shares, follows):
+    """Where a call leaves it to the origin, links are followed if the Work has set that, and else kept."""
+    (root / "file").write_bytes(b"x")
+    (root / "link").symlink_to("file")
+    tree_shares.follow_links = follows
+    assert (copy(links_as_origin=True).tree / "link").is_symlink() is not follows
+    assert (copy().tree / "link").is_symlink()
+    assert not (copy(follow_links=True).tree / "link").is_symlink()
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_absolute_links_settle(copy, root, tree_shares, follows):
+    """A tree with absolute links, also among what comes in a further round, rests after one look."""
+    (root / "t").mkdir()
+    (root / "t/file").write_bytes(b"x")
+    (root / "t/last").symlink_to(root / "t/file")
+
+    def add(frame):
+        if frame.round == 0 and frame.summary is None:
+            (root / "t/late").unlink(missing_ok=True)
+            (root / "t/late").symlink_to(root / "t/file")
+
+    copied = copy("t", settle=True, follow_links=follows, after=add)
+    assert {copied.read("last"), copied.read("late")} == {b"x"}
+    assert (copied.received.unsettled_count, set(copied.rounds)) == (0, {0, 1})
+    assert follows or os.readlink(copied.tree / "late") == "file"
 
 
 def test_a_link_to_a_directory(follow, root):
