@@ -3,7 +3,9 @@
 Invariant: a file that still has the version token of the manifest is the file that was published. Of
 any other the bytes are checked against its digests, and where they differ that is SourceChanged: such
 files are never taken for what the Work left. Links on the way are followed as the Work followed them:
-within its storage root, or within the path that it declared.
+within its storage root, or within the path that it declared. Of a file to which the Work followed a link
+elsewhere, the manifest has the place, and there no link is followed at all: whoever changes a link after the
+Work has stopped leads to no other file.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from lit_storage_core.artifacts.pieces import Piece
-from lit_storage_core.system.beneath import open_beneath
+from lit_storage_core.system.beneath import open_beneath, open_without_links
 from lit_storage_core.system.names import check_path, shown
 from lit_storage_core.system.version_token import version_of
 from lit_storage_proto.artifact import Manifest, StoredEntry
@@ -127,6 +129,8 @@ class PlacedContents:
     def _open_path(self, stored: StoredEntry, *, follow_last: bool) -> int:
         """Return an ``O_PATH`` descriptor of what stands where the entry was."""
         check_path(stored.entry.path)
+        if stored.place:
+            return self._open_place(stored.place)
         if self._base != self._manifest.path:
             path = self._path_at_origin(stored)
             root_fd = os.open(self._base, _DIRECTORY)
@@ -140,5 +144,15 @@ class PlacedContents:
             if error.errno == errno.ELOOP:
                 raise self.changed(stored) from None
             raise
+        finally:
+            os.close(root_fd)
+
+    def _open_place(self, place: str) -> int:
+        """Return an ``O_PATH`` descriptor of what is at a place; no link on the way is followed."""
+        if place.startswith("/"):
+            return open_without_links(place, directory=False)
+        root_fd = os.open(self._manifest.in_place, _DIRECTORY)
+        try:
+            return open_without_links(place, below=root_fd, directory=False)
         finally:
             os.close(root_fd)

@@ -29,7 +29,7 @@ from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry, WorkRecord
-from lit_storage_server.publishing.notes import Declaration, Note
+from lit_storage_server.publishing.notes import FOLLOW, Declaration, Note
 from lit_storage_server.publishing.publication_lock import alone
 from lit_storage_server.publishing.publish import publish, publish_removed
 from lit_storage_server.sources.shares import Shares
@@ -92,7 +92,11 @@ def _publish(declaration: Declaration, limits: Limits, unclean: bool, deadline: 
         )
         with contextlib.closing(store):
             version = store.next_version(declaration.instance_id)
-            shares = Shares(declaration.storage_root, name=declaration.name)
+            shares = Shares(
+                declaration.storage_root,
+                name=declaration.name,
+                follow_links=declaration.symlinks == FOLLOW,
+            )
             with contextlib.closing(shares):
                 _Round(declaration, store, shares, version, unclean, deadline, outcome).run()
     except Exception as error:  # noqa: BLE001  whatever it is, the Work's own end must not suffer from it
@@ -114,7 +118,7 @@ class _Round:
 
     def run(self) -> None:
         paths = self.declaration.paths
-        for path in paths:
+        for path in (*paths, *self.declaration.shared):
             if path.startswith("/"):
                 with contextlib.suppress(StorageError):
                     self.shares.declare(path)

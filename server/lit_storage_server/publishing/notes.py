@@ -29,8 +29,14 @@ from lit_storage_core.system.write_whole import write_whole
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import check_name
 
+KEEP, FOLLOW = "keep", "follow"
+"""What becomes of symbolic links: they stay links, or what they mean takes their place."""
+
 _NOTES = "declared"
-_TEXTS = ("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper")
+_TEXTS = (
+    *("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "holder", "keeper"),
+    "symlinks",
+)
 _NOTE = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,6 +59,10 @@ class Declaration:
     """Whether the Work holds a lock of its note for as long as it lives."""
     tried_at: float = 0.0
     """When somebody else first failed to publish for it, in seconds since 1970; 0 if nobody did."""
+    symlinks: str = KEEP
+    """KEEP, or FOLLOW: what is published of symbolic links."""
+    shared: tuple[str, ...] = ()
+    """Absolute paths that are shared and not published, where links may lead."""
     paths: Mapping[str, bool] = field(default_factory=dict[str, bool])
     """Whether each was there once, as far as is known."""
 
@@ -61,7 +71,9 @@ class Note:
     """The file in which one instance of a Work notes what it declares.
 
     It holds lines of JSON: the first one of the Declaration, the others of a path each. One that was cut
-    short by a kill is passed over.
+    short by a kill is passed over. A path that is only shared stands in a line that readers of 0.1.0 before
+    this one take for a path that is published; where links are followed, those find no note at all, so that
+    they publish no tree that lacks what its links mean.
 
     Args:
         root: the root that the Works of a machine share.
@@ -92,15 +104,16 @@ class Note:
                 if other == own or ((left := note.read()) is not None and left.name == declaration.name):
                     note.remove()
         # What is empty is no note yet, so nobody sees one that is about to be held.
-        about = dataclasses.asdict(dataclasses.replace(declaration, is_held=hold and self._hold()))
-        paths = about.pop("paths")
-        self._add(about)
-        for path, seen in paths.items():
-            self.add(path, seen=seen)
+        for line in _lines(dataclasses.replace(declaration, is_held=hold and self._hold())):
+            self._add(line)
 
     def add(self, path: str, *, seen: bool) -> None:
         """Note a path, or that it was there once."""
-        self._add({"path": path, "seen": seen})
+        self._add(_path_line(path, seen=seen))
+
+    def share(self, path: str) -> None:
+        """Note an absolute path that is shared, and is not published."""
+        self._add(_shared_line(path))
 
     def keep(self, declaration: Declaration, failed: Container[str]) -> None:
         """Let only the paths stay that could not be published, for the next one who tries.
@@ -124,11 +137,16 @@ class Note:
             with open(self._path, encoding="ascii", opener=_open_trusted) as file:
                 about, *lines = _parsed(file)
             tried = [line["tried_at"] for line in lines if "tried_at" in line]
-            declaration = Declaration(**{**about, "tried_at": (*tried, 0.0)[0]}, paths=_paths_in(lines))
+            shared = tuple(line["path"] for line in lines if _is_shared(line))
+            paths = _paths_in(line for line in lines if not _is_shared(line))
+            declaration = Declaration(
+                **{**about, "tried_at": (*tried, 0.0)[0], "shared": shared, "paths": paths}
+            )
         except (FileNotFoundError, PermissionError, ValueError, TypeError):
             return None
         is_whole = all(isinstance(getattr(declaration, name), str) for name in _TEXTS)
         is_whole &= isinstance(declaration.has_left, bool) and isinstance(declaration.is_held, bool)
+        is_whole &= declaration.symlinks in (KEEP, FOLLOW)
         return self._here(declaration) if is_whole else None
 
     def end(self, declaration: Declaration, machine_id: str) -> None:
@@ -149,10 +167,9 @@ class Note:
             keeper="",
             is_held=False,
         )
-        about = dataclasses.asdict(ended)
-        lines = [about, *({"path": path, "seen": seen} for path, seen in about.pop("paths").items())]
-        if tried_at := about.pop("tried_at"):
-            lines.append({"tried_at": tried_at})
+        lines = _lines(dataclasses.replace(ended, tried_at=0.0))
+        if declaration.tried_at:
+            lines.append({"tried_at": declaration.tried_at})
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
         replace_file(self._path, lambda _inode: text, mode=0o600, temporary_directory=self._root)
 
@@ -328,6 +345,11 @@ def _parsed(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
                 yield parsed
 
 
+def _is_shared(line: Mapping[str, Any]) -> bool:
+    """Say whether a line is of a path that is shared, and not published."""
+    return line.get("shared") is True and isinstance(line.get("path"), str)
+
+
 def _paths_in(lines: Iterable[dict[str, Any]]) -> dict[str, bool]:
     """Return the paths that lines of a note name; raise ValueError if one is of another version."""
     paths: dict[str, bool] = {}
@@ -356,3 +378,21 @@ def noted(root: str) -> list[Declaration]:
             if (left := Note(root, instance).read()) is not None:
                 found.append(left)
     return found
+
+
+def _lines(declaration: Declaration) -> list[dict[str, Any]]:
+    """Return a declaration as the lines of its note."""
+    about = dataclasses.asdict(declaration)
+    paths, shared = about.pop("paths"), about.pop("shared")
+    if about["symlinks"] == KEEP:
+        del about["symlinks"]
+    lines = [_shared_line(path) for path in shared]
+    return [about, *lines, *(_path_line(path, seen=seen) for path, seen in paths.items())]
+
+
+def _path_line(path: str, *, seen: bool) -> dict[str, Any]:
+    return {"path": path, "seen": seen}
+
+
+def _shared_line(path: str) -> dict[str, Any]:
+    return {"path": path, "done": True, "shared": True}

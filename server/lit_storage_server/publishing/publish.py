@@ -2,6 +2,9 @@
 
 Invariant: what is published was all there at one time. It is whole in the store, or not to be seen.
 
+Where `Shares.follow_links` is set, a manifest has what a link means instead of the link, and if the bytes
+stay in place, also where they lie.
+
 What a version before holds is not written again, and not even read where the file still has the version
 token that it had then; a token is kept only where no later change can bring it about again. Files are
 compared chunk by chunk, so that of one that grew, or changed in places, only that is written.
@@ -69,8 +72,8 @@ def publish(
                 former = writer.former if not attempt else None
                 if former is not None and former.chunk_bytes != chunk_bytes:
                     former = None
-                draft = _read(shares, path, writer, former, machine_id, chunk_bytes)
-                entries, objects = draft.finish()
+                draft, places = _read(shares, path, writer, former, machine_id, chunk_bytes)
+                entries, objects = draft.finish(places)
                 manifest = Manifest(
                     store.name,
                     path,
@@ -104,8 +107,8 @@ def publish_removed(
 
 def _read(
     shares: Shares, path: str, writer: Writer, former: Manifest | None, machine_id: str, chunk_bytes: int
-) -> _Draft:
-    """Read the tree, and write what of it is new."""
+) -> tuple[_Draft, Mapping[str, str]]:
+    """Read the tree, and write what of it is new; return where files lie that are not at their paths."""
     held: Held = {}
     if former is not None and former.machine_id == machine_id:
         # These need not be read if they still have the version token they had.
@@ -115,11 +118,14 @@ def _read(
             if stored.entry.kind is Kind.FILE and stored.entry.size and stored.entry.version
         }
     draft = _Draft(writer, former, held, chunk_bytes)
-    options = TreeOptions(holes=True, settle=True, held=held)
-    for frame in TreeStream(shares, path, options, chunk_bytes).frames():
+    options = TreeOptions(
+        holes=True, settle=True, links_as_origin=True, held=held, note_places=not writer.keeps_bytes
+    )
+    stream = TreeStream(shares, path, options, chunk_bytes)
+    for frame in stream.frames():
         writer.check_deadline()
         draft.take(frame)
-    return draft
+    return draft, stream.places
 
 
 class _Draft:
@@ -144,10 +150,17 @@ class _Draft:
             if not chunk.hole:
                 file.add(chunk, self._writer)
 
-    def finish(self) -> tuple[list[StoredEntry], list[StoredObject]]:
-        """Return the entries, and the objects that they name."""
+    def finish(self, places: Mapping[str, str]) -> tuple[list[StoredEntry], list[StoredObject]]:
+        """Return the entries, and the objects that they name.
+
+        Args:
+            places: by path where files lie that are not at their paths.
+        """
         numbers: dict[str, int] = {}
         entries = [file.stored(numbers, held=path in self._held) for path, file in self._files.items()]
+        for stored in entries if places else ():
+            if stored.entry.kind is Kind.FILE:
+                stored.place = places.get(stored.entry.path, "")
         sizes = dict(self._former.objects) if self._former is not None else {}
         sizes |= self._writer.sizes
         return entries, [StoredObject(key, sizes[key]) for key in numbers]

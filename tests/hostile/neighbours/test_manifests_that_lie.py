@@ -1,5 +1,6 @@
 """A store whose manifests are sealed and lie: nobody holds, writes or removes more than there is."""
 
+import contextlib
 import dataclasses
 import os
 
@@ -7,7 +8,7 @@ import pytest
 
 from lit_storage_core.artifacts import tree
 from lit_storage_core.artifacts.artifact import Artifact
-from lit_storage_core.artifacts.urls import open_store
+from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_proto.artifact import (
     Extent,
     Manifest,
@@ -179,3 +180,27 @@ def test_a_name_that_is_no_version_is_none(store, name):
     store.objects.put(f"manifests/{UNIT}/{name}", b"x")
     assert store.versions() == []
     assert store.covering("out") is None
+
+
+@pytest.mark.parametrize("place", ["../../../secret", "@deploy/secret", "{base}/secret/../secret"])
+def test_a_place_leads_to_no_file_that_the_work_could_not_have_followed(tmp_path, place):
+    """A manifest in place that names a file out of the storage root by "..", or a copy, is damaged."""
+    url = in_place_url(str(tmp_path), "m")
+    (tmp_path / "works/train/@deploy").mkdir(parents=True)
+    for path in ("secret", "works/train/@deploy/secret"):
+        (tmp_path / path).write_bytes(DATA)
+    file = dataclasses.replace(FILE, extents=(), place=place.format(base=tmp_path))
+    with contextlib.closing(open_store(url, "train", limits=LIMITS, create=True)) as store:
+        put(store, ROOT, file, objects=[], in_place=str(tmp_path / "works/train"))
+        with pytest.raises(IntegrityError):
+            store.covering("out")
+
+
+def test_a_store_of_copies_names_no_file_of_this_machine(store, tmp_path):
+    """Where a manifest should name objects, a place is damage, and no file is opened."""
+    (tmp_path / "secret").write_bytes(DATA)
+    for fields in ({}, {"in_place": str(tmp_path)}):
+        version = Version(len(fields) + 1, "i1")
+        put(store, ROOT, dataclasses.replace(FILE, extents=(), place="secret"), version=version, **fields)
+    with pytest.raises(IntegrityError):
+        store.covering("out")

@@ -1,18 +1,25 @@
 """Notes of what a Work declared, and what is published by somebody else because of them."""
 
 import dataclasses
+import json
 import os
 
 import pytest
 
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries.memory import MemoryRegistry
+from lit_storage_proto.entry import Kind
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkState
 from lit_storage_server.publishing.custody import publish_all, publish_left, sentences
 from lit_storage_server.publishing.notes import Declaration, Note
 
 LIMITS = Limits()
+BEFORE = {
+    *("name", "instance_id", "machine_id", "storage_root", "artifacts_url", "has_left", "holder", "keeper"),
+    *("is_held", "tried_at"),
+}
+"""The fields of a note before there was a choice about links."""
 
 
 @pytest.fixture
@@ -56,6 +63,27 @@ class TestNote:
         note.add(os.fsdecode(b"\xff\n"), seen=False)
         expected = {"out": True, "late": True, os.fsdecode(b"\xff\n"): False}
         assert note.read() == dataclasses.replace(declaration, paths=expected)
+
+    def test_what_is_set_for_links_comes_back(self, tmp_path, declaration):
+        """Whether they are followed, and the paths into which they may lead."""
+        declaration = dataclasses.replace(declaration, symlinks="follow", shared=("/cache",))
+        note = noted(tmp_path, declaration)
+        note.share("/late")
+        assert note.read() == dataclasses.replace(declaration, shared=("/cache", "/late"))
+
+    def test_a_note_of_before(self, tmp_path, declaration):
+        """Where nothing is set for links, a note is as it was, and older readers publish no shared path."""
+        note = noted(tmp_path, declaration)
+        about, line = (tmp_path / "declared" / "i1").read_text().split("\n\n")
+        assert set(json.loads(about)) == BEFORE
+        assert json.loads(line) == {"path": "out", "seen": True}
+        note.share("/cache")
+        *_, line = (tmp_path / "declared" / "i1").read_text().split("\n\n")
+        assert json.loads(line).items() >= {"path": "/cache", "done": True}.items()  # as they read it
+
+    def test_an_unknown_setting_is_no_note(self, tmp_path, declaration):
+        """What a later version may set is not published as something else."""
+        assert noted(tmp_path, dataclasses.replace(declaration, symlinks="never")).read() is None
 
     def test_a_line_cut_short_costs_that_line(self, tmp_path, declaration):
         """A kill, or a full disk, in the middle of a line loses neither those before nor those after it."""
@@ -107,6 +135,20 @@ class TestPublishLeft:
         work = registry.work("train")
         assert (work.artifacts_url, work.state) == (declaration.artifacts_url, WorkState.FAILED)
         assert note.read() is None
+
+    def test_links_are_followed_for_it(self, tmp_path, declaration, registry):
+        """As the Work had set it, also into what it only shared."""
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache/blob").write_text("weights")
+        os.symlink(tmp_path / "cache/blob", tmp_path / "works/train/out/model")
+        shared = (str(tmp_path / "cache"),)
+        noted(tmp_path, dataclasses.replace(declaration, symlinks="follow", shared=shared))
+        assert publish_left(str(tmp_path), registry, "train", limits=LIMITS) == []
+        store = open_store(declaration.artifacts_url, "train", limits=LIMITS)
+        (version,) = kept(declaration)
+        stored = store.manifest(version).by_path["model"]
+        assert (stored.entry.kind, stored.entry.size) == (Kind.FILE, 7)
+        assert stored.place == f"{tmp_path}/cache/blob"
 
     def test_a_work_that_had_left(self, tmp_path, declaration, registry):
         """One that ended well but for files that did not rest stays so, and they are clean by now."""
