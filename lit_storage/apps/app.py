@@ -212,6 +212,7 @@ class App:
             self._artifacts,
             bind=self._bind,
             resources=internals(member).resources,
+            symlinks=internals(member).symlinks,
         )
 
     def _wait_for_works(self) -> None:

@@ -36,6 +36,7 @@ class Internals:
     origin: Origin = field(default_factory=Origin)
     parallel: bool = False
     persist: str = "stop"
+    symlinks: Literal["keep", "follow"] = "keep"
     resources: Resources = field(default_factory=Resources)
     supervisor: Supervisor | None = None
     on_assign: Callable[[Work, str], None] | None = None
@@ -66,13 +67,18 @@ class Work(metaclass=_WorkType):
         persist: when its own Paths among its attributes are published, so that others can read them
             when it does not run any more: "stop", when it stops, however that comes about, or "run",
             also each time that `run` returns.
+        symlinks: what others get of symbolic links among this Work's files, in hand-overs and of what is
+            published: "keep", links that stay in the tree as links, or "follow", what a link means, if
+            that lies in this Work's storage root or below a path that it declared. Any other link is left
+            out, and named in `Transfer.skipped`.
         num_cpus: what the executor "ray" reserves on a node for this Work, from its start until it is
             stopped; as of `ray.remote`. The executor "process" passes over it, and over the next two.
         num_gpus: the same; `run` finds its own GPUs in CUDA_VISIBLE_DEVICES.
         resources: the same, of what the nodes' operator named, such as ``{"big_disk": 1}``.
 
     Raises:
-        ValueError: `persist` is neither, or an amount is negative or not for `resources`.
+        ValueError: `persist` or `symlinks` is neither of its words, or an amount is negative or not for
+            `resources`.
     """
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
@@ -86,13 +92,17 @@ class Work(metaclass=_WorkType):
         *,
         parallel: bool = False,
         persist: Literal["stop", "run"] = "stop",
+        symlinks: Literal["keep", "follow"] = "keep",
         num_cpus: float | None = None,
         num_gpus: float | None = None,
         resources: Mapping[str, float] | None = None,
     ) -> None:
         if persist not in ("stop", "run"):
             raise ValueError(f"persist={persist!r} is neither 'stop' nor 'run'")
+        if symlinks not in ("keep", "follow"):
+            raise ValueError(f"symlinks={symlinks!r} is neither 'keep' nor 'follow'")
         internals(self).parallel = parallel
+        internals(self).symlinks = symlinks
         internals(self).persist = persist
         internals(self).resources = _checked(Resources(num_cpus, num_gpus, dict(resources or {})))
 
@@ -168,7 +178,7 @@ class Work(metaclass=_WorkType):
     def __reduce__(self) -> tuple[Any, ...]:
         own = internals(self)
         attributes = {name: value for name, value in vars(self).items() if name != "_lit"}
-        return _rebuild, (type(self), own.parallel, own.persist, own.resources, attributes)
+        return _rebuild, (type(self), own.parallel, own.persist, own.resources, attributes, own.symlinks)
 
     def _tell(self, name: str) -> None:
         own = internals(self)
@@ -233,11 +243,17 @@ def _checked(resources: Resources) -> Resources:
 
 
 def _rebuild(
-    cls: type[Work], parallel: bool, persist: str, resources: Resources, attributes: dict[str, Any]
+    cls: type[Work],
+    parallel: bool,
+    persist: str,
+    resources: Resources,
+    attributes: dict[str, Any],
+    symlinks: Literal["keep", "follow"] = "keep",  # of a pickle from before there was a choice
 ) -> Work:
     work = cls.__new__(cls)
     internals(work).parallel = parallel
     internals(work).persist = persist
+    internals(work).symlinks = symlinks
     internals(work).resources = resources
     vars(work).update(attributes)
     return work

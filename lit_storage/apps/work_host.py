@@ -103,6 +103,7 @@ class WorkHost:
                 registry=self._start.registry,
                 bind=self._start.bind,
                 artifacts=self._start.artifacts,
+                symlinks=getattr(self._start, "symlinks", "keep"),  # of an App of before, as on a Ray node
                 security=self._start.security,
                 limits=self._start.limits,
             )

@@ -105,8 +105,12 @@ def get(
         bool, typer.Option("--overwrite", help="Replace what is there, as a whole.")
     ] = False,
     follow_symlinks: Annotated[
-        bool, typer.Option("--follow-symlinks", help="Copy what links mean, not the links.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--follow-symlinks/--keep-symlinks",
+            help="Copy what links mean, or the links; by default what the Work has set for its files.",
+        ),
+    ] = None,
     accept_changes: Annotated[
         bool, typer.Option("--accept-changes", help="Also take files that go on changing meanwhile.")
     ] = False,
@@ -139,7 +143,7 @@ def get(
                 to=target,
                 durable=not no_durable,
                 on_change="accept" if accept_changes else "raise",
-                symlinks="follow" if follow_symlinks else "keep",
+                symlinks=None if follow_symlinks is None else "follow" if follow_symlinks else "keep",
                 progress=tell,
             )
     if as_json:

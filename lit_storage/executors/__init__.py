@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lit_storage.executors.app_file import AppFile
 from lit_storage.executors.work_state import Changes
@@ -46,6 +46,8 @@ class Start:
     bind: str | None = None
     """Address to listen on; None is what `join` takes."""
     resources: Resources = Resources()
+    symlinks: Literal["keep", "follow"] = "keep"
+    """What `join` takes."""
 
 
 @dataclass(frozen=True, slots=True)

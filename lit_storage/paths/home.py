@@ -71,7 +71,7 @@ class Transport(Protocol):
         timeout: float | None,
         durable: bool,
         on_change: str,
-        symlinks: str,
+        symlinks: str | None,
         progress: Any,
     ) -> Transfer:
         """Copy the path to `target`; where `confined`, `target` lies in R/@origin and stays there."""

@@ -106,7 +106,7 @@ class Path(LookupPath):
         timeout: float | None = None,
         durable: bool = True,
         on_change: Literal["raise", "accept"] = "raise",
-        symlinks: Literal["keep", "follow"] = "keep",
+        symlinks: Literal["keep", "follow"] | None = None,
         progress: Progress | None = None,
     ) -> Transfer:
         """Copy the path, file or whole directory, from its origin to this machine.
@@ -143,7 +143,9 @@ class Path(LookupPath):
             symlinks: what becomes of symbolic links. "keep": those that stay in the tree are copied as
                 links; those that leave it are left out, and named in `Transfer.skipped`. "follow":
                 what they mean is copied, as far as the origin shares it, as with the caches of
-                Hugging Face.
+                Hugging Face; the others are left out and named. None: what the Work that owns the
+                files has set, as of `Work(symlinks=)` and `join(symlinks=)`; that is "keep" where it has
+                set nothing. What a Work that has stopped left is as it was published.
             progress: True draws a bar on stderr if that is a terminal, or in the cell of a notebook,
                 and nothing elsewhere. Or whom to tell: a function of the bytes done and the bytes in
                 all (None while that is unknown), or an fsspec ``Callback``. It is called in this
@@ -181,7 +183,7 @@ class Path(LookupPath):
         name = self._checked_origin("get()", "there is nowhere to get it from")
         location = self._checked_location()
         _check_choice("on_change", on_change, ("raise", "accept"))
-        _check_choice("symlinks", symlinks, ("keep", "follow"))
+        _check_choice("symlinks", symlinks, (None, "keep", "follow"))
         home = homes.current()
         if home is None or self._is_own(name):
             return self._own_transfer(to)
@@ -365,7 +367,7 @@ def _check_flag(argument: str, value: object, hint: str = "") -> None:
         raise TypeError(f"{argument}={value!r} is not a bool; use True or False{hint}")
 
 
-def _check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
+def _check_choice(argument: str, value: str | None, choices: Sequence[str | None]) -> None:
     if value not in choices:
         raise ValueError(f"{argument}={value!r} is none of {', '.join(map(repr, choices))}")
 

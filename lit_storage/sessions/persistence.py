@@ -45,18 +45,23 @@ class Persistence:
         instance_id: of the Work.
         url: of the store.
         limits: deadlines and sizes.
+        symlinks: "keep" or "follow": what is published of symbolic links.
 
     Raises:
         InvalidURI: what the store needs is not installed.
     """
 
-    def __init__(self, root: str, home: Home, instance_id: str, url: str, limits: Limits) -> None:
+    def __init__(
+        self, root: str, home: Home, instance_id: str, url: str, limits: Limits, symlinks: str = "keep"
+    ) -> None:
         check_store(url)
         self._root = root
         self._home = home
         self._instance_id = instance_id
         self.url = url
         self._limits = limits
+        self._symlinks = symlinks
+        self._shared: dict[str, None] = {}
         self._seen: dict[str, bool] = {}
         self._lock = threading.RLock()  # a signal handler may declare, and publish, too
         self._publishing = threading.Lock()  # two at once would be two versions of one number
@@ -93,6 +98,20 @@ class Persistence:
                 note.add(path, seen=seen)
             except OSError as error:  # the disk is full, and the like; it counts only if the Work is killed
                 _LOG.warning("that %r is declared cannot be noted: %s", path, error)
+
+    def share(self, path: str) -> None:
+        """Take an absolute path that is shared, and not published: what is published may link to it."""
+        from lit_storage_server.publishing.notes import Note
+
+        with self._lock:
+            if path in self._shared or path in self._seen:
+                return
+            self._shared[path] = None
+            try:
+                if self._seen:  # else there is no note yet, and the first path begins one with all of these
+                    Note(self._root, self._instance_id).share(path)
+            except OSError as error:  # as in `declare`
+                _LOG.warning("that %r is shared cannot be noted: %s", path, error)
 
     @contextlib.contextmanager
     def becoming(self, instance_id: str) -> Iterator[None]:
@@ -233,6 +252,8 @@ class Persistence:
             self.url,
             holder=self._holder.to_text(),
             keeper=self.keeper.to_text() if self.keeper is not None else "",
+            symlinks=self._symlinks,
+            shared=tuple(path for path in self._shared if path not in paths),
             paths=paths,
         )
 

@@ -15,7 +15,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
@@ -126,6 +126,8 @@ class Session:
             path: below the storage root, where all is shared anyway, or elsewhere.
             persist: publish it when this process stops, so that it stays readable: in the store that
                 `join` was told of, by default where it is. A path within another one goes with that.
+                False only shares it while this process runs, and lets links lead into it: what is
+                published where links are followed holds what they mean there.
 
         Returns:
             The path, with this process as its origin.
@@ -155,8 +157,11 @@ class Session:
             )
         if location.path.startswith("/"):
             self._server.declare(location.path)
-        if persist and self._persistence is not None:
-            self._persistence.declare(location.path, seen=os.path.lexists(value))
+        if self._persistence is not None:
+            if persist:
+                self._persistence.declare(location.path, seen=os.path.lexists(value))
+            elif location.path.startswith("/"):
+                self._persistence.share(location.path)
         return own
 
     def publish(self) -> None:
@@ -226,12 +231,14 @@ class Session:
                 if received:
                     raise SystemExit(128 + received[0])
 
-    def _serve(self, bind: str, advertise: str | None, artifacts_url: str) -> None:
+    def _serve(self, bind: str, advertise: str | None, artifacts_url: str, symlinks: str) -> None:
         """Start the peer server and register its endpoint under this session's name."""
         from lit_storage_server.process.server_process import ServerProcess
 
         assert self.name is not None
-        self._persistence = Persistence(self.root, self.home, self.instance_id, artifacts_url, self.limits)
+        self._persistence = Persistence(
+            self.root, self.home, self.instance_id, artifacts_url, self.limits, symlinks
+        )
         server = ServerProcess(
             self.name,
             self.instance_id,
@@ -239,6 +246,7 @@ class Session:
             bind=bind,
             security=self.security,
             limits=self.limits,
+            follow_links=symlinks == "follow",
         )
         self._server = server
         server.start()
@@ -382,6 +390,7 @@ def join(
     bind: str | None = None,
     advertise: str | None = None,
     artifacts: str | None = None,
+    symlinks: Literal["keep", "follow"] = "keep",
     security: Security | None = None,
     limits: Limits | None = None,
 ) -> Session:
@@ -398,6 +407,10 @@ def join(
         artifacts: URL of the store in which what this Work declares stays readable when it has
             stopped, such as ``file:///DIRECTORY`` or ``s3://BUCKET/PREFIX``; by default it is read
             where the Work wrote it.
+        symlinks: what others get of symbolic links among this Work's files, unless they ask for something
+            else, and what is published. "keep": links that stay in the tree. "follow": what a link
+            means, if that lies in the storage root or below a path that this Work declared. Any other
+            link is left out, and named in `Transfer.skipped`.
         security: token and TLS files.
         limits: every deadline and size.
             What is None comes from the environment; see `lit_storage.sessions.environment`.
@@ -409,7 +422,10 @@ def join(
         AccessDenied: the root cannot be written, or `bind` would serve others without protection.
         RegistryUnavailable: the registry cannot be reached or written.
         RuntimeError: this process has a session already.
+        ValueError: `symlinks` is neither.
     """
+    if symlinks not in ("keep", "follow"):
+        raise ValueError(f"symlinks={symlinks!r} is neither 'keep' nor 'follow'")
     is_given = name is not None
     name = check_name(name) if name is not None else launched_name(os.environ)
     with _opening:
@@ -419,6 +435,7 @@ def join(
                 environment.bind_address(bind),
                 environment.advertised_address(advertise),
                 environment.artifacts_url(artifacts) or in_place_url(session.root, session.home.machine_id),
+                symlinks,
             )
         except BaseException as error:
             session.close(WorkState.FAILED)

@@ -98,6 +98,8 @@ class Script(PathStorageServicer):
         self.exists = True
         self.refusals = []
         self.requests = 0
+        self.streamed = []
+        """The requests of StreamFiles."""
 
     def _begin(self, context):
         self.requests += 1
@@ -115,6 +117,7 @@ class Script(PathStorageServicer):
         yield from self.pages
 
     def StreamFiles(self, request, context):
+        self.streamed.append(request)
         self._begin(context)
         for frame in self.frames() if callable(self.frames) else self.frames:
             yield pb.StreamFilesResponse.FromString(encode_frame(frame))

@@ -138,6 +138,39 @@ def test_a_killed_work_is_read_on_another_machine(machines, tmp_path):
     assert (row["state"], row["kept"]) == ("failed", ["out"])
 
 
+LINKING = """
+import os, sys
+import lit_storage
+from lit_storage import Path
+cache = sys.argv[1]
+os.makedirs(cache)
+with open(f"{cache}/blob", "w") as file:
+    file.write("weights")
+with lit_storage.join("train", symlinks="follow", limits=lit_storage.Limits(lease_seconds=5)) as session:
+    path = session.declare(Path("lit://out"))
+    path.mkdir()
+    os.symlink(f"{cache}/blob", path / "model")
+    os.symlink("/etc/hostname", path / "leaves")
+    session.declare(cache, persist=False)
+    print("declared", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_killed_work_followed_is_read_on_another_machine(machines, tmp_path):
+    """The custodian follows the links as the Work had set it, also into what that only shared."""
+    here, there = machines
+    work = here.start(sys.executable, "-c", LINKING, str(tmp_path / "cache"))
+    assert work.stdout.readline() == b"declared\n", work.communicate()
+    daemon = here.serve()
+    work.send_signal(signal.SIGKILL)
+    assert "problems" not in read_until(daemon, "published what a Work left")
+    got = there.command("get", "train:out", str(tmp_path / "copy"), "--json")
+    assert json.loads(got.stdout)["skipped"] == ["leaves"], got.stderr
+    assert (tmp_path / "copy" / "model").read_text() == "weights"
+    assert not (tmp_path / "copy" / "model").is_symlink()
+
+
 def test_a_store_of_one_machine(machines, tmp_path):
     """What a Work that stopped put into a directory that only its machine has is read through it."""
     here, there = machines

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     assert_type(
         path.get(overwrite=True, to="x", timeout=1.5, on_change="accept", symlinks="follow"), Transfer
     )
+    assert_type(path.get(symlinks=None), Transfer)
     assert_type(path.stat_remote(), Entry)
 
     class Callback:

@@ -40,7 +40,7 @@ def fetch(
     timeout: float | None = None,
     durable: bool = True,
     on_change: str = "raise",
-    symlinks: str = "keep",
+    symlinks: str | None = None,
     progress: Progress | None = None,
     discards: Discards | None = None,
 ) -> Transfer:
@@ -60,7 +60,8 @@ def fetch(
             three times: "raise" SourceChanged, or "accept" them. Then a file that only grew is taken
             at the size that it had, and the others are named in the Transfer.
         symlinks: what becomes of symbolic links: "keep" those that stay in the tree as they are, or
-            "follow" them, and copy what they mean as far as the origin shares it.
+            "follow" them, and copy what they mean as far as the origin shares it; None is what the
+            Work that owns the files has set for them.
         progress: called in this thread with the bytes done so far, which never become fewer, and
             those in all, or None while that is unknown; it is asked beside the transfer. Both are
             the same in the last call alone, when the copy is in its place. What it raises ends the
@@ -83,8 +84,11 @@ def fetch(
         ValueError: `on_change` or `symlinks` is unknown.
         OSError: the disk is full, and the like; its file name is the target, or a path below it.
     """
-    follow_links = _is(symlinks, "follow", "keep", "symlinks")
-    report = None if progress is None else Report(progress, remote, location, follow_links=follow_links)
+    if symlinks not in (None, "keep", "follow"):
+        raise ValueError(f"symlinks={symlinks!r} is unknown; it can be None, 'keep' or 'follow'")
+    report = None
+    if progress is not None:
+        report = Report(progress, remote, location, follow_links=symlinks == "follow")
     job = Job(
         remote,
         location,
@@ -94,7 +98,7 @@ def fetch(
         overwrite=overwrite,
         durable=durable,
         accept_changes=_is(on_change, "accept", "raise", "on_change"),
-        follow_links=follow_links,
+        symlinks=symlinks,
         progress=report,
         discards=discards,
         started=time.monotonic(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,10 +19,11 @@ from lit_storage_client.fetch.discards import Discards, target_in
 from lit_storage_client.fetch.parents import place_with_parents
 from lit_storage_client.fetch.patience import Patience
 from lit_storage_client.fetch.protection import refuse_protected
+from lit_storage_client.fetch.report import Report
 from lit_storage_client.fetch.source import Frames, Source
 from lit_storage_client.fetch.staging import Staging
 from lit_storage_client.fetch.staging_area import StagingArea, area_for
-from lit_storage_client.fetch.stream import Progress, Received, receive
+from lit_storage_client.fetch.stream import Received, receive
 from lit_storage_client.fetch.swap_lock import exclusive
 from lit_storage_client.fetch.transfer import Transfer
 from lit_storage_core.staging.names import TREE
@@ -35,6 +37,7 @@ from lit_storage_proto.errors import (
     RegistryUnavailable,
     TransferTimeout,
 )
+from lit_storage_proto.frames import Frame
 from lit_storage_proto.tree_options import Held, TreeOptions
 from lit_storage_proto.uri import Location
 
@@ -51,8 +54,8 @@ class Job:
     overwrite: bool
     durable: bool
     accept_changes: bool
-    follow_links: bool
-    progress: Progress | None
+    symlinks: str | None
+    progress: Report | None
     discards: Discards | None
     started: float
     timeout: float | None
@@ -109,7 +112,9 @@ class Job:
         return confine(self.root, self.location.origin, self.target)
 
     def _area(self, destination: Destination) -> StagingArea:
-        copied = {"from": str(self.location), "to": destination.path, "follow_links": self.follow_links}
+        # What another choice about links brought is another tree. None has no word, as before there was one.
+        follow_links = None if self.symlinks is None else self.symlinks == "follow"
+        copied = {"from": str(self.location), "to": destination.path, "follow_links": follow_links}
         return area_for(destination, confined=self.root is not None, copied=copied)
 
     def _copy(self, destination: Destination, area: StagingArea) -> tuple[Received, str]:
@@ -132,7 +137,7 @@ class Job:
                             staging = stack.enter_context(area.create())
                             self._discard_kept(destination)
                         received = receive(
-                            patience.weigh(frames),
+                            self._noticing(patience.weigh(frames)),
                             staging.fd,
                             TREE,
                             label=self.target,
@@ -160,11 +165,19 @@ class Job:
             holes=True,
             settle=True,
             accept_changes=self.accept_changes,
-            follow_links=self.follow_links,
+            follow_links=self.symlinks == "follow",
+            links_as_origin=self.symlinks is None,
             held=[Held(noted.path, noted.version, noted.spans) for noted in held],
             direct=True,
         )
         return self.remote.stream(self.location, options, deadline=self.deadline)
+
+    def _noticing(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """Yield the frames, and tell the report where the origin follows links."""
+        for frame in frames:
+            if frame.follows_links and self.progress is not None:
+                self.progress.follow_links()
+            yield frame
 
     def _discard_kept(self, destination: Destination) -> None:
         if self.discards is not None and not destination.missing:

@@ -46,7 +46,9 @@ class Report:
         self._tell = tell
         self._remote = remote
         self._location = location
-        self._unsized = (Kind.SYMLINK, Kind.SKIPPED) if follow_links else ()
+        self._unsized: tuple[Kind, ...] = ()
+        if follow_links:
+            self.follow_links()
         self._asking: threading.Thread | None = None
         self._over = threading.Event()
         self._most = self._told = 0
@@ -67,6 +69,10 @@ class Report:
         if self._total is None and self._answer > self._told:
             self._total = self._answer
         self._say(self._most if self._total is None else min(self._most, self._total - 1), self._total)
+
+    def follow_links(self) -> None:
+        """Know that the origin sends what links mean; to be called before the first bytes are done."""
+        self._unsized = (Kind.SYMLINK, Kind.SKIPPED)
 
     def during(self, get: Callable[[], T]) -> T:
         """Return what `get` returns; raise what it raises, and what the caller's function raised."""

@@ -186,6 +186,17 @@ class Remote:
         self, location: Location, request: pb.StreamFilesRequest, ways: Ways, deadline: float | None
     ) -> TreeCall:
         def call(record: LiveRecord, calls: PeerCalls, token: Metadata) -> TreeCall:
+            try:
+                return begun(record, calls, token)
+            except grpc.RpcError as failure:
+                # An older server refuses what it does not know. It keeps links if it is not asked about them.
+                is_refused = failure.code() is grpc.StatusCode.INVALID_ARGUMENT
+                if not (is_refused and request.links_as_origin):
+                    raise
+                request.links_as_origin = False
+                return begun(record, calls, token)
+
+        def begun(record: LiveRecord, calls: PeerCalls, token: Metadata) -> TreeCall:
             frames = TreeCall(
                 calls.stream_files(_addressed(request, record, location), metadata=token),
                 record,
@@ -339,6 +350,7 @@ def _tree_request(options: TreeOptions) -> pb.StreamFilesRequest:
         settle=options.settle,
         accept_changes=options.accept_changes,
         follow_links=options.follow_links,
+        links_as_origin=options.links_as_origin,
         direct=options.direct,
     )
     for file in options.held:

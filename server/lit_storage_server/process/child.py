@@ -56,7 +56,8 @@ class Served:
 
     Args:
         options: `name`, `instance_id`, `root`, `bind`; `security` and `limits` by their fields; the
-            paths in `declared`; `hold` as of the message of that name, or None.
+            paths in `declared`; `hold` as of the message of that name, or None; `follow_links` as of
+            `Shares`.
         on_lost: called in a thread when the lease is lost, or may soon be.
         is_alone: whether this process does nothing else, so that it may be killed where that thread
             cannot run.
@@ -73,7 +74,7 @@ class Served:
         self._fence: Fence | None = None
         self._registry: Registry | None = None
         self._keeper: LeaseKeeper | None = None
-        self._shares = Shares(options["root"], name=options["name"])
+        self._shares = Shares(options["root"], name=options["name"], follow_links=options["follow_links"])
         for path in options["declared"]:
             # It could be shared once. What has become of it since is looked at whenever it is opened.
             with contextlib.suppress(StorageError):

@@ -71,10 +71,19 @@ class ServerProcess:
         bind: ``HOST:PORT`` to listen on; port 0 is any free one.
         security: what callers must show.
         limits: how many streams, and how long anything may take.
+        follow_links: as of `Shares`.
     """
 
     def __init__(
-        self, name: str, instance_id: str, root: str, *, bind: str, security: Security, limits: Limits
+        self,
+        name: str,
+        instance_id: str,
+        root: str,
+        *,
+        bind: str,
+        security: Security,
+        limits: Limits,
+        follow_links: bool = False,
     ) -> None:
         self._name = name
         self._options = {
@@ -84,6 +93,7 @@ class ServerProcess:
             "bind": bind,
             "limits": dataclasses.asdict(limits),
             "hold": None,
+            "follow_links": follow_links,
         }
         self._renewal: Mapping[str, Any] = {}
         self._claim: Claim | None = None

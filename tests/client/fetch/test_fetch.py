@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
 
 from lit_storage_client.fetch import fetch
@@ -518,3 +519,29 @@ def test_what_is_no_file_cannot_be_copied(get, trainer):
     os.mkfifo(f"{trainer.root}/pipe")
     with pytest.raises(AccessDenied, match="no file, directory or link"):
         get("pipe")
+
+
+def test_an_origin_that_knows_no_setting_keeps_links(lies, frames_of, directory_entry, link_entry):
+    """An older origin refuses what it does not know. It is asked again without that, and once."""
+    refusal = (grpc.StatusCode.INVALID_ARGUMENT, "StreamFilesRequest holds field 12; upgrade")
+    lies.script.refusals = [refusal]
+    lies.script.frames = frames_of((directory_entry(), b""), (link_entry("l", "x"), b""))
+    lies("old")
+    asked = [(request.links_as_origin, request.follow_links) for request in lies.script.streamed]
+    assert (asked, os.readlink(lies.path("old/l"))) == ([(True, False), (False, False)], "x")
+    lies.script.refusals = [refusal] * 2
+    with pytest.raises(ProtocolViolation, match="field 12"):
+        lies("old", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("symlinks", "asked"), [(None, (True, False)), ("keep", (False, False)), ("follow", (False, True))]
+)
+def test_what_is_asked_about_links(lies, frames_of, file_entry, symlinks, asked):
+    """The origin decides unless the caller does."""
+    lies.script.frames = frames_of((file_entry("", b"x"), b"x"))
+    lies("choice", symlinks=symlinks)
+    (request,) = lies.script.streamed
+    assert (request.links_as_origin, request.follow_links) == asked
+    with pytest.raises(ValueError, match="symlinks='never' is unknown"):
+        lies("choice", symlinks="never")

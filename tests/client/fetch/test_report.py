@@ -119,6 +119,12 @@ def test_links_that_are_followed(make):
         arrive()
         report(2, None)
         assert heard[-1] == (2, total)
+    report, heard, arrive = make(file(100), Entry("l", Kind.SYMLINK))
+    report.follow_links()  # as the origin says in its first frame
+    report(1, None)
+    arrive()
+    report(2, None)
+    assert heard[-1] == (2, None)
 
 
 def test_short_get_asks_nobody(monkeypatch):

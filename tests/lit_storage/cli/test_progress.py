@@ -153,7 +153,8 @@ def test_summary_of_what_still_changed():
 @pytest.mark.parametrize(
     ("options", "passed"),
     [
-        ([], {"durable": True, "on_change": "raise", "symlinks": "keep"}),
+        ([], {"durable": True, "on_change": "raise", "symlinks": None}),
+        (["--keep-symlinks"], {"symlinks": "keep"}),
         (
             ["--no-durable", "--accept-changes", "--follow-symlinks"],
             {"durable": False, "on_change": "accept", "symlinks": "follow"},
