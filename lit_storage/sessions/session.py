@@ -157,6 +157,10 @@ class Session:
             )
         if location.path.startswith("/"):
             self._server.declare(location.path)
+            # Whoever is handed the Path asks for it as it is spelled, which may be by way of a link.
+            location = home.location_of(self.home, self.home.name or "", os.path.abspath(own)) or location
+            if location.path.startswith("/"):
+                self._server.declare(location.path)
         if self._persistence is not None:
             if persist:
                 self._persistence.declare(location.path, seen=os.path.lexists(value))

@@ -252,14 +252,14 @@ class Shares:
                 fd = self._open_share(share)
             except AccessDenied:  # which names the share; who asked knows the link alone
                 continue
-            if name == share or _real_path(fd) == name:
+            if name == share or real_path(fd) == name:
                 return Root(fd, share, _rest(parts, name))
             os.close(fd)
         return None
 
     def place_of(self, fd: int) -> str:
         """Return where an open file lies: relative to the storage root, or absolute outside of it."""
-        real = _real_path(fd)
+        real = real_path(fd)
         below = self._below_root(real)
         return real if below is None else below
 
@@ -288,7 +288,7 @@ class Shares:
         fd = open_declared(share)
         try:
             self._refuse_above(os.fstat(fd), share)
-            if (real := _real_path(fd)) != share and self._real.get(real) != share:
+            if (real := real_path(fd)) != share and self._real.get(real) != share:
                 with self._lock:
                     others = {path: other for path, other in self._real.items() if other != share}
                     self._real = {**others, real: share}
@@ -412,7 +412,7 @@ def _rest(parts: Sequence[str], directory: str) -> Sequence[str]:
     return parts[len([part for part in directory.split("/") if part]) :]
 
 
-def _real_path(fd: int) -> str:
+def real_path(fd: int) -> str:
     """Return the path of what is open, as the kernel knows it."""
     return os.readlink(f"/proc/self/fd/{fd}")
 

@@ -23,7 +23,7 @@ from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import AccessDenied, InvalidURI, PathNotFound, SourceChanged
 from lit_storage_proto.limits import MAX_LINKED_DIRECTORIES, MAX_PATH_BYTES
 from lit_storage_proto.uri import is_reserved
-from lit_storage_server.sources.shares import Opened, join
+from lit_storage_server.sources.shares import Opened, join, real_path
 
 # Times the streams of one server this stays well below the customary limit of 1024 descriptors.
 HELD_DIRECTORIES = 32
@@ -319,7 +319,7 @@ def _kept_target(opened: Opened, directory: str, text: str) -> str | None:
     if not text.startswith("/"):
         return text if _stays(opened, directory, text) else None
     parts = [part for part in text.split("/") if part not in ("", ".")]
-    for root in (opened.absolute, os.readlink(f"/proc/self/fd/{opened.fd}")):
+    for root in (opened.absolute, real_path(opened.fd)):
         above = [part for part in root.split("/") if part]
         if parts[: len(above)] == above:
             relative = _relative(parts[len(above) :], directory)

@@ -51,6 +51,17 @@ class Download(Work):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Hold(Work):
+    """Has a Path of files that are there already."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.model = Path(f"lit://{path}")
+
+    def run(self):
+        """Do nothing: the Path is declared."""
+
+
 class Load(Work):
     def __init__(self):
         super().__init__()
@@ -127,6 +138,17 @@ class TestAnApp:
         assert flow.load.seen == {}
         files, skipped = read(uri_in(tmp_path))
         assert (files, sorted(skipped)) == ({}, sorted(WHOLE))
+
+    def test_a_path_by_way_of_a_link(self, tmp_path):
+        """Declared through a link on the way, it is there under that name, live and when the Work stopped."""
+        (tmp_path / "disk/data").mkdir(parents=True)
+        (tmp_path / "home").symlink_to("disk")
+        data = tmp_path / "home/data"
+        (data / "epoch").write_text("near")
+        (data / "last").symlink_to(data / "epoch")
+        flow = run_app(lambda flow: (flow.download.run(), flow.load.run(flow.download.model)), Hold(data))
+        assert flow.load.seen == {"epoch": "near", "last": "-> epoch"}
+        assert read(f"lit://@download/{data}") == (flow.load.seen, ())
 
     def test_a_killed_work(self, tmp_path, store):
         """Its App follows the links as it would have done, also into what was only shared."""
