@@ -156,17 +156,27 @@ class Session:
                 f"{os.fspath(own)!r} is not this Work's own; declare only what {self.name!r} owns"
             )
         if location.path.startswith("/"):
-            self._server.declare(location.path)
-            # Whoever is handed the Path asks for it as it is spelled, which may be by way of a link.
-            location = home.location_of(self.home, self.home.name or "", os.path.abspath(own)) or location
-            if location.path.startswith("/"):
-                self._server.declare(location.path)
+            location = self._share_by_name(own, location)
         if self._persistence is not None:
             if persist:
                 self._persistence.declare(location.path, seen=os.path.lexists(value))
             elif location.path.startswith("/"):
                 self._persistence.share(location.path)
         return own
+
+    def _share_by_name(self, own: Path, real: Location) -> Location:
+        """Share what lies outside of the storage root; return the name by which others ask for it.
+
+        Whoever is handed the Path asks for it as it is spelled, which may be by way of a link.
+        """
+        assert self._server is not None
+        named = home.location_of(self.home, self.home.name or "", os.path.abspath(own)) or real
+        for path in dict.fromkeys([real.path, named.path]):
+            if path.startswith("/"):
+                self._server.declare(path)
+        if named != real and self._persistence is not None:
+            self._persistence.share(real.path)  # so that a link to it is followed when it is published
+        return named
 
     def publish(self) -> None:
         """Publish what this process declared, as it is now; `close` does so anyway.

@@ -112,7 +112,7 @@ class Job:
         return confine(self.root, self.location.origin, self.target)
 
     def _area(self, destination: Destination) -> StagingArea:
-        # What another choice about links brought is another tree. None has no word, as before there was one.
+        # A staging of another choice about links holds another tree.
         follow_links = None if self.symlinks is None else self.symlinks == "follow"
         copied = {"from": str(self.location), "to": destination.path, "follow_links": follow_links}
         return area_for(destination, confined=self.root is not None, copied=copied)

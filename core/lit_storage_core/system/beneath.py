@@ -267,7 +267,7 @@ class _Walk:
         if up <= len(self.names):
             self._restart(self.names[:-up])
             return
-        # The names of a directory that is held open hold no link, so that ".." takes one of them back.
+        # The kernel names an open directory without links, so each ".." takes one name back.
         above = _parts(os.readlink(f"/proc/self/fd/{self._root_fd}")) if self._roots is not None else []
         parts = [*above[: max(0, len(above) + len(self.names) - up)], *pending[::-1]]
         pending.clear()
@@ -283,7 +283,8 @@ class _Walk:
         self.close_root()
         self.entered, self._root_fd, self._root = root, root.fd, _parts(root.path)
         pending += list(root.below)[::-1]
-        self._restart([])
+        self.close()
+        self._fd, self.names = os.dup(root.fd), []  # which may be a file
 
     def _restart(self, names: list[str]) -> None:
         """Walk from the root through `names`, which were directories and not links when last seen."""

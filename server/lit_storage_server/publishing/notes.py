@@ -71,9 +71,9 @@ class Note:
     """The file in which one instance of a Work notes what it declares.
 
     It holds lines of JSON: the first one of the Declaration, the others of a path each. One that was cut
-    short by a kill is passed over. A path that is only shared stands in a line that readers of 0.1.0 before
-    this one take for a path that is published; where links are followed, those find no note at all, so that
-    they publish no tree that lacks what its links mean.
+    short by a kill is passed over. An older reader takes the line of a path that is only shared for that of
+    one that is published already. Where links are followed it reads no note at all, and leaves the
+    publication to somebody who follows them.
 
     Args:
         root: the root that the Works of a machine share.

@@ -79,8 +79,8 @@ class Shares:
         name: who shares it; errors name it.
         writable_only: serve only files that this process could write itself, by its effective
             ids. False is for a daemon, whose operator grants what is shared.
-        follow_links: whether trees are read with what their links mean in place of the links, where the
-            reader leaves that to the Work.
+        follow_links: whether a tree is read with its links followed, where the reader leaves that to the
+            Work.
     """
 
     follow_links = False

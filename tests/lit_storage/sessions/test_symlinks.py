@@ -231,6 +231,17 @@ class TestAProcessThatJoined:
         assert (files, tuple(sorted(skipped))) == expected
 
 
+@pytest.mark.slow
+def test_a_path_below_a_link_in_the_storage_root(tmp_path, root, store):
+    """What is declared by way of a link out of the storage root can be read by that name."""
+    (tmp_path / "disk/data").mkdir(parents=True)
+    (tmp_path / "disk/data/f").write_text("far")
+    with lit_storage.join("train") as session:
+        (root / "works/train/link").symlink_to(tmp_path / "disk")
+        session.declare(Path("lit://link/data"))
+    assert read("lit://@train/link/data") == ({"f": "far"}, ())
+
+
 def test_unknown_words_are_refused(tmp_path):
     """symlinks is "keep" or "follow"."""
     with pytest.raises(ValueError, match="symlinks='never' is neither"):

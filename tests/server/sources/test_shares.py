@@ -216,6 +216,19 @@ def test_link_to_where_a_share_really_lies(shares, root, other_share, tmp_path):
         shares.open("link")
 
 
+def test_link_to_a_declared_file(shares, root, tmp_path):
+    """A file may be a share of its own: a link leads to it, to nothing beside it, and to nothing below it."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        (root / name).symlink_to(tmp_path / name)
+    shares.declare(str(tmp_path / "one"))
+    assert real_path(shares, "one") == f"{tmp_path}/one"
+    with pytest.raises(PathNotFound):
+        shares.open("one/x")
+    with pytest.raises(AccessDenied):
+        shares.open("two")
+
+
 def test_loop_between_shares_ends(shares, root, other_share, tmp_path):
     """Links that lead from share to share and back are absent, as any loop is."""
     (root / "link").symlink_to(other_share / "link")
