@@ -124,7 +124,10 @@ class StoredEntry:
     digests: bytes = b""
     """Those of all chunks, joined."""
     place: str = ""
-    """Where a file lies that is in place, and not at its path: below the storage root, or absolute."""
+    """Where a file or directory lies that is in place, and not at its path.
+
+    Relative to the storage root, which is ".", or absolute.
+    """
 
     @property
     def data(self) -> Sequence[tuple[int, int]]:

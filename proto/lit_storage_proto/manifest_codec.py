@@ -131,12 +131,12 @@ def _check(manifest: Manifest) -> None:
 
 
 def _is_place(stored: StoredEntry) -> bool:
-    """Say whether the bytes of a file in place may be where the entry has them."""
+    """Say whether what is in place may be where the entry has it."""
     place = stored.place
     parts = place.removeprefix("/").split("/")
-    is_clean = {"", ".", ".."}.isdisjoint(parts) and "\0" not in place
+    is_clean = place == "." or ({"", ".", ".."}.isdisjoint(parts) and "\0" not in place)
     is_shared = place.startswith("/") or not is_reserved(place)
-    return is_clean and is_shared and stored.entry.kind is Kind.FILE
+    return is_clean and is_shared and stored.entry.kind in (Kind.FILE, Kind.DIRECTORY)
 
 
 def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
@@ -148,7 +148,7 @@ def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
             raise IntegrityError(f"the runs of {path!r} do not ascend, or leave the file")
         position = end
     if stored.place and not (manifest.in_place and _is_place(stored)):
-        raise IntegrityError(f"the bytes of {path!r} are said to lie where they cannot")
+        raise IntegrityError(f"{path!r} is said to lie where it cannot")
     for number, offset, size in stored.extents:
         if number >= len(manifest.objects) or not (
             0 < size <= manifest.objects[number].size - offset <= _MOST_BYTES

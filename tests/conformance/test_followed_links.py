@@ -18,12 +18,13 @@ BIG = os.urandom(2 * MIB + 5)
 def fill(work, tmp_path):
     """Make a published tree of links: within the storage root, and into a cache that is only shared."""
     out, cache = work.root / "out", tmp_path / "cache"
-    for directory in (work.root / "blobs/deep", cache / "deep", out / "sub"):
+    for directory in (work.root / "blobs/deep", cache / "deep/er", out / "sub"):
         directory.mkdir(parents=True)
     (work.root / "blobs/config").write_text("{}")
     (work.root / "blobs/deep/f").write_text("deep")
     (cache / "weights").write_bytes(BIG)
     (cache / "deep/g").write_text("far")
+    (cache / "deep/er/h").write_text("farther")
     (out / "plain").write_text("plain")
     (out / "config").symlink_to("../blobs/config")
     (out / "sub/tree").symlink_to(work.root / "blobs/deep")
@@ -40,6 +41,7 @@ EXPECTED = {
     "sub/tree/f": b"deep",
     "weights": BIG,
     "far/g": b"far",
+    "far/er/h": b"farther",
 }
 
 
@@ -79,6 +81,8 @@ def test_one_file_and_a_part_of_it(left):
     assert left.read("out/weights", offset=MIB, length=9) == BIG[MIB : MIB + 9]
     assert left.read("out/far/g") == b"far"
     assert left.get("out/sub/tree", "one")[0].joinpath("f").read_text() == "deep"
+    assert content_of(left.get("out/far/er", "two")[0]) == {"h": b"farther"}
+    assert not left.exists("out/far/er/none")
 
 
 def test_a_second_version(left):
@@ -99,7 +103,17 @@ def test_a_declared_path_that_is_a_link(left, tmp_path):
         left.publish("best")
         left.publish("all")
         assert left.read("best") == BIG
-        assert content_of(left.get("all")[0]) == {"g": b"far"}
+        assert content_of(left.get("all")[0]) == {"g": b"far", "er/h": b"farther"}
+
+
+def test_a_link_to_the_storage_root(left, tmp_path):
+    """From another share the whole root comes without reserved names, and can be read by itself."""
+    (tmp_path / "cache/all").symlink_to(left.root)
+    (left.root / "@other").mkdir()
+    left.publish(str(tmp_path / "cache"))
+    assert left.read(f"{tmp_path}/cache/all/blobs/config") == b"{}"
+    names = {path.name for path in left.get(f"{tmp_path}/cache/all")[0].iterdir()}
+    assert names == {"out", "blobs"}
 
 
 def test_places_are_noted_only_where_they_differ(in_place, tmp_path):
@@ -108,9 +122,13 @@ def test_places_are_noted_only_where_they_differ(in_place, tmp_path):
     places = {stored.entry.path: stored.place for stored in manifest.entries if stored.place}
     assert places == {
         "config": "blobs/config",
+        "sub/tree": "blobs/deep",
         "sub/tree/f": "blobs/deep/f",
         "weights": f"{tmp_path}/cache/weights",
+        "far": f"{tmp_path}/cache/deep",
         "far/g": f"{tmp_path}/cache/deep/g",
+        "far/er": f"{tmp_path}/cache/deep/er",
+        "far/er/h": f"{tmp_path}/cache/deep/er/h",
     }
 
 

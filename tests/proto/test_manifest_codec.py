@@ -67,7 +67,7 @@ def test_any_name_comes_back(name, path, target):
     assert decode(value) == value
 
 
-@pytest.mark.parametrize("place", ["hub/blobs/x", "/cache/blobs/x", os.fsdecode(b"blobs/\xff"), "a/@x"])
+@pytest.mark.parametrize("place", ["hub/blobs/x", "/cache/blobs/x", os.fsdecode(b"blobs/\xff"), "a/@x", "."])
 def test_where_a_followed_file_lies_comes_back(place):
     """Below the storage root or absolute, whatever its name."""
     value = manifest(stored(extents=(), place=place), in_place="/root", objects=[])
@@ -83,8 +83,8 @@ def test_a_place_that_cannot_be_is_refused(place):
         decode(manifest(stored(extents=(), place=place), in_place="/root", objects=[]))
 
 
-def test_only_a_file_in_place_has_a_place():
-    """Of what lies in objects, and of what is no file, nothing says that it lies elsewhere."""
+def test_only_what_is_in_place_has_a_place():
+    """Of what lies in objects, and of a link, nothing says that it lies elsewhere."""
     link = StoredEntry(Entry("l", Kind.SYMLINK, 0, 0o777, 1, "x"), place="x")
     for wrong in (manifest(stored(place="x")), manifest(link, in_place="/root", objects=[])):
         with pytest.raises(IntegrityError):

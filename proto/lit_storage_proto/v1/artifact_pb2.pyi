@@ -153,11 +153,11 @@ class StoredEntry(message.Message):
     digests: builtins.bytes
     """The XXH3-128 of each chunk of each run, 16 bytes each. Chunks are counted anew in each run."""
     place: builtins.str
-    """Only of a file whose bytes are in place and not at its own path, since a symbolic link that led to
-    them was followed: where they are, below `in_place` or absolute, and without a link on the way. No
-    part of it is empty, "." or "..", and the first one below `in_place` is no name that is kept for
-    copies. Exactly one spelling. A reader that does not know these fields finds a link or nothing at
-    the file's own path, or bytes that it checks as any others.
+    """Only of a file or directory that is in place and not at its own path, since a symbolic link that led
+    to it was followed: where it is, below `in_place` or absolute, and without a link on the way. No part
+    of it is empty, "." or "..", and the first one below `in_place` is no name that is kept for copies;
+    "." alone is `in_place` itself. Exactly one spelling. A reader that does not know these fields finds
+    a link or nothing at the entry's own path, or bytes that it checks as any others.
     """
     place_bytes: builtins.bytes
     @builtins.property

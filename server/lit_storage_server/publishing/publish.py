@@ -108,7 +108,7 @@ def publish_removed(
 def _read(
     shares: Shares, path: str, writer: Writer, former: Manifest | None, machine_id: str, chunk_bytes: int
 ) -> tuple[_Draft, Mapping[str, str]]:
-    """Read the tree, and write what of it is new; return where files lie that are not at their paths."""
+    """Read the tree, and write what of it is new; return also `TreeStream.places`."""
     held: Held = {}
     if former is not None and former.machine_id == machine_id:
         # These need not be read if they still have the version token they had.
@@ -154,12 +154,12 @@ class _Draft:
         """Return the entries, and the objects that they name.
 
         Args:
-            places: by path where files lie that are not at their paths.
+            places: by path where what is not at its path lies.
         """
         numbers: dict[str, int] = {}
         entries = [file.stored(numbers, held=path in self._held) for path, file in self._files.items()]
         for stored in entries if places else ():
-            if stored.entry.kind is Kind.FILE:
+            if stored.entry.kind in (Kind.FILE, Kind.DIRECTORY):
                 stored.place = places.get(stored.entry.path, "")
         sizes = dict(self._former.objects) if self._former is not None else {}
         sizes |= self._writer.sizes

@@ -73,7 +73,10 @@ class TreeStream:
         self.follows_links = options.follow_links or (options.links_as_origin and shares.follow_links)
         """Whether links are sent as what they mean."""
         self.places: dict[str, str] = {}
-        """By path where a file lies, as of `Shares.place_of`, if it is not at its path below the tree."""
+        """By path where a file or directory lies, if it is not at its path below the tree.
+
+        As of `Shares.place_of`; "." is the storage root.
+        """
         self._top: str | None = None
         """Where the tree lies, as of `Shares.place_of`; None if a link led to it from another share."""
         self._notes_places = False
@@ -156,7 +159,7 @@ class TreeStream:
         place = self._shares.place_of(fd)
         self.places.pop(path, None)
         if self._top is None or place != join(self._top, path):
-            self.places[path] = place
+            self.places[path] = place or "."
 
     def _look_at_file(self, opened: Opened, *, send: bool) -> Iterator[Frame]:
         """Send what is no directory, or what of it changed."""
@@ -200,6 +203,8 @@ class TreeStream:
                 yield from self._look_again(opened, level, before, send=send)
 
     def _send_directory(self, opened: Opened, level: Level) -> Iterator[Frame]:
+        if self._notes_places:
+            self._note_place(level.fd, level.path)
         yield from self._assembly.put_entry(entry_of(level.path, level.status))
         seen = Seen(level.status, self._assembly.last_entry)
         self._seen[level.path] = seen
