@@ -40,7 +40,8 @@ class Arrivals:
         names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
         self._warn(
             f"{names} of {path.uri} {'was' if transfer.skipped_count == 1 else 'were'} left out: links that "
-            "lead out of the tree, sockets, FIFOs and devices are not handed over"
+            "lead out of the tree, sockets, FIFOs and devices are not handed over; a Work made with "
+            'symlinks="follow" hands over what its links mean'
         )
 
     def absent(self, path: Path) -> None:

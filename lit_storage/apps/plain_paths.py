@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from lit_storage.apps.arguments import Arguments
 from lit_storage.paths import home as homes
+from lit_storage.paths.mistypes import hint_for, is_mistyped
 from lit_storage.paths.path import Path
 from lit_storage_proto.uri import SCHEME
 
@@ -20,6 +21,8 @@ def warnings_of(arguments: Arguments, work: str) -> Iterator[str]:
     """Yield what to warn of in `arguments` of the ``run`` of the class `work`."""
     objects = [str(path) for path in arguments.paths if not _is_handed_over(path)]
     texts = dict.fromkeys([*arguments.texts, *objects])
+    for text, others in _named([text for text in texts if is_mistyped(text)]):
+        yield f"{text!r}{others} is passed to the run() of {work} as plain text: {hint_for(text)} in a Path"
     copies = {text: None for text in texts if _means_a_path(text)}
     for text, others in _named(list(copies)):
         yield (

@@ -32,8 +32,18 @@ def warn_of_mistype(text: str, *, is_first: bool = True) -> None:
 
 def warn_of_mistyped_value(text: str) -> None:
     """Warn if `text`, any value of a program, begins as a URI that is mistyped."""
-    if len(text) > len(_WORD) and _MISTYPED.match(text) is not None and not text.startswith(SCHEME):
-        warnings.warn(f"{text!r} is plain text: {_hint(text, True)}", stacklevel=_depth_of_caller())
+    if is_mistyped(text):
+        warnings.warn(f"{text!r} is plain text: {hint_for(text)}", stacklevel=_depth_of_caller())
+
+
+def is_mistyped(text: str) -> bool:
+    """Say whether `text`, any value of a program, begins as a URI that is mistyped."""
+    return len(text) > len(_WORD) and _MISTYPED.match(text) is not None and not text.startswith(SCHEME)
+
+
+def hint_for(text: str) -> str:
+    """Return how to write `text`, which `is_mistyped`."""
+    return _hint(text, True)
 
 
 def _hint(text: str, is_first: bool) -> str:

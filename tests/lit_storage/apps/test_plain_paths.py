@@ -48,6 +48,13 @@ def test_text_that_means_a_path_is_warned_of(text, wrap):
     assert "pass the Path itself" in warning
 
 
+@pytest.mark.parametrize("text", ["lit:/@train/out", "LIT://@train/out"])
+def test_a_mistyped_uri_is_warned_of(text):
+    """The warning says how to write it."""
+    (warning,) = warned(text)
+    assert "write 'lit://@train/out'" in warning
+
+
 @pytest.mark.parametrize("make", [pathlib.Path, Path])
 def test_a_path_object_without_origin_is_judged_by_its_text(make):
     """As made from an f-string."""
