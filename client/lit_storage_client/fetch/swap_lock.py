@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 
-from lit_storage_core.system.file_lock import has_no_locks, lock
+from lit_storage_core.system.file_lock import wait_for_lock
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import TransferTimeout
 
@@ -38,25 +38,10 @@ def exclusive(directory_fd: int, label: str, seconds: float = _SECONDS) -> Itera
         yield  # it cannot be listed, and so not be locked
         return
     try:
-        _lock(fd, label, time.monotonic() + seconds)
+        if not wait_for_lock(fd, time.monotonic() + seconds, pause_seconds=_PAUSE_SECONDS):
+            raise TransferTimeout(
+                f"{shown(label)} could not be put in place: another get beside it takes too long"
+            )
         yield
     finally:
         os.close(fd)
-
-
-def _lock(fd: int, label: str, deadline: float) -> None:
-    while True:
-        try:
-            lock(fd)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TransferTimeout(
-                    f"{shown(label)} could not be put in place: another get beside it takes too long"
-                ) from None
-        except OSError as error:
-            if not has_no_locks(error):
-                raise
-            return
-        else:
-            return
-        time.sleep(_PAUSE_SECONDS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import time
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EBADF)
 
@@ -24,6 +25,34 @@ def lock(fd: int, *, shared: bool = False) -> None:
         OSError: the file system refuses; see `has_no_locks`.
     """
     fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+
+
+def wait_for_lock(fd: int, deadline: float, *, pause_seconds: float) -> bool:
+    """Lock the file of a descriptor; return False if another one still holds it at `deadline`.
+
+    True also where the file system has no locks: then two may be in the place that the lock guards.
+
+    Args:
+        fd: as of `lock`.
+        deadline: on the clock of time.monotonic().
+        pause_seconds: between two attempts.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    while True:
+        try:
+            lock(fd)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        except OSError as error:
+            if not has_no_locks(error):
+                raise
+            return True
+        else:
+            return True
+        time.sleep(pause_seconds)
 
 
 def unlock(fd: int) -> None:

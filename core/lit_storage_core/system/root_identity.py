@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from lit_storage_core.system.file_lock import has_no_locks, lock, unlock
+from lit_storage_core.system.file_lock import unlock, wait_for_lock
 from lit_storage_core.system.mounts import file_system_of, spans_machines
 from lit_storage_core.system.names import is_id
 from lit_storage_core.system.replace_file import replace_file
@@ -178,29 +178,16 @@ def root_lock(root: str) -> Iterator[int]:
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while not _is_locked(fd):
-            if time.monotonic() > deadline:
-                raise TransferTimeout(
-                    f"another process has held a lock on the directory {root} for {_LOCK_SECONDS:g} s; end "
-                    "that process, and try again"
-                )
-            time.sleep(_PAUSE_SECONDS)
+        if not wait_for_lock(fd, deadline, pause_seconds=_PAUSE_SECONDS):
+            raise TransferTimeout(
+                f"another process has held a lock on the directory {root} for {_LOCK_SECONDS:g} s; end that "
+                "process, and try again"
+            )
         yield fd
     finally:
         with contextlib.suppress(OSError):
             unlock(fd)  # a child that was forked meanwhile holds the descriptor too
         os.close(fd)
-
-
-def _is_locked(fd: int) -> bool:
-    try:
-        lock(fd)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if not has_no_locks(error):
-            raise
-    return True
 
 
 def _is_current(root: str, registry_file: str | None, kept: RootIdentity | None) -> bool:

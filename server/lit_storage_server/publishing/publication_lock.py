@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 
-from lit_storage_core.system.file_lock import has_no_locks, lock, unlock
+from lit_storage_core.system.file_lock import unlock, wait_for_lock
 from lit_storage_proto.errors import TransferTimeout
 
 _PAUSE_SECONDS = 0.05
@@ -33,25 +32,13 @@ def alone(storage_root: str, name: str, deadline: float) -> Iterator[None]:
     """
     fd = os.open(storage_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        while not _locked(fd):
-            if time.monotonic() > deadline:
-                raise TransferTimeout(
-                    f"another process goes on publishing what {name!r} declared; see Limits.publish_seconds"
-                )
-            time.sleep(_PAUSE_SECONDS)
+        # Where the file system has no locks two may publish: two whole versions.
+        if not wait_for_lock(fd, deadline, pause_seconds=_PAUSE_SECONDS):
+            raise TransferTimeout(
+                f"another process goes on publishing what {name!r} declared; see Limits.publish_seconds"
+            )
         yield
     finally:
         with contextlib.suppress(OSError):
             unlock(fd)  # a child that was forked meanwhile holds the descriptor too
         os.close(fd)
-
-
-def _locked(fd: int) -> bool:
-    try:
-        lock(fd)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if not has_no_locks(error):
-            raise
-    return True  # also where the file system has no locks: then two may publish, two whole versions
