@@ -113,8 +113,8 @@ def reach_beneath(
     """Do as `open_beneath`, and return where the path leads too.
 
     With `roots`, a link may lead out of the root into one of those. Such a link is followed only if it and
-    all links before it were made by this process's user, by root, or by the owner of the directory that they
-    lie in: another user does not say what is read there.
+    all links before it were made by this process's user, by root, or by the owner of the root's own
+    directory: whoever may only write somewhere in a root does not say what is read elsewhere.
     """
     relative = normalise(path)
     if relative.startswith("/"):
@@ -180,6 +180,7 @@ class _Walk:
         self._roots = roots
         self.entered: Root | None = None
         """The root that the walk is in, where that is another one than it began in."""
+        self._links = 0  # followed, and roots entered, which may cost more than a link
         self._is_trusted = True
         """Whether all links so far were made by somebody who may say where a link leads out of a root."""
         self._path = path
@@ -201,7 +202,7 @@ class _Walk:
 
     def run(self, parts: list[str], follow_last: bool) -> int:
         """Walk `parts`; the descriptor returned belongs to the caller."""
-        pending, links = parts[::-1], 0
+        pending = parts[::-1]
         while pending:
             name = pending.pop()
             if name == "..":
@@ -210,12 +211,15 @@ class _Walk:
             text = self._enter(name, follow_last or bool(pending))
             if text is None:
                 continue
-            links += 1
-            if links > MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            self._count_link()
             self._take_link(text, pending)
         fd, self._fd = self._fd, -1
         return fd
+
+    def _count_link(self) -> None:
+        self._links += 1
+        if self._links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
     def _enter(self, name: str, follow: bool) -> str | None:
         """Open `name` in the directory reached; return the text of a link that is to be followed."""
@@ -223,7 +227,7 @@ class _Walk:
         try:
             if follow and stat.S_ISLNK((status := os.fstat(fd)).st_mode):
                 if self._roots is not None and status.st_uid not in (0, os.geteuid()):
-                    self._is_trusted &= status.st_uid == os.fstat(self._fd).st_uid
+                    self._is_trusted &= status.st_uid == os.fstat(self._root_fd).st_uid
                 # readlinkat(2) with an empty name reads the very link that was opened.
                 return os.readlink("", dir_fd=fd)
             self._fd, fd = fd, self._fd
@@ -277,6 +281,7 @@ class _Walk:
         """Go on in another root, in which an absolute path lies to the letter."""
         if self._roots is None or not self._is_trusted or parts[:1] == [".."]:
             raise self._leaves()
+        self._count_link()
         root = self._roots.find(parts)
         if root is None:
             raise self._leaves()

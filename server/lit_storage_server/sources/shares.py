@@ -96,8 +96,6 @@ class Shares:
         self._root_fd = open_without_links(self.root)
         self._above = frozenset(_identity(os.stat(above)) for above in _ancestors(self.root))
         self._declared: frozenset[str] = frozenset()
-        self._real: dict[str, str] = {}
-        """Declared paths by where they were found to lie, where that is another path."""
         self._lock = threading.Lock()
 
     def declare(self, path: str) -> None:
@@ -243,25 +241,34 @@ class Shares:
         if self._below_root(path) is not None:
             return Root(os.open(".", _DIRECTORY, dir_fd=self._root_fd), self.root, _rest(parts, self.root))
         with self._lock:
-            named = {share: share for share in self._declared} | self._real
-        for name in sorted(named, key=len):
-            if below_path(path, name) is None:
-                continue
-            share = named[name]
-            try:
-                fd = self._open_share(share)
-            except AccessDenied:  # which names the share; who asked knows the link alone
-                continue
-            if name == share or real_path(fd) == name:
-                return Root(fd, share, _rest(parts, name))
-            os.close(fd)
+            shares = sorted(self._declared, key=len)
+        absent: OSError | None = None
+        # A share counts under the name by which it was declared first, and then under its name without links.
+        for is_real in (False, True):
+            for share in shares:
+                if not is_real and below_path(path, share) is None:
+                    continue
+                try:
+                    fd = self._open_share(share)
+                except AccessDenied:  # which names the share; who asked knows the link alone
+                    continue
+                except OSError as error:
+                    absent = absent if is_real else absent or error
+                    continue
+                name = real_path(fd) if is_real else share
+                if below_path(path, name) is not None:
+                    return Root(fd, share, _rest(parts, name))
+                os.close(fd)
+        if absent is not None:
+            raise absent
         return None
 
     def place_of(self, fd: int) -> str:
         """Return where an open file lies: relative to the storage root, or absolute outside of it."""
         real = real_path(fd)
         below = self._below_root(real)
-        return real if below is None else below
+        # A declared path may be a link to a copy under R/@…: its owner's word, and no path below R.
+        return real if below is None or is_reserved(below) else below
 
     def _open_absolute(self, path: str) -> Opened:
         inside = self._below_root(path)
@@ -284,14 +291,10 @@ class Shares:
         return self._opened(reached or Reached(fd, "", None), share, path, join(share, below))
 
     def _open_share(self, share: str) -> int:
-        """Return a descriptor of a declared path, and remember where it lies."""
+        """Return a descriptor of a declared path."""
         fd = open_declared(share)
         try:
             self._refuse_above(os.fstat(fd), share)
-            if (real := real_path(fd)) != share and self._real.get(real) != share:
-                with self._lock:
-                    others = {path: other for path, other in self._real.items() if other != share}
-                    self._real = {**others, real: share}
         except BaseException:
             os.close(fd)
             raise

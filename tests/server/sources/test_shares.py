@@ -246,7 +246,10 @@ def test_link_of_another_user_does_not_leave_its_share(shares, root, other_share
     assert is_shared(shares, "within")
     with pytest.raises(AccessDenied):
         shares.open("out/there")
-    os.chown(root / "out", NOBODY, NOBODY)
+    os.chown(root / "out", NOBODY, NOBODY)  # a directory can be made wherever a link can
+    with pytest.raises(AccessDenied):
+        shares.open("out/there")
+    os.chown(root, NOBODY, NOBODY)
     assert is_shared(shares, "out/there")
 
 
@@ -382,3 +385,49 @@ def test_closed_shares_open_nothing(root):
     shares.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         shares.open("out")
+
+
+def test_a_link_into_a_share_does_not_depend_on_who_asked_before(shares, root, tmp_path):
+    """A share is found by its name without links too, also if nobody opened it yet."""
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "f").write_text("x")
+    (tmp_path / "current").symlink_to("v1")
+    shares.declare(str(tmp_path / "current"))
+    (root / "link").symlink_to(tmp_path / "v1" / "f")
+    assert is_shared(shares, "link")
+
+
+def test_a_share_that_is_not_there_hides_no_other(shares, root, tmp_path):
+    """What lies in two shares is found in the one that is there; what lies in that one alone is absent."""
+    (tmp_path / "v1" / "sub").mkdir(parents=True)
+    (tmp_path / "v1" / "sub" / "f").write_text("x")
+    for share in ("gone", "v1/sub"):
+        shares.declare(str(tmp_path / share))
+    (tmp_path / "gone").symlink_to("none")
+    for name, target in (("link", "v1/sub/f"), ("broken", "gone/f")):
+        (root / name).symlink_to(tmp_path / target)
+    assert is_shared(shares, "link")
+    with pytest.raises(PathNotFound):
+        shares.open("broken")
+
+
+def test_a_way_that_enters_shares_without_end_is_given_up(shares, root, tmp_path):
+    """Entering a share counts as following a link, since it opens all that leads there."""
+    (tmp_path / "s").mkdir()
+    shares.declare(str(tmp_path / "s"))
+    (tmp_path / "s" / "f").write_text("x")
+    for name, count in (("few", 10), ("many", 100)):
+        (tmp_path / "s" / name).symlink_to("../s/" * count + "f")
+    assert is_shared(shares, f"{tmp_path}/s/few")
+    with pytest.raises(PathNotFound):
+        shares.open(f"{tmp_path}/s/many")
+
+
+def test_a_declared_path_that_leads_to_a_copy_has_an_absolute_place(shares, root, tmp_path):
+    """Below a reserved name no reader of a manifest would look."""
+    (root / "@other").mkdir()
+    (root / "@other" / "f").write_text("x")
+    (tmp_path / "best").symlink_to(root / "@other")
+    shares.declare(str(tmp_path / "best"))
+    with shares.open(f"{tmp_path}/best/f") as opened:
+        assert shares.place_of(opened.fd) == str(root / "@other" / "f")
