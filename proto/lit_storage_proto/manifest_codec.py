@@ -57,6 +57,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return sealed + chunk_digest(sealed)
 
 
+def check_places(manifest: Manifest) -> None:
+    """Refuse a manifest that no reader would accept for where it places an entry.
+
+    Raises:
+        IntegrityError: one lies where no reader looks for it.
+    """
+    for stored in manifest.entries:
+        _check_place(stored, manifest)
+
+
 def decode_manifest(data: bytes, *, where: str) -> Manifest:
     """Return the manifest that `data` is.
 
@@ -130,6 +140,11 @@ def _check(manifest: Manifest) -> None:
         _check_stored(stored, manifest)
 
 
+def _check_place(stored: StoredEntry, manifest: Manifest) -> None:
+    if stored.place and not (manifest.in_place and _is_place(stored)):
+        raise IntegrityError(f"{stored.entry.path!r} is said to lie where it cannot")
+
+
 def _is_place(stored: StoredEntry) -> bool:
     """Say whether what is in place may be where the entry has it."""
     place = stored.place
@@ -147,8 +162,7 @@ def _check_stored(stored: StoredEntry, manifest: Manifest) -> None:
         if not position <= start < end <= stored.entry.size:
             raise IntegrityError(f"the runs of {path!r} do not ascend, or leave the file")
         position = end
-    if stored.place and not (manifest.in_place and _is_place(stored)):
-        raise IntegrityError(f"{path!r} is said to lie where it cannot")
+    _check_place(stored, manifest)
     for number, offset, size in stored.extents:
         if number >= len(manifest.objects) or not (
             0 < size <= manifest.objects[number].size - offset <= _MOST_BYTES

@@ -20,7 +20,7 @@ from lit_storage_proto.artifact import (
 from lit_storage_proto.digest import chunk_digest
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError, ProtocolViolation
-from lit_storage_proto.manifest_codec import decode_manifest, encode_manifest
+from lit_storage_proto.manifest_codec import check_places, decode_manifest, encode_manifest
 
 names = st.one_of(st.text(max_size=30), st.binary(max_size=30).map(os.fsdecode)).filter(
     lambda name: "\0" not in name
@@ -186,3 +186,11 @@ def test_units_differ():
     units = {unit_of(path) for path in ("a/b", "a_b", "/a/b", "a//b")}
     assert len(units) == 4
     assert all(unit.startswith("a_b-") for unit in units)
+
+
+def test_a_manifest_that_no_reader_accepts_is_not_written():
+    """Where an entry is placed is checked before the manifest replaces one that can be read."""
+    entry = StoredEntry(Entry("a", Kind.FILE, 0), place="@other/f")
+    manifest = Manifest("train", "out", Version(1, "i1"), 1, "m", 1, [entry], [], in_place="/r/works/train")
+    with pytest.raises(IntegrityError, match="'a' is said to lie where it cannot"):
+        check_places(manifest)

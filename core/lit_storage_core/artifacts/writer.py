@@ -20,7 +20,7 @@ from lit_storage_core.artifacts.objects import Objects
 from lit_storage_proto.artifact import Manifest, Version, data_key, manifest_key
 from lit_storage_proto.errors import StorageError, TransferTimeout
 from lit_storage_proto.limits import OBJECT_BYTES, Limits
-from lit_storage_proto.manifest_codec import encode_manifest
+from lit_storage_proto.manifest_codec import check_places, encode_manifest
 
 _TAKE_BACK_SECONDS = 2.0
 
@@ -104,6 +104,7 @@ class Writer:
 
         Raises:
             FormerRemovedError: an older version whose objects it names is gone, or its own objects are.
+            IntegrityError: it places an entry where no reader looks for it.
             TransferTimeout, OSError: as of `put`.
         """
         if self._buffer:
@@ -111,6 +112,7 @@ class Writer:
         while self._under_way:
             self._wait(self._under_way.popleft())
         self.check_deadline()
+        check_places(manifest)  # before it takes the place of a version that can be read
         data = encode_manifest(manifest)
         # From here on others may see it, also where no answer comes in time: what it names must stay.
         self._decided = True
