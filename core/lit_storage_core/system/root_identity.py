@@ -24,7 +24,7 @@ from typing import Any
 
 from lit_storage_core.system.file_lock import unlock, wait_for_lock
 from lit_storage_core.system.mounts import file_system_of, spans_machines
-from lit_storage_core.system.names import is_id
+from lit_storage_core.system.names import is_id, shown
 from lit_storage_core.system.replace_file import replace_file
 from lit_storage_proto.errors import AccessDenied, StorageError, TransferTimeout
 
@@ -35,6 +35,9 @@ _VERSION = 1
 _MOST_BYTES = 256 * 1024
 _MOST_KEPT = 16  # former paths, and former machine ids
 _LOCK_SECONDS = 10.0
+# With some options or servers, these number the inodes anew at each mount.
+_CLIENT_INODES = frozenset({"cifs", "smb3", "smbfs", "9p", "vboxsf", "vmhgfs"})
+_SHORT_SECONDS = 1.0  # for what can be done the next time as well
 _PAUSE_SECONDS = 0.01
 
 
@@ -96,12 +99,12 @@ def is_copy(root: str, registry_file: str | None) -> bool:
     found, kept = compare(root, registry_file)
     if found is Likeness.SAME and not _is_current(root, registry_file, kept):
         try:
-            with root_lock(root):
+            with root_lock(root, seconds=_SHORT_SECONDS):
                 found, kept = compare(root, registry_file)
                 if found is Likeness.SAME:
                     keep_identity(root, registry_file, kept)
         except OSError as error:  # a full disk must not keep anybody from reading what is there
-            _LOG.warning("a copy of the root %s could not be recognised as one: %s", root, error)
+            _LOG.warning("a copy of the root %s could not be recognised as one: %s", shown(root), error)
     return found is not Likeness.SAME
 
 
@@ -165,7 +168,7 @@ def keep_former_id(root: str, copied: RootIdentity, former_id: str) -> RootIdent
 
 
 @contextlib.contextmanager
-def root_lock(root: str) -> Iterator[int]:
+def root_lock(root: str, *, seconds: float = _LOCK_SECONDS) -> Iterator[int]:
     """Hold the lock on a root, for the length of a ``with`` block; yields a descriptor of its directory.
 
     flock(2) of the directory ends with the process. Where the file system has no locks, two processes may
@@ -177,10 +180,10 @@ def root_lock(root: str) -> Iterator[int]:
     """
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + seconds
         if not wait_for_lock(fd, deadline, pause_seconds=_PAUSE_SECONDS):
             raise TransferTimeout(
-                f"another process has held a lock on the directory {root} for {_LOCK_SECONDS:g} s; end that "
+                f"another process has held a lock on the directory {root} for {seconds:g} s; end that "
                 "process, and try again"
             )
         yield fd
@@ -199,9 +202,11 @@ def _is_current(root: str, registry_file: str | None, kept: RootIdentity | None)
 
 
 def _has_stable_inodes(root: str) -> bool:
-    """Say whether a file has one inode number for all machines and mounts, as it has not in FUSE to many."""
+    """Say whether a file has one inode number for all machines and mounts."""
     file_system = file_system_of(root)
-    return not (file_system.startswith("fuse.") and spans_machines(file_system))
+    return not (
+        file_system in _CLIENT_INODES or (file_system.startswith("fuse.") and spans_machines(file_system))
+    )
 
 
 def _path(root: str) -> str:
@@ -269,6 +274,8 @@ def _parsed(found: dict[Any, Any], path: str) -> RootIdentity | None:
     if version != _VERSION or not all(isinstance(inode, int) for inode in inodes):
         return None
     if not (_is_texts(paths) and _is_texts(former_ids) and all(is_id(each) for each in former_ids or ())):
+        return None
+    if not all(path.startswith("/") for path in paths or ()):
         return None
     root_inode, registry_inode, file_inode = (int(inode or 0) for inode in inodes)
     return RootIdentity(root_inode, registry_inode, file_inode, tuple(paths or ()), tuple(former_ids or ()))

@@ -24,6 +24,7 @@ from lit_storage_core.system.machine import (
     new_machine_id,
     renew_machine_id,
 )
+from lit_storage_core.system.names import shown
 from lit_storage_core.system.root_identity import (
     Likeness,
     RootIdentity,
@@ -67,7 +68,9 @@ def separate_copy(root: str, registry_file: str | None, *, timeout_seconds: floa
     if likeness is Likeness.COPY:
         original = copied.paths[-1] if copied.paths else "another root"
         _LOG.warning(
-            "%s is a copy of %s; it has a machine id and a token of its own from now on", root, original
+            "%s is a copy of %s; it has a machine id and a token of its own from now on",
+            shown(root),
+            shown(original),
         )
 
 
@@ -88,7 +91,9 @@ def _renew(
             if registry_file == own_registry:
                 raise
             _LOG.warning(
-                "%s, which is not in use, still has the records of another root: %s", own_registry, error
+                "%s, which is not in use, still has the records of another root: %s",
+                shown(own_registry),
+                error,
             )
     if registry_file == own_registry:
         end_all(root, own_id)
@@ -135,6 +140,6 @@ def _remove_notes(root: str) -> None:
         _LOG.warning(
             "%s is a copy of another root, and its registry is not; what %s had not published there is not "
             "published from the copy",
-            root,
+            shown(root),
             ", ".join(names),
         )

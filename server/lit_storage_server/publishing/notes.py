@@ -152,6 +152,9 @@ class Note:
     def end(self, declaration: Declaration, machine_id: str) -> None:
         """Let it be the note of a Work that was killed on this machine; in a copied root no process holds it.
 
+        Absolute paths were not copied with the root. They stay the original's to publish, which also keeps a
+        root that somebody else made from having files of this user published.
+
         Args:
             declaration: what it holds.
             machine_id: of this machine.
@@ -166,6 +169,8 @@ class Note:
             holder="",
             keeper="",
             is_held=False,
+            shared=(),
+            paths={path: seen for path, seen in declaration.paths.items() if not path.startswith("/")},
         )
         lines = _lines(dataclasses.replace(ended, tried_at=0.0))
         if declaration.tried_at:
@@ -267,7 +272,8 @@ class Note:
 def end_all(root: str, machine_id: str) -> None:
     """Let all notes of a root that was copied be those of Works that were killed on this machine.
 
-    Their processes belong to the original root.
+    Their processes belong to the original root. So do the stores that are not in place: such a note is
+    removed, because the original publishes there.
 
     Raises:
         OSError: the disk is full, and the like.
@@ -275,8 +281,10 @@ def end_all(root: str, machine_id: str) -> None:
     declarations = noted(root)
     for declaration in declarations:
         note = Note(root, declaration.instance_id)
-        if note.read() is not None:  # under the name of its instance; what has another one is passed over
+        if is_in_place(declaration.artifacts_url):
             note.end(declaration, machine_id)
+        else:
+            note.remove()
     if declarations:
         fd = os.open(os.path.join(root, _NOTES), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -375,7 +383,8 @@ def noted(root: str) -> list[Declaration]:
     found: list[Declaration] = []
     for instance in instances:
         with contextlib.suppress(OSError):  # what cannot be read as a file is no note
-            if (left := Note(root, instance).read()) is not None:
+            left = Note(root, instance).read()
+            if left is not None and left.instance_id == instance:  # else the text would name another file
                 found.append(left)
     return found
 

@@ -86,7 +86,7 @@ class TestSharedRegistry:
         copy = copied(old, tmp_path / "copy")
         environment.open_root(str(copy), self.url, timeout_seconds=5)
         assert machine_id(str(copy)) != machine_id(str(old))
-        assert "registry.db, which is not in use" in caplog.text
+        assert "registry.db', which is not in use" in caplog.text
 
     def test_the_custodian_of_a_copy(self, old, tmp_path):
         """It hands out nothing of the original."""
