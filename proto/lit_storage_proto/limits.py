@@ -103,8 +103,12 @@ def check_timeout(timeout: object) -> None:
         return
     if not isinstance(timeout, numbers.Real) or isinstance(timeout, bool):
         raise TypeError(f"timeout={timeout!r} is not a number; give seconds, or None to wait without a limit")
-    if not float(timeout) >= 0:
-        raise ValueError(f"timeout={timeout!r} is not a duration; give seconds from 0 on, or None")
+    try:
+        is_duration = float(timeout) >= 0
+    except OverflowError:
+        is_duration = False
+    if not is_duration:
+        raise ValueError(f"timeout={timeout!r:.40} is not a duration; give seconds from 0 on, or None")
 
 
 # 23 days. poll(2), sockets and gRPC take milliseconds as a signed 32-bit integer, which ends at 24.8 days.

@@ -116,7 +116,8 @@ def _set_former_apart(entry_fd: int, name: str) -> str:
 
 def _entry_name(location: Location) -> str:
     """Return the name of the entry of a path: readable, unless it is too long for a name."""
-    name = f"{location.origin}:{quote(os.fsencode(location.path), safe='')}"
+    path = quote(os.fsencode(location.path), safe="").replace("~", "%7E")  # "~" marks a shortened name
+    name = f"{location.origin}:{path}"
     if len(name) <= _MOST_NAME_BYTES:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

@@ -14,16 +14,19 @@ import pwd
 import stat
 from collections.abc import Iterator, Sequence
 
+from lit_storage_client.fetch.aside import ASIDE
 from lit_storage_client.fetch.confine import Destination
 from lit_storage_core.system.names import shown
+from lit_storage_core.system.root_identity import IDENTITY_FILE
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import STAGING
 
 _DEFAULT_NAME = ".lit"
 _STORAGE_ROOTS = ("works", "flow", "connect")
-_ROOT_FILES = ("registry.db", "machine-id", "token")
-_ROOT_NAMES = frozenset((*_STORAGE_ROOTS, *_ROOT_FILES, "registry.db-wal", "registry.db-shm"))
-_ROOT_NAMES |= {"artifacts", "declared"}
+_ROOT_FILES = ("registry.db", "machine-id", "token", IDENTITY_FILE)
+_ROOT_DIRECTORIES = ("artifacts", "declared")
+_ROOT_NAMES = frozenset((*_STORAGE_ROOTS, *_ROOT_FILES, "registry.db-wal", "registry.db-shm", ".gitignore"))
+_ROOT_NAMES |= frozenset(_ROOT_DIRECTORIES)
 
 _Identity = tuple[int, int]
 
@@ -51,11 +54,15 @@ def refuse_protected(destination: Destination, root: str, *, copy_name: str) -> 
 
 def _reason(destination: Destination, root: str) -> str:
     """Return why the target is protected, "" where it is not."""
+    anchor = f"/proc/self/fd/{destination.anchor_fd}"
+    if _belongs_to_root(anchor, "" if destination.missing else destination.name, root):
+        return "belongs to the root of an App"
     if destination.missing:
         return ""
-    anchor = f"/proc/self/fd/{destination.anchor_fd}"
-    if destination.name in _ROOT_NAMES and (_is_root(anchor) or _is_same(anchor, root)):
-        return "belongs to the root of an App"
+    if _is_in(anchor, "works", root):
+        return "is the storage root of a Work"
+    if _is_kept_name(destination.name) and _is_storage_root(anchor):
+        return "is kept for copies in the storage root of a Work"
     target = os.path.join(anchor, destination.name)
     identities = {_identity(status) for status in _directories(target)}
     if not identities:
@@ -66,10 +73,10 @@ def _reason(destination: Destination, root: str) -> str:
                 return f"holds {noun}" if depth else f"is {noun}"
     if _is_root(target):
         return "is the root of an App"
-    if _is_storage_root(target):
+    if _is_root(os.path.join(target, _DEFAULT_NAME)):
+        return "holds the root of an App"
+    if _is_storage_root(target) or _is_work_of(root, identities):
         return "is the storage root of a Work"
-    if destination.name == STAGING and _is_storage_root(anchor):
-        return "holds the unfinished copies of a Work"
     return "is a home directory" if _is_home(target) else ""
 
 
@@ -121,6 +128,39 @@ def _is_storage_root(path: str) -> bool:
     if os.path.basename(above) == "works":
         return _is_root(os.path.dirname(above))
     return name in ("flow", "connect") and _is_root(above)
+
+
+def _belongs_to_root(directory: str, name: str, root: str) -> bool:
+    """Say whether a name in a directory is one that a root keeps, or lies in what it keeps."""
+    if name in _ROOT_NAMES and (_is_root(directory) or _is_same(directory, root)):
+        return True
+    path = os.path.realpath(directory)
+    while path != os.path.dirname(path):
+        above, last = os.path.split(path)
+        if last in _ROOT_DIRECTORIES and (_is_root(above) or _is_same(above, root)):
+            return True
+        path = above
+    return False
+
+
+def _is_kept_name(name: str) -> bool:
+    return name in (STAGING, ASIDE)
+
+
+def _is_in(directory: str, name: str, root: str) -> bool:
+    """Say whether a directory has this name in a root: what is in it need not be where its link leads."""
+    above, last = os.path.split(os.path.realpath(directory))
+    return last == name and (_is_root(above) or _is_same(above, root))
+
+
+def _is_work_of(root: str, identities: set[_Identity]) -> bool:
+    """Say whether a directory is a storage root that a link below the root of this session leads to."""
+    with contextlib.suppress(OSError), os.scandir(os.path.join(root, "works")) as works:
+        for work in works:
+            with contextlib.suppress(OSError):
+                if work.is_symlink() and _identity(os.stat(work.path)) in identities:
+                    return True
+    return False
 
 
 def _holds(path: str, names: Sequence[str]) -> bool:

@@ -88,11 +88,12 @@ def test_the_copy_of_another_path_does_not_end_it(root):
 @pytest.mark.parametrize(("has_it", "left"), [(True, 0), (False, 1)])
 def test_a_copy_of_what_holds_it_ends_it_if_it_is_there(root, has_it, left):
     """A new copy of a directory above counts only if the path is in it."""
-    aside(root, "out/ckpt/w")
+    os.rename(f"{root}/@trainer/out/ckpt/w", f"{root}/@trainer/out/ckpt/w~1")
+    aside(root, "out/ckpt/w~1")
     if has_it:
-        renew(root, "out/ckpt/w")
-        aside(root, "out/ckpt/w")
-        with open(f"{root}/@trainer/out/ckpt/w", "w"):
+        renew(root, "out/ckpt/w~1")
+        aside(root, "out/ckpt/w~1")
+        with open(f"{root}/@trainer/out/ckpt/w~1", "w"):
             pass
     discard_aside(root, Location("trainer", "out"), f"{root}/@trainer/out")
     assert len(entries(root)) == left

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import lit_storage
-from lit_storage import AccessDenied, Path, PathExists
+from lit_storage import AccessDenied, NotAttached, Path, PathExists
 
 TRAINER = """
 import time
@@ -38,6 +38,12 @@ TARGETS = {
     "own storage root": ("{top}/root/connect", "root/connect"),
     "storage root of another Work": ("{top}/root/works/trainer", "root/works/trainer"),
     "registry": ("{top}/root/registry.db", "root/registry.db"),
+    "storage root that is a link": ("{top}/root/works/linked", "disk"),
+    "what such a link means": ("{top}/disk", "disk"),
+    "what a root is recognised by": ("{top}/root/root-identity", "root/root-identity"),
+    "artifacts of a Work": ("{top}/root/artifacts/trainer", "root/artifacts"),
+    "copies kept by a Work": ("{top}/root/works/trainer/@.aside", "root/works/trainer"),
+    "directory of another App": ("{top}/other", "other"),
     "root of another App": ("{top}/other/.lit", "other/.lit"),
     "storage root of another App": ("{top}/other/.lit/works/a", "other/.lit/works/a"),
     "staging of another Work": ("{top}/root/works/trainer/.staging", "root/works/trainer/.staging"),
@@ -53,6 +59,9 @@ def top(tmp_path_factory):
     top = tmp_path_factory.mktemp("top")
     for directory in ("project/sub", "home", "other/.lit/works/a", "root/works/trainer/.staging"):
         (top / directory).mkdir(parents=True)
+    (top / "disk").mkdir()
+    (top / "root" / "artifacts" / "trainer").mkdir(parents=True)
+    (top / "root" / "works" / "linked").symlink_to(top / "disk")
     (top / "other" / ".lit" / "token").touch()
     (top / "link").symlink_to(".")
     (top / "alias").symlink_to("project")
@@ -160,3 +169,14 @@ def test_without_overwrite_a_file_is_kept(remote, top):
     with pytest.raises(PathExists, match="overwrite=True"):
         remote.get(to=top / "kept")
     assert (top / "kept").read_text() == "mine"
+
+
+def test_a_uri_as_target_is_a_path_of_this_process(consumer, top, monkeypatch):
+    """It makes no directory named "lit:"; a process without files of its own is told."""
+    monkeypatch.chdir(top / "project")
+    with lit_storage.join("reader", root=consumer) as session:
+        Path("lit://@trainer/x").get(to="lit://mine/x")
+        assert os.path.isfile(f"{session.storage_root}/mine/x")
+    with lit_storage.connect(root=consumer), pytest.raises(NotAttached):
+        Path("lit://@trainer/x").get(to="lit://mine/x")
+    assert not os.path.lexists("lit:")
