@@ -78,19 +78,45 @@ class _Pickler(pickle.Pickler):
         return pickle.loads, (pickle.dumps(value),)
 
 
+class _Loads:
+    """``pickle.loads``, which collects Paths while arguments are loaded, and may be an argument itself."""
+
+    def __init__(self, unpickler: _Unpickler) -> None:
+        self._unpickler = unpickler
+
+    def __call__(self, data: Any, /, **options: Any) -> Any:
+        if options or not self._unpickler.is_loading:
+            return pickle.loads(data, **options)  # noqa: S301  the user's own call
+        return self._unpickler.load_nested(data)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _plain_loads, ()
+
+
+def _plain_loads() -> Callable[..., Any]:
+    return pickle.loads
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, pickled: bytes, consumer: Origin, found: list[Path]) -> None:
         super().__init__(io.BytesIO(pickled))
         self._consumer = consumer
         self._found = found
+        self.is_loading = True
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
         if found is pickle.loads:
-            return self._load_nested
+            return _Loads(self)
         return self._collecting(found) if found is paths._unpickle else found
 
-    def _load_nested(self, pickled: bytes) -> Any:
+    def load(self) -> Any:
+        try:
+            return super().load()
+        finally:
+            self.is_loading = False
+
+    def load_nested(self, pickled: bytes) -> Any:
         """Load one Path, or whatever an object of the user keeps in a pickle of its own."""
         value = _Unpickler(pickled, self._consumer, self._found).load()
         return self._collect(value)

@@ -366,7 +366,13 @@ class Supervisor:
 
     def _apply(self, changes: Changes) -> None:
         for name, pickled in changes.assigned.items():
-            value = self._unpickled(pickled, f"attribute {name!r}")
+            try:
+                value = pickle.loads(pickled)  # noqa: S301  from the App's own process
+            except Exception as error:  # noqa: BLE001  its class may be one that only the Work can import
+                self._attributes.pop(name, None)
+                self.withheld[name] = f"value that cannot be loaded in the Flow ({error})"
+                warnings.warn(f"attribute {name!r} of {self.name!r} cannot be loaded: {error}", stacklevel=2)
+                continue
             self._attributes[name] = value
             self._ledger.note(name, value)
             self.withheld.pop(name, None)

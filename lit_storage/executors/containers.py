@@ -20,6 +20,14 @@ from typing import Any, Final
 _POINTER_BYTES: Final = tuple.__itemsize__
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _GENERATORS_OF_STATE_METHODS: Final = frozenset({"dataclasses", "attr._make"})
+# The last two would run while pickle loads an instance that has no fields yet.
+_METHODS_THAT_MEET_LOADING: Final = (
+    "__getnewargs__",
+    "__getnewargs_ex__",
+    "__del__",
+    "__getattr__",
+    "__getattribute__",
+)
 _CACHED_HASH: Final = "_attrs_cached_hash"  # frozen attrs with cache_hash=True keep it beside their fields
 
 
@@ -215,7 +223,7 @@ def _is_plain(cls: type, attributes: Any, slots: tuple[Any, ...]) -> bool:
         _lookup(cls, "__reduce_ex__") is None
         and (reduce is None or reduce is vars(types.SimpleNamespace)["__reduce__"])
         and cls not in copyreg.dispatch_table
-        and not any(_lookup(cls, name) for name in ("__getnewargs__", "__getnewargs_ex__", "__del__"))
+        and not any(_lookup(cls, name) for name in _METHODS_THAT_MEET_LOADING)
         and all(_is_generated(_lookup(cls, name)) for name in ("__getstate__", "__setstate__"))
     )
 

@@ -8,6 +8,9 @@ a change, whether it was assigned or altered in place. Nothing here sends anythi
 
 from __future__ import annotations
 
+import functools
+import importlib
+import io
 import pickle
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -61,14 +64,16 @@ def pickled_state(value: Any) -> bytes:
     """Return `to_state` of `value`, pickled.
 
     Raises:
-        NotState: as of `to_state`, or pickle refuses it.
+        NotState: as of `to_state`, or pickle or a method of the user's class refuses it.
     """
+    file = io.BytesIO()
     try:
-        return pickle.dumps(to_state(value))
+        _StatePickler(file).dump(to_state(value))
     except NotState:
         raise
-    except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
+    except Exception as error:  # noqa: BLE001  hashing and pickling call code of the user
         raise NotState(f"{type(value).__name__}: {error}") from None
+    return file.getvalue()
 
 
 def is_state(value: Any, known: dict[int, tuple[Any, bool]] | None = None) -> bool:
@@ -105,6 +110,24 @@ def _is_state(value: Any, known: dict[int, tuple[Any, bool]]) -> bool:
     answer = all(_is_state(part, known) for part in parts)
     known[id(value)] = value, answer
     return answer
+
+
+class _StatePickler(pickle.Pickler):
+    """Pickles a named tuple such that it is a plain tuple where its class cannot be imported."""
+
+    def reducer_override(self, value: Any) -> Any:
+        cls = type(value)
+        if not issubclass(cls, tuple):
+            return NotImplemented
+        return _tuple_of, (cls.__module__, cls.__qualname__, tuple(value))
+
+
+def _tuple_of(module: str, qualname: str, items: tuple[Any, ...]) -> tuple[Any, ...]:
+    try:
+        cls: Any = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
+    except Exception:  # noqa: BLE001  a module of the user may raise anything
+        return items
+    return tuple.__new__(cls, items)
 
 
 class _Copier:

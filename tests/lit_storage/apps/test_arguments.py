@@ -129,3 +129,12 @@ def test_what_is_nested_too_deeply_is_refused():
         pack((value,), {}, "deploy")
     while value:  # or its destruction recurses as deeply
         value = value.pop()
+
+
+def test_the_loader_of_pickle_is_an_argument_like_any_other():
+    """It loads what it is given, with options and later as well, and can be sent on."""
+    (load,), _, found = arrived(pickle.loads)
+    assert load(pickle.dumps("é"), encoding="utf-8") == "é"
+    assert load(pickle.dumps(Path(REMOTE))) == Path(REMOTE)
+    assert found == []
+    assert pickle.loads(pickle.dumps(load)) is pickle.loads

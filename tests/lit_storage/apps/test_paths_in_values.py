@@ -8,6 +8,7 @@ import pytest
 
 from lit_storage import Path
 from lit_storage.apps.paths_in_values import find_paths, first_hidden_path, replace_paths
+from lit_storage.executors.work_state import is_state
 from tests.lit_storage.apps.containers import IMMUTABLE, KINDS, Box, FrozenBox, Plain, item_of
 
 NESTED = {"a": [Path("x"), (Path("y"), {"b": Path("z")})], "c": 1}
@@ -137,12 +138,16 @@ class Watched(Plain):
     def computed(self):
         raise AssertionError("a property was called")
 
-    def __getattr__(self, name):
-        raise AssertionError(f"__getattr__({name!r}) was called")
-
     def __setattr__(self, name, value):
         assert "item" not in vars(self), f"__setattr__({name!r}) was called"
         object.__setattr__(self, name, value)
+
+
+class Delegating(Plain):
+    """Has what another object has, as proxies do."""
+
+    def __getattr__(self, name):
+        raise AssertionError(f"__getattr__({name!r}) was called")
 
 
 def test_no_code_of_the_user_runs():
@@ -150,6 +155,12 @@ def test_no_code_of_the_user_runs():
     value = replace_paths(Watched(Path("x")), below)
     assert find_paths(value) == [Path("x/1")]
     assert first_hidden_path([value], lambda path: True) == Path("x/1")
+    assert first_hidden_path([Delegating(Path("x"))], lambda path: True) == Path("x")
+
+
+def test_an_object_that_delegates_attributes_is_no_state():
+    """pickle would call its __getattr__ while it has no fields yet, and recurse without end."""
+    assert not is_state(Delegating(Path("x")))
 
 
 def test_a_hidden_path_is_found_in_any_object():

@@ -4,8 +4,11 @@ import collections
 import decimal
 import enum
 import pickle
+import sys
 import tempfile
 import threading
+import types
+import typing
 import weakref
 
 import pytest
@@ -227,3 +230,37 @@ def test_a_value_that_is_no_state_is_told_once():
 def test_a_look_at_one_name_tells_of_no_other():
     """While run goes on, one assignment costs one attribute."""
     assert set(Ledger().changes({"a": 1, "b": 2}, only=["b"]).assigned) == {"b"}
+
+
+class Key:
+    """Hashes by a field that a copy does not have yet when it is put into a set."""
+
+    def __init__(self):
+        self.table = {"x": 1}
+        self.name = "x"
+
+    def __hash__(self):
+        return hash(self.table[self.name])
+
+    def __eq__(self, other):
+        return self is other
+
+
+def test_an_error_of_a_class_of_the_user_is_no_error_of_the_run():
+    """What cannot be copied, for whatever reason, is withheld."""
+    key = Key()
+    value = {key}
+    key.name = "gone"
+    assert Ledger().changes({"a": value}).withheld == {"a": "set"}
+
+
+def test_a_named_tuple_of_an_unknown_class_arrives_as_a_tuple(monkeypatch):
+    """The other side may lack its module."""
+    module = types.ModuleType("plugin_of_the_work")
+    module.Best = typing.NamedTuple("Best", [("epoch", int), ("loss", float)])
+    module.Best.__module__ = module.__name__
+    monkeypatch.setitem(sys.modules, "plugin_of_the_work", module)
+    pickled = pickled_state(module.Best(3, 0.1))
+    assert pickle.loads(pickled).epoch == 3
+    monkeypatch.delitem(sys.modules, "plugin_of_the_work")
+    assert pickle.loads(pickled) == (3, 0.1)
