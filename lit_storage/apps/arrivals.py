@@ -40,8 +40,8 @@ class Arrivals:
         names = ", ".join(first) + (f" and {more} more" if more > 0 else "")
         self._warn(
             f"{names} of {path.uri} {'was' if transfer.skipped_count == 1 else 'were'} left out: links that "
-            "lead out of the tree, sockets, FIFOs and devices are not handed over; a Work made with "
-            'symlinks="follow" hands over what its links mean'
+            "lead out of the tree, sockets, FIFOs and devices are not handed over; what links mean is, if "
+            'their Work declares it and is made with symlinks="follow"'
         )
 
     def absent(self, path: Path) -> None:
@@ -58,14 +58,14 @@ class Arrivals:
                     f"moved to {place!r}, where it stays until there is a new one"
                 ]
             )
-        self._tell_why(path)
+        self._tell_why(path, is_new=not place)
 
-    def _tell_why(self, path: Path) -> None:
+    def _tell_why(self, path: Path, *, is_new: bool) -> None:
         name = path.origin_name or ""
         try:
             if is_known(self._session.registry, name):
                 sentence = f"{path.uri} is not there yet, so run() starts without it"
-                if self._is_new(sentence):
+                if is_new and self._is_new(sentence):
                     _LOG.info("%s", sentence)
             else:
                 self._warn(f"{unknown_name(self._session.registry, name)} ({path.uri} was not handed over)")

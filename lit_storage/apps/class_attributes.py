@@ -1,4 +1,4 @@
-"""``lit://`` text among the attributes of a class, which each instance has as a Path of its own."""
+"""``lit://`` text and Paths among the attributes of a class, which each instance has as Paths of its own."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ def class_paths(instance: object) -> dict[str, Path]:
         for name, value in list(vars(cls).items()):
             if name not in known:
                 known.add(name)
-                if _is_path_text(name, value) and not _is_class_variable(type(instance), name):
+                if _is_path(name, value) and not _is_class_variable(type(instance), name):
                     found.update(_path(cls, name, value))
     return found
 
 
-def _is_path_text(name: str, value: Any) -> bool:
+def _is_path(name: str, value: Any) -> bool:
+    """Say whether an attribute is ``lit://`` text, or a Path of it that belongs to no Work yet."""
     is_text = type(value) is str and value.startswith(SCHEME) and value != SCHEME
-    return is_text and not (name.startswith("__") and name.endswith("__"))
+    is_path = isinstance(value, Path) and value._unattached and value._origin is None
+    return (is_text or is_path) and not (name.startswith("__") and name.endswith("__"))
 
 
-def _path(cls: type, name: str, text: str) -> dict[str, Path]:
+def _path(cls: type, name: str, value: str | Path) -> dict[str, Path]:
     try:
-        return {name: Path(text)}
+        return {name: Path(value)}
     except InvalidURI as error:
         warnings.warn(f"{cls.__name__}.{name} stays a str: {error}", stacklevel=2)
         return {}

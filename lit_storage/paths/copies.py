@@ -31,10 +31,15 @@ class Copies:
         above = os.path.dirname(path)
         while above != path:
             identity = self._identities.get(above)
-            if identity is not None and identity == _identity_of_directory(above):
-                return True
+            if identity is not None and not _is_reserved(above, path):
+                return identity == _identity_of_directory(above)
             path, above = above, os.path.dirname(above)
         return False
+
+
+def _is_reserved(above: str, path: str) -> bool:
+    """Say whether `path`, directly in `above`, is no part of a copy there: R/@origin/@ is another tree."""
+    return os.path.basename(path).startswith("@") and os.path.basename(above).startswith("@")
 
 
 copies = Copies()

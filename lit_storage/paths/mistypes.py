@@ -53,8 +53,8 @@ def _hint(text: str, is_first: bool) -> str:
         return f"{SCHEME} stands only at the beginning; make the Path from this text alone"
     if start is not None and not text.startswith(SCHEME):
         return f"write {SCHEME + text[len(_WORD) :].lstrip('/')!r}"
-    if _WITHIN.search(text, 1):
-        return f"{SCHEME} stands only at the beginning; remove what is before it"
+    if (within := _WITHIN.search(text, 1)) is not None:
+        return f"{SCHEME} stands only at the beginning; write {SCHEME + text[within.end() :].lstrip('/')!r}"
     return ""
 
 

@@ -128,6 +128,7 @@ class Path(LookupPath):
             overwrite: replace what is there, file or directory, as a whole: extra local files are gone
                 then, and a symbolic link is itself replaced.
             to: copy there, and not into it; by default to this path's own value. Missing parents are made.
+                ``lit://`` text means a path of this Work.
             timeout: seconds for the whole transfer; None: as long as bytes arrive. Where contact is
                 lost, the transfer goes on from what was verified for `Limits.resume_seconds` more,
                 in sum; what comes makes up for it at `Limits.least_bytes_per_second`.
@@ -354,7 +355,8 @@ def _unpickle(cls: type[P], data: dict[str, str | None], origin_token: str, cons
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """Return `path` from ``/`` on, with ".." left to the file system: it may follow a link."""
-    parts = os.path.join(os.getcwd(), os.fspath(path)).split("/")
+    text = os.fspath(Path(path) if isinstance(path, str) and path.startswith(SCHEME) else path)
+    parts = (text if os.path.isabs(text) else os.path.join(os.getcwd(), text)).split("/")
     return "/" + "/".join(part for part in parts if part not in ("", "."))
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import time
+from collections.abc import Iterable
 
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import Registry
-from lit_storage_proto.uri import SCHEME, Location
+from lit_storage_proto.uri import SCHEME, Location, check_name
 
-_MOST_NAMES = 10_000  # that a name is compared with
+_MOST_NAMES = 1000  # that a name is compared with
+_SEARCH_SECONDS = 0.05  # whoever can register names chooses what a comparison costs
+_LIKENESS = 0.6  # as difflib.get_close_matches has it
 
 
 def is_known(registry: Registry, name: str) -> bool:
@@ -27,11 +31,25 @@ def unknown_name(registry: Registry, name: str) -> str:
         RegistryUnavailable: the registry does not answer.
     """
     names = {record.name for record in registry.live()} | {record.name for record in registry.works()}
-    nearest = difflib.get_close_matches(name, sorted(names)[:_MOST_NAMES], n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    nearest = _nearest(name, names)
+    hint = f"; did you mean {nearest!r}?" if nearest else ""
     if not hint and name.lower() == SCHEME.rstrip(":/"):
         hint = f"; a URI of files starts with {SCHEME}@NAME/"
     return f"no Work {name!r} is known{hint}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Return the name that is most like `name`, "" if none is like it; likely ones are tried first."""
+    likely = sorted(names, key=lambda each: (abs(len(each) - len(name)), each[:1] != name[:1], each))
+    until = time.monotonic() + _SEARCH_SECONDS
+    matcher, best, most = difflib.SequenceMatcher(b=name), "", _LIKENESS
+    for each in likely[:_MOST_NAMES]:
+        matcher.set_seq1(each)
+        if matcher.real_quick_ratio() >= most and matcher.quick_ratio() >= most and matcher.ratio() >= most:
+            best, most = each, matcher.ratio()
+        if time.monotonic() > until:
+            break
+    return best
 
 
 def hint_for_remote(registry: Registry, location: Location) -> str:
@@ -50,7 +68,7 @@ def hint_for_own(registry: Registry, location: Location) -> str:
     """
     name, _, below = location.path.partition("/")
     try:
-        is_name = bool(name) and is_known(registry, name)
-    except StorageError:
+        is_name = is_known(registry, check_name(name))
+    except StorageError:  # no Work can have this name, or the registry does not answer
         return ""
     return f"if the files of the Work {name!r} are meant, write '{Location(name, below)}'" if is_name else ""

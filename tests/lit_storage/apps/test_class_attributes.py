@@ -108,3 +108,29 @@ def test_text_that_is_no_uri_stays_text():
 
     with pytest.warns(UserWarning, match="Template.pattern stays a str"):
         assert class_paths(Template()) == {}
+
+
+class Typed(Work):
+    """As one writes it for a type checker."""
+
+    out = Path("lit://o")
+
+    def run(self):
+        raise AssertionError
+
+
+class TwoTyped(Flow):
+    def __init__(self):
+        super().__init__()
+        self.train, self.deploy = Typed(), Typed()
+
+    def run(self):
+        raise AssertionError
+
+
+def test_a_path_of_the_class_becomes_a_path_of_each_instance():
+    """It belongs to nobody in the class, and to its Work in each instance."""
+    flow = TwoTyped()
+    App(flow)
+    assert (flow.train.out.uri, flow.deploy.out.uri) == ("lit://@train/o", "lit://@deploy/o")
+    assert Typed.out.origin_name is None

@@ -55,7 +55,7 @@ class Trainer:
         return Entry("", ORIGIN[location.path])
 
     def get(self, location, target, **options):
-        os.makedirs(target)
+        os.makedirs(target, exist_ok=True)
         with open(os.path.join(target, "x"), "w") as file:
             file.write("1")
         return Transfer(1, 1, 0.0, "stream")
@@ -188,3 +188,10 @@ def test_what_is_written_here_is_here(trainer):
     path.write_text("mine")
     assert (path.exists(), path.is_file(), path.read_text()) == (True, True, "mine")
     assert trainer.calls == []
+
+
+def test_an_absolute_path_is_no_part_of_a_copied_origin(trainer):
+    """R/@origin does not hold what the origin declared elsewhere."""
+    Path("lit://@trainer").get()
+    assert not Path("lit://@trainer//data").exists()
+    assert trainer.calls == ["/data"]

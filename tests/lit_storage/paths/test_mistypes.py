@@ -22,8 +22,8 @@ def warnings_of(use):
         ("lit:@t/x", "'lit://@t/x'"),
         ("LIT://x", "'lit://x'"),
         ("Lit://@t/x", "'lit://@t/x'"),
-        ("/work/lit:/@t/x", "remove what is before it"),
-        ("out/lit://x", "remove what is before it"),
+        ("/work/lit:/@t/x", "'lit://@t/x'"),
+        ("out/lit://x", "'lit://x'"),
     ],
 )
 def test_mistyped_text(text, right):
