@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lit_storage.apps.paths_in_values import first_hidden_path
 from lit_storage.executors.work_state import is_state
 from lit_storage.paths.path import Path
+from lit_storage.sessions.persistence import tell
 
 
 class HiddenPaths:
@@ -44,7 +44,7 @@ class HiddenPaths:
             path = first_hidden_path(value, functools.partial(_is_outside, places))
             if path is not None:
                 self._warned.add((name, type(value)))
-                warnings.warn(self._warning(name, value, path), stacklevel=2)
+                tell([self._warning(name, value, path)])
 
     def _warning(self, name: str, value: Any, path: Path) -> str:
         return (

@@ -21,28 +21,28 @@ def warnings_of(arguments: Arguments, work: str) -> Iterator[str]:
     """Yield what to warn of in `arguments` of the ``run`` of the class `work`."""
     objects = [str(path) for path in arguments.paths if not _is_handed_over(path)]
     texts = dict.fromkeys([*arguments.texts, *objects])
-    for text, others in _named([text for text in texts if is_mistyped(text)]):
-        yield f"{text!r}{others} is passed to the run() of {work} as plain text: {hint_for(text)} in a Path"
+    for text, which in _named([text for text in texts if is_mistyped(text)]):
+        yield f"{which} passed to the run() of {work} as plain text: {hint_for(text)} in a Path"
     copies = {text: None for text in texts if _means_a_path(text)}
-    for text, others in _named(list(copies)):
+    for _, which in _named(list(copies)):
         yield (
-            f"{text!r}{others} is passed to the run() of {work} as text, so the files that it means are not "
+            f"{which} passed to the run() of {work} as text, so the files that it means are not "
             "handed over; pass the Path itself: train.dir / 'x', and not f'{train.dir}/x'"
         )
-    for text, others in _named([text for text in texts if text not in copies and _exists(text)]):
+    for text, which in _named([text for text in texts if text not in copies and _exists(text)]):
         yield (
-            f"{text!r}{others} is passed to the run() of {work} as a plain path, so its files are not handed "
+            f"{which} passed to the run() of {work} as a plain path, so its files are not handed "
             f'over; assign "lit://…" or lit_storage.Path({text!r}) to an attribute of the Work that owns the '
             "files, and pass that"
         )
 
 
 def _named(texts: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield the first texts; with the last of them, how many are not named."""
+    """Yield the first texts, each with the subject and verb of its sentence; the last one counts the rest."""
     last = min(len(texts), _MOST_NAMED) - 1
     for index, text in enumerate(texts[:_MOST_NAMED]):
         unnamed = len(texts) - _MOST_NAMED if index == last else 0
-        yield text, f" (and {unnamed} more)" if unnamed > 0 else ""
+        yield text, f"{text!r} and {unnamed} more are" if unnamed > 0 else f"{text!r} is"
 
 
 def _is_handed_over(path: pathlib.PurePath) -> bool:

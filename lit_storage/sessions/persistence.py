@@ -281,7 +281,7 @@ def see_to_end(root: str, registry: Registry, name: str, instance_id: str | None
 
 
 def tell(sentences: Iterable[str]) -> None:
-    """Warn of what was not published; never raise, also where warnings are errors."""
+    """Warn, with no line of code to blame; never raise, also where warnings are errors."""
     for sentence in sentences:
         try:
             # No line of code is to blame, so none is shown.

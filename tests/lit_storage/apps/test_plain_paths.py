@@ -77,4 +77,4 @@ def test_a_long_list_makes_a_few_warnings():
     texts = [f"lit://@train/{number}" for number in range(10_000)]
     warnings = warned(texts, texts)
     assert len(warnings) == 3
-    assert "'lit://@train/2' (and 9997 more)" in warnings[-1]
+    assert "'lit://@train/2' and 9997 more are passed" in warnings[-1]
