@@ -37,6 +37,7 @@ _MOST_KEPT = 16  # former paths, and former machine ids
 _LOCK_SECONDS = 10.0
 # With some options or servers, these number the inodes anew at each mount.
 _CLIENT_INODES = frozenset({"cifs", "smb3", "smbfs", "9p", "vboxsf", "vmhgfs"})
+_NO_REGISTRY = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES)
 _SHORT_SECONDS = 1.0  # for what can be done the next time as well
 _PAUSE_SECONDS = 0.01
 
@@ -214,9 +215,12 @@ def _path(root: str) -> str:
 
 
 def _inode_of(path: str) -> int:
+    """Return the inode of a registry, 0 where there is none: whoever opens it says what is wrong with it."""
     try:
         return os.stat(path).st_ino
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in _NO_REGISTRY:
+            raise
         return 0
 
 
