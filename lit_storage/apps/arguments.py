@@ -1,7 +1,7 @@
 """The arguments of ``run`` on their way to the Work: pickled once, and their Paths collected meanwhile.
 
 So a Path is found wherever pickle finds it, and what is found is what arrives. Each Path is a pickle of its
-own within the pickle, so that its text is not taken for a str of the user. An older release can load this,
+own within the pickle, so that its text is not mistaken for a str of the user. An older release can load this,
 and what an older release wrote is loaded as well.
 """
 

@@ -50,7 +50,7 @@ def _fetch_if_there(path: Path, arrivals: Arrivals | None) -> None:
     except (PathNotFound, AccessDenied) as error:
         if isinstance(error, AccessDenied) and path.exists_remote():
             raise
-        # Absent is an answer, and what is not shared is absent for others: run() starts without it.
+        # run() starts without a path that its origin does not have, or does not share.
         if arrivals is not None:
             arrivals.absent(path)
     else:

@@ -64,7 +64,7 @@ _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def file_of(url: str) -> str | None:
-    """Return the path of the file of a sqlite registry, without links; None if a registry is no file."""
+    """Return the path of the database file of a registry, without links; None if it uses no file."""
     path = url.removeprefix("sqlite://")
     return os.path.realpath(path) if path and path != url else None
 

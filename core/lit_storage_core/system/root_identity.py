@@ -92,7 +92,7 @@ def is_copy(root: str, registry_file: str | None) -> bool:
 
     Args:
         root: the root, without links.
-        registry_file: of the sqlite registry in use; None if the registry is no file.
+        registry_file: the database file of the registry in use; None if that registry uses no file.
 
     Raises:
         AccessDenied, StorageError, OSError: as of `read_identity`.

@@ -203,7 +203,7 @@ def test_no_descriptor_is_left(root):
 
 @pytest.mark.parametrize("path", ["link", "link/file", "a/link/b", "a/link/file"])
 def test_no_link_is_followed_where_none_may_be(root, path):
-    """On the way a link is no directory, and at the end it is the link that is opened."""
+    """A link on the way is refused. A link at the end is opened itself."""
     os.symlink("a", f"{root[1]}/link")
     os.symlink(".", f"{root[1]}/a/link")
     if "/" in path:

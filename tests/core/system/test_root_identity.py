@@ -51,7 +51,7 @@ def test_a_copy_without_the_registry_file(root, tmp_path):
 
 
 def test_a_file_system_whose_inodes_differ_by_machine(root, tmp_path, monkeypatch):
-    """There nothing is taken for a copy."""
+    """No root on such a file system counts as a copy."""
     copy = shutil.copytree(root, tmp_path / "copy")
     monkeypatch.setattr(root_identity, "file_system_of", lambda _directory: "fuse.sshfs")
     assert compare(str(copy), str(copy / "registry.db"))[0] is Likeness.SAME

@@ -1,4 +1,4 @@
-"""What a `run` is told of the Paths that it was handed."""
+"""Warnings and log lines about the Paths that a `run` is handed."""
 
 import ast
 import logging
