@@ -143,9 +143,8 @@ class LookupPath(OriginPath):
         return home is not None and home.name != self._origin.name
 
     def _refuse_in_flow(self, action: str) -> None:
-        home = homes.current()
-        if home is not None and home.name is None and self._is_foreign():  # a Flow has no name
-            homes.refuse(action)
+        if self._is_foreign():
+            _refuse_nameless(action)
 
     def _is_answered_here(self, action: str) -> bool:
         """Say whether pathlib's answer is the right one.
@@ -155,7 +154,7 @@ class LookupPath(OriginPath):
         """
         if not self._is_foreign():
             return True
-        self._refuse_in_flow(action)
+        _refuse_nameless(action)
         if os.path.lexists(self) or self._location() is None or homes.is_child():
             return True
         homes.transport(action)
@@ -182,3 +181,10 @@ class LookupPath(OriginPath):
         self._refuse_in_flow(action)
         if self._is_foreign() and not os.path.lexists(self):
             self._check_copied(action)
+
+
+def _refuse_nameless(action: str) -> None:
+    """Raise NotAttached in a Flow, whose process has no name; in a Work ask nobody whether it is one."""
+    home = homes.current()
+    if home is not None and home.name is None:
+        homes.refuse(action)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from urllib.parse import quote, unquote_to_bytes
 
 from lit_storage_client.fetch.commit import movable
-from lit_storage_client.fetch.confine import Destination, confine
+from lit_storage_client.fetch.confine import confine
 from lit_storage_client.fetch.removal import remove
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied
@@ -45,7 +45,7 @@ def move_aside(root: str, location: Location, target: str) -> str:
         AccessDenied: the copy cannot be moved.
     """
     with confine(root, location.origin or "", target) as destination:
-        if not _is_there(destination):
+        if not destination.is_there:
             return ""
         name = destination.name.removeprefix("@") or "@"
         try:
@@ -78,16 +78,6 @@ def discard_aside(root: str, location: Location, target: str) -> None:
                 _discard(aside_fd, name)
         finally:
             os.close(aside_fd)
-
-
-def _is_there(destination: Destination) -> bool:
-    if destination.missing:
-        return False
-    try:
-        os.stat(destination.name, dir_fd=destination.anchor_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

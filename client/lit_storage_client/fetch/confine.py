@@ -76,13 +76,24 @@ class Destination:
         finally:
             os.close(fd)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether something is at the target, if only a link that leads nowhere."""
+        if self.missing:
+            return False
+        try:
+            os.stat(self.name, dir_fd=self.anchor_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def check_absent(self) -> None:
         """Refuse a target that is there.
 
         Raises:
             PathExists: it is.
         """
-        if not self.missing and os.path.lexists(f"/proc/self/fd/{self.anchor_fd}/{self.name}"):
+        if self.is_there:
             raise PathExists(f"{shown(self.label)} is already there; pass overwrite=True to replace it")
 
     def open_parent(self) -> int:

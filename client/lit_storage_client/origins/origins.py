@@ -338,10 +338,9 @@ class Origins:
         Raises:
             OriginUnavailable: the copy does not hold it, or holds what an earlier instance published.
         """
-        with contextlib.suppress(PathNotFound):
-            left = _find(store, location, deadline)
-            if left.instance_id == work.instance_id:
-                return left
+        artifact = _find_if_there(store, location, deadline)
+        if artifact is not None and artifact.instance_id == work.instance_id:
+            return artifact
         raise OriginUnavailable(
             f"what {work.name!r} left is in place in a root that this one was copied from "
             f"({shown(_machine_of(work)[0])[1:-1]}), and this one does not hold it as it was published last: "
@@ -368,10 +367,9 @@ class Origins:
         Raises:
             OriginUnavailable: the directory is not there, or holds what another machine left.
         """
-        with contextlib.suppress(PathNotFound):
-            left = _find(store, location, deadline)
-            if left.machine_id == work.machine_id:
-                return left
+        artifact = _find_if_there(store, location, deadline)
+        if artifact is not None and artifact.machine_id == work.machine_id:
+            return artifact
         raise OriginUnavailable(
             f"what {work.name!r} left is in {shown(store.url)} of another machine ({work.machine_id}), and "
             f"nothing shows that the directory of this name here is the same: start 'lit-storage serve' on "
@@ -387,6 +385,12 @@ def _machine_of(work: WorkRecord) -> tuple[str, bool]:
     if is_in_place(url):
         return machine_of(url), True
     return (work.machine_id if is_on_disk(url) else ""), False
+
+
+def _find_if_there(store: ArtifactStore, location: Location, deadline: float | None) -> Artifact | None:
+    with contextlib.suppress(PathNotFound):
+        return _find(store, location, deadline)
+    return None
 
 
 def _find(store: ArtifactStore, location: Location, deadline: float | None) -> Artifact:
