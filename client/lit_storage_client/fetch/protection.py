@@ -25,8 +25,10 @@ _DEFAULT_NAME = ".lit"
 _STORAGE_ROOTS = ("works", "flow", "connect")
 _ROOT_FILES = ("registry.db", "machine-id", "token", IDENTITY_FILE)
 _ROOT_DIRECTORIES = ("artifacts", "declared")
-_ROOT_NAMES = frozenset((*_STORAGE_ROOTS, *_ROOT_FILES, "registry.db-wal", "registry.db-shm", ".gitignore"))
-_ROOT_NAMES |= frozenset(_ROOT_DIRECTORIES)
+_ROOT_NAMES = frozenset(
+    (*_STORAGE_ROOTS, *_ROOT_FILES, *_ROOT_DIRECTORIES, "registry.db-wal", "registry.db-shm", ".gitignore")
+)
+_KEPT_NAMES = (STAGING, ASIDE)  # directly in a storage root
 
 _Identity = tuple[int, int]
 
@@ -61,7 +63,7 @@ def _reason(destination: Destination, root: str) -> str:
         return ""
     if _is_in(anchor, "works", root):
         return "is the storage root of a Work"
-    if _is_kept_name(destination.name) and _is_storage_root(anchor):
+    if destination.name in _KEPT_NAMES and _is_storage_root(anchor):
         return "is kept for copies in the storage root of a Work"
     target = os.path.join(anchor, destination.name)
     identities = {_identity(status) for status in _directories(target)}
@@ -141,10 +143,6 @@ def _belongs_to_root(directory: str, name: str, root: str) -> bool:
             return True
         path = above
     return False
-
-
-def _is_kept_name(name: str) -> bool:
-    return name in (STAGING, ASIDE)
 
 
 def _is_in(directory: str, name: str, root: str) -> bool:
