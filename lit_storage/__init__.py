@@ -36,6 +36,8 @@ from lit_storage_proto.errors import (
 )
 from lit_storage_proto.limits import Limits
 
+__version__ = "0.1.0"
+
 LightningApp = App
 LightningFlow = Flow
 LightningWork = Work

@@ -7,7 +7,6 @@ it is used, so that help and wrong usage are answered at once.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import traceback
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lit_storage import __version__
 from lit_storage.cli import artifacts, certs, files, serve
 from lit_storage.cli.command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli.output import print_json, print_table, report
@@ -25,7 +25,7 @@ from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 main = typer.Typer(
     name="lit-storage",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Run apps whose Works hand each other files, and reach those files.",
@@ -34,7 +34,7 @@ main = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(importlib.metadata.version("lit-storage"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

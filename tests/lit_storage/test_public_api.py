@@ -1,5 +1,6 @@
 """What people import is a list, and each name on it says what it is."""
 
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -34,6 +35,11 @@ def test_the_names_of_old_are_the_same_classes():
     assert lit_storage.LightningApp is lit_storage.App
     assert lit_storage.LightningFlow is lit_storage.Flow
     assert lit_storage.LightningWork is lit_storage.Work
+
+
+def test_the_version_is_that_of_the_distribution():
+    """`lit_storage.__version__` is there for whoever prints or compares it, also where no metadata is."""
+    assert lit_storage.__version__ == importlib.metadata.version("lit-storage")
 
 
 @pytest.mark.parametrize(

@@ -517,3 +517,29 @@ def test_run_interrupted(root: Path, tmp_path: Path) -> None:
 def test_version(program: Run) -> None:
     """The version is that of the installed distribution."""
     assert program("--version").stdout.decode().strip() == importlib.metadata.version("lit-storage")
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["ls", "-h"], ["artifacts", "rm", "-h"]])
+def test_short_help(lit: Run, arguments: list[str]) -> None:
+    """-h is --help, of each command."""
+    done = lit(*arguments)
+    assert done.returncode == 0
+    assert done.stdout == lit(*arguments[:-1], "--help").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(program: Run, shell: str) -> None:
+    """A shell is told how to complete commands, and then gets their names."""
+    assert b"lit-storage" in program("--show-completion", shell).stdout
+    asked = {"_LIT_STORAGE_COMPLETE": "complete_bash", "COMP_WORDS": "lit-storage art", "COMP_CWORD": "1"}
+    assert program(env={**os.environ, **asked}).stdout.split() == [b"artifacts"]
+
+
+@pytest.mark.slow
+def test_run_as_a_module() -> None:
+    """`python -m lit_storage` is the command, where no scripts are installed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lit_storage", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("Usage: python -m lit_storage ")
