@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any, Self, TypeVar
 
@@ -20,8 +21,9 @@ from lit_storage.paths import unattached
 from lit_storage.paths.guarded import GuardedPosixPath
 from lit_storage.paths.mistypes import warn_of_mistype
 from lit_storage.paths.origin import Origin
+from lit_storage.paths.pydantic_field import not_attached_for
 from lit_storage_proto import uri as uris
-from lit_storage_proto.errors import InvalidURI, NotAttached
+from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import SCHEME, Location
 
 P = TypeVar("P", bound="OriginPath")
@@ -130,7 +132,7 @@ class OriginPath(GuardedPosixPath):
 
     def __fspath__(self) -> str:
         if self._unattached:
-            raise NotAttached(
+            raise not_attached_for(sys._getframe(1))(
                 f"{str(self)!r} has no place on this machine yet: "
                 "use it in a Work's run(), or make it after lit_storage.join()"
             )

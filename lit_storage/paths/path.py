@@ -27,6 +27,8 @@ from lit_storage_proto.limits import check_timeout
 from lit_storage_proto.uri import SCHEME, Location
 
 if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
+
     from lit_storage_client.fetch import Transfer
     from lit_storage_proto.entry import Entry
 
@@ -279,6 +281,21 @@ class Path(LookupPath):
             raise InvalidURI(f"{data!r} is no Path; give what to_dict() returned")
         origin = recall(name)
         return _arrived(cls, text, path, origin, recall(consumer))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> CoreSchema:
+        from lit_storage.paths.pydantic_field import core_schema
+
+        return core_schema(cls, cls._json_text)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        from lit_storage.paths.pydantic_field import JSON_SCHEMA
+
+        return dict(JSON_SCHEMA)
+
+    def _json_text(self) -> str:
+        return str(self) if self.origin_name is None else str(self._checked_location())
 
     def __reduce__(self) -> tuple[Any, ...]:
         tokens = tuple("" if origin is None else origin.token for origin in (self._origin, self._consumer))
