@@ -134,3 +134,13 @@ class InvalidConfig(StorageError, ValueError):
 
 class WorkError(StorageError, RuntimeError):
     """A Work ended without an exception that could be passed on."""
+
+
+def _publish_names() -> None:
+    """Let tracebacks and pickles name each error as users import it, and not by this module."""
+    for name, value in list(globals().items()):
+        if isinstance(value, type) and issubclass(value, StorageError) and not name.startswith("_"):
+            value.__module__ = "lit_storage"
+
+
+_publish_names()

@@ -4,6 +4,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+import traceback
 
 import pytest
 
@@ -79,3 +80,22 @@ def test_no_grpc():
     )
     prefix = f"import sys; sys.path[:0] = {sys.path!r}; "
     assert subprocess.run([sys.executable, "-c", prefix + code], timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("kind", [*PUBLIC, StorageError], ids=lambda kind: kind.__name__)
+def test_public_name(kind):
+    """A traceback names an error as users import it."""
+    import lit_storage
+
+    name = traceback.format_exception_only(kind("x"))[0].partition(":")[0]
+    assert name == f"lit_storage.{kind.__name__}"
+    assert getattr(lit_storage, kind.__name__) is kind
+
+
+def test_public_name_of_what_etcd_refuses():
+    """The error that a module keeps for itself appears, also in another process, as what users can catch."""
+    from lit_storage_core.registries.etcd.connection import Refused
+
+    assert traceback.format_exception_only(Refused("x")) == ["lit_storage.RegistryUnavailable: x\n"]
+    error = pickle.loads(pickle.dumps(Refused("x")))
+    assert (type(error), str(error)) == (errors.RegistryUnavailable, "x")

@@ -55,7 +55,7 @@ def described(error: Exception) -> tuple[str, int, str]:
     elif not isinstance(error, errors.StorageError):
         text = f"{type(error).__name__}: {text}"  # nobody expected it, so its kind is worth a word
     # One that a module keeps for itself goes as the public one that it is.
-    names = (kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    names = (kind.__name__ for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
     return next(names, type(error).__name__), number, text[:_MOST_CHARACTERS]
 
 

@@ -80,9 +80,16 @@ _AUTHENTICATE = Method("/etcdserverpb.Auth/Authenticate", pb.AuthenticateRequest
 class Refused(RegistryUnavailable):
     """etcd refused a request, with a code that its callers look at."""
 
+    # A traceback names it, and a pickle restores it, as the public error that users catch.
+    __module__ = RegistryUnavailable.__module__
+    __qualname__ = RegistryUnavailable.__qualname__
+
     def __init__(self, text: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
         super().__init__(text)
         self.code = code
+
+    def __reduce__(self) -> tuple[type[RegistryUnavailable], tuple[object, ...]]:
+        return RegistryUnavailable, self.args
 
 
 class _EndedError(Exception):
