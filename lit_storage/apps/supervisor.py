@@ -186,11 +186,14 @@ class Supervisor:
         """Wait until ``run`` has ended; return what it returned, or raise what it raised.
 
         Raises:
-            TransferTimeout: it still runs after `timeout_seconds`.
+            TimeoutError: it still runs after `timeout_seconds`.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._status is not Status.RUNNING, timeout_seconds):
-                raise TransferTimeout(f"{self.name!r} still runs after {timeout_seconds:g} s")
+                raise TimeoutError(
+                    f"run() of {self.name!r} still runs after {timeout_seconds:g} s; "
+                    "call wait() again, or stop() to end it"
+                )
             if self._exception is not None:
                 self._exception_was_raised = True
                 raise self._exception

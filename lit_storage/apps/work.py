@@ -134,7 +134,7 @@ class Work(metaclass=_WorkType):
             timeout: seconds; None waits as long as the process lives.
 
         Raises:
-            TransferTimeout: it still runs after `timeout`.
+            TimeoutError: it still runs after `timeout`; it goes on, and wait() may be called again.
             TypeError, ValueError: `timeout` is not a number, or is negative or NaN.
             BaseException: what `run` raised, with the Work's traceback as its cause.
         """

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from lit_storage import App, Flow, InvalidApp, InvalidURI, Path, Status, Work, WorkError
+from lit_storage import App, Flow, InvalidApp, InvalidURI, Path, Status, StorageError, Work, WorkError
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -328,8 +328,9 @@ def test_a_parallel_run_returns_at_once(tmp_path):
                 pass
             with pytest.raises(RuntimeError, match="running already"):
                 flow.waiting.run(flag)
-            with pytest.raises(TimeoutError, match="still runs"):
+            with pytest.raises(TimeoutError, match=r"still runs after 0.01 s; call wait\(\) again") as raised:
                 flow.waiting.wait(0.01)
+            assert not isinstance(raised.value, StorageError)  # nothing was transferred
             (tmp_path / "flag").touch()
             outcome["value"] = flow.waiting.wait(60)
 
