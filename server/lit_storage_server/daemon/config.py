@@ -27,6 +27,10 @@ from lit_storage_proto.uri import check_name
 _MOST_FILE_BYTES = 1 << 20
 _LOG_FORMATS = ("plain", "json")
 _TLS_KEYS = ("certificate", "key", "ca")
+NOTHING_TO_SERVE = (
+    "there is nothing to serve: name a directory with --share NAME=DIRECTORY, "
+    "or let the daemon be the custodian of a root"
+)
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a table"}
 
 
@@ -89,6 +93,8 @@ class Config:
                 check()
             except StorageError as error:
                 raise InvalidConfig(f"{setting}: {error}") from None
+        if self.custodian is False and not self.shares:
+            raise InvalidConfig(NOTHING_TO_SERVE)
         if not 0 <= self.drain_seconds <= 24 * 3600:
             raise InvalidConfig("drain_seconds must be a number from 0 to 86400")
         if self.log_format not in _LOG_FORMATS:

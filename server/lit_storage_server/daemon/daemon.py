@@ -26,7 +26,7 @@ from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.root_identity import is_copy
 from lit_storage_proto.errors import AccessDenied, InvalidConfig, RegistryUnavailable, StorageError
 from lit_storage_proto.registry import LiveRecord, Registry, WorkState
-from lit_storage_server.daemon.config import Config
+from lit_storage_server.daemon.config import NOTHING_TO_SERVE, Config
 from lit_storage_server.daemon.custodian import Custodian, CustodianLock
 from lit_storage_server.daemon.left_source import LeftSource
 from lit_storage_server.daemon.logs import TransferLog, log
@@ -102,7 +102,7 @@ class Daemon:
         machine = machine_id(place.root)
         is_custodian = self._is_custodian()
         if not shares and not is_custodian:
-            raise InvalidConfig("there is nothing to serve: name a directory with --share NAME=DIRECTORY")
+            raise InvalidConfig(NOTHING_TO_SERVE)
         if is_custodian:
             stack.callback(CustodianLock(place.root).release)
         metrics = self._metrics(stack)
