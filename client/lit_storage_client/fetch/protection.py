@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from lit_storage_client.fetch.aside import ASIDE
 from lit_storage_client.fetch.confine import Destination
+from lit_storage_core.artifacts.former_root import FORMER
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.root_identity import IDENTITY_FILE
 from lit_storage_proto.errors import InvalidURI
@@ -24,7 +25,7 @@ from lit_storage_proto.uri import STAGING
 _DEFAULT_NAME = ".lit"
 _STORAGE_ROOTS = ("works", "flow", "connect")
 _ROOT_FILES = ("registry.db", "machine-id", "token", IDENTITY_FILE)
-_ROOT_DIRECTORIES = ("artifacts", "declared")
+_ROOT_DIRECTORIES = ("artifacts", "declared", FORMER)
 _ROOT_NAMES = frozenset(
     (*_STORAGE_ROOTS, *_ROOT_FILES, *_ROOT_DIRECTORIES, "registry.db-wal", "registry.db-shm", ".gitignore")
 )

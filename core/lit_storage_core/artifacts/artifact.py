@@ -38,11 +38,14 @@ class Artifact:
             AccessDenied, OriginUnavailable, TransferTimeout, OSError: as of `Objects`.
         """
         manifest = store.covering(location.path)
-        if manifest is not None and not manifest.removed:
+        while manifest is not None and not manifest.removed:
             tree = ArtifactTree(manifest)
             root = tree.find(location.path.removeprefix(manifest.path).lstrip("/"))
             if root is not None and (not manifest.in_place or _is_in_place(manifest, root)):
                 return cls(store, manifest, tree, root)
+            if manifest.in_place == store.place_of(manifest):
+                break
+            manifest = store.covering(location.path)  # the storage root was moved meanwhile
         raise PathNotFound(
             f"{shown(str(location))} is not there: {location.origin!r} does not run, and what it left at "
             f"{store.url} does not hold it"

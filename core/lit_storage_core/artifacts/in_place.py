@@ -49,14 +49,16 @@ class PlacedContents:
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self._base = manifest.path if manifest.path.startswith("/") else manifest.in_place
+        self._root_fd = -1
         self._file: PlacedFile | None = None
         self._buffer = memoryview(b"")
 
     def close(self) -> None:
         """Close what is open. A second call does nothing."""
-        if self._file is not None:
-            os.close(self._file.fd)
-            self._file = None
+        self._close_file()
+        if self._root_fd >= 0:
+            os.close(self._root_fd)
+            self._root_fd = -1
 
     def is_there(self, stored: StoredEntry) -> bool:
         """Say whether something is where the entry was; what it is by now is not looked at."""
@@ -75,7 +77,7 @@ class PlacedContents:
         """
         if self._file is not None and self._file.stored is stored:
             return self._file
-        self.close()
+        self._close_file()
         try:
             path_fd = self._open_path(stored, follow_last=not stored.entry.path)
             try:
@@ -133,7 +135,7 @@ class PlacedContents:
             return self._open_place(stored.place)
         if self._base != self._manifest.path:
             path = self._path_at_origin(stored)
-            root_fd = os.open(self._base, _DIRECTORY)
+            root_fd = self._open_storage_root()
         elif stored.entry.path:
             path, root_fd = stored.entry.path, os.open(self._base, _DIRECTORY)
         else:
@@ -151,8 +153,22 @@ class PlacedContents:
         """Return an ``O_PATH`` descriptor of what is at a place; no link on the way is followed."""
         if place.startswith("/"):
             return open_without_links(place, directory=False)
-        root_fd = os.open(self._manifest.in_place, _DIRECTORY)
+        root_fd = self._open_storage_root()
         try:
             return open_without_links(place, below=root_fd, directory=False)
         finally:
             os.close(root_fd)
+
+    def _open_storage_root(self) -> int:
+        """Return a descriptor of the storage root, which belongs to the caller.
+
+        The directory is kept open, because it may be moved while its files are read.
+        """
+        if self._root_fd < 0:
+            self._root_fd = os.open(self._manifest.in_place, _DIRECTORY)
+        return os.dup(self._root_fd)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None

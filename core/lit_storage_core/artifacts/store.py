@@ -6,7 +6,8 @@ removed after the manifests that name it, and only once no other manifest does.
 
 In place there is one version of a path, and its bytes are where the Work wrote them: below its storage root,
 wherever that is when the manifest is read. The path that the manifest names is where it was when it was
-published.
+published. A Work that began with an empty storage root left the bytes of earlier versions in its former one
+(`former_root.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
+from lit_storage_core.artifacts.former_root import instances_of
 from lit_storage_core.artifacts.objects import Found, Objects
 from lit_storage_core.artifacts.writer import Writer
 from lit_storage_core.system.names import check_path, shown
@@ -70,16 +72,25 @@ class ArtifactStore:
         limits: deadlines, and how much is under way at once.
         in_place: the storage root of the Work if the bytes stay where it wrote them, else ""; None if
             whoever hands out the manifests has seen to it.
+        former_root: where the former storage root of the Work would be; "" if the bytes are not in place.
     """
 
     def __init__(
-        self, objects: Objects, *, url: str, name: str, limits: Limits, in_place: str | None
+        self,
+        objects: Objects,
+        *,
+        url: str,
+        name: str,
+        limits: Limits,
+        in_place: str | None,
+        former_root: str = "",
     ) -> None:
         self.objects = objects
         self.url = url
         self.name = name
         self.limits = limits
         self.in_place = in_place
+        self._former_root = former_root
         self._decoded: OrderedDict[str, Manifest] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -140,20 +151,30 @@ class ArtifactStore:
         """
         with self._lock:
             found = self._decoded.get(kept.key)
-            if found is not None:
-                self._decoded.move_to_end(kept.key)
-                return found
+        if found is None:
+            found = self._decode(kept)
+        if found.in_place and self.in_place and found.in_place != (place := self.place_of(found)):
+            found = dataclasses.replace(found, in_place=place)
+        with self._lock:
+            self._decoded[kept.key] = found
+            self._decoded.move_to_end(kept.key)
+            if len(self._decoded) > _KEPT_MANIFESTS:
+                self._decoded.popitem(last=False)
+        return found
+
+    def place_of(self, manifest: Manifest) -> str:
+        """Return the storage root in which the files of a version are now; "" if they are not in place."""
+        if not manifest.in_place or not self.in_place:
+            return manifest.in_place
+        is_former = self._former_root and manifest.version.instance_id in instances_of(self._former_root)
+        return self._former_root if is_former else self.in_place
+
+    def _decode(self, kept: Kept) -> Manifest:
         where = f"{shown(f'{self.name}/{kept.key}')} in {self.url}"
         if kept.size > MAX_MANIFEST_BYTES:
             raise IntegrityError(f"the manifest {where} is larger than any can be")
         found = decode_manifest(self.objects.read(kept.key, 0, kept.size), where=where)
         self._check(found, kept, where)
-        if found.in_place and self.in_place:
-            found = dataclasses.replace(found, in_place=self.in_place)
-        with self._lock:
-            self._decoded[kept.key] = found
-            if len(self._decoded) > _KEPT_MANIFESTS:
-                self._decoded.popitem(last=False)
         return found
 
     def begin(self, path: str, version: Version, *, deadline: float | None = None) -> Writer:

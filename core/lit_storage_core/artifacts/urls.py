@@ -17,6 +17,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, unquote_to_bytes
 
+from lit_storage_core.artifacts.former_root import former_root_of
 from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import AccessDenied, InvalidURI
 from lit_storage_proto.limits import Limits
@@ -157,10 +158,14 @@ def open_store(
     if create:
         _own_kinds.add(url.partition("://")[0])
     objects = _open_objects(url, name, limits, create, deadline, own, label)
-    in_place = ""
+    in_place = former_root = ""
     if is_in_place(url):
-        in_place = os.path.realpath(os.path.join(os.path.dirname(directory_of(url)), "works", name))
-    return ArtifactStore(objects, url=label or url, name=name, limits=limits, in_place=in_place)
+        root = os.path.dirname(directory_of(url))
+        in_place = os.path.realpath(os.path.join(root, "works", name))
+        former_root = os.path.realpath(former_root_of(root, name))
+    return ArtifactStore(
+        objects, url=label or url, name=name, limits=limits, in_place=in_place, former_root=former_root
+    )
 
 
 def _open_objects(

@@ -27,7 +27,7 @@ def lock(fd: int, *, shared: bool = False) -> None:
     fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def wait_for_lock(fd: int, deadline: float, *, pause_seconds: float) -> bool:
+def wait_for_lock(fd: int, deadline: float, *, pause_seconds: float, shared: bool = False) -> bool:
     """Lock the file of a descriptor; return False if another one still holds it at `deadline`.
 
     True also where the file system has no locks: then two may be in the place that the lock guards.
@@ -36,13 +36,14 @@ def wait_for_lock(fd: int, deadline: float, *, pause_seconds: float) -> bool:
         fd: as of `lock`.
         deadline: on the clock of time.monotonic().
         pause_seconds: between two attempts.
+        shared: as of `lock`.
 
     Raises:
         OSError: the disk fails.
     """
     while True:
         try:
-            lock(fd)
+            lock(fd, shared=shared)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False

@@ -1,0 +1,65 @@
+"""Where the former storage root of a Work is kept, and which versions in place lie in it.
+
+A Work that begins with an empty storage root leaves the former one in ``<root>/former/NAME``. The directory
+holds a file ``@.former``, which names the instances that published from it. Names that start with "@" are
+reserved in a storage root, so the file is never served.
+
+Invariant: the file is written before the directory is moved. So one rename decides for every reader where the
+files of a version are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Iterable
+
+from lit_storage_core.system.names import is_id
+from lit_storage_core.system.replace_file import replace_file
+
+FORMER = "former"
+MARKER = "@.former"
+
+_VERSION = 1
+_MOST_BYTES = 16 << 20  # some hundred thousand instances
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def former_root_of(root: str, name: str) -> str:
+    """Return where the former storage root of a Work is kept; there need not be one.
+
+    Args:
+        root: that the Works of a machine share.
+        name: of the Work.
+    """
+    return os.path.join(root, FORMER, name)
+
+
+def instances_of(storage_root: str) -> frozenset[str]:
+    """Return the instances that published from a storage root that was moved; none if it was not."""
+    try:
+        fd = os.open(os.path.join(storage_root, MARKER), _READ)
+    except OSError:
+        return frozenset()
+    with os.fdopen(fd, "rb") as file:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        data = file.read(_MOST_BYTES) if is_file else b""
+    with contextlib.suppress(ValueError, RecursionError):
+        match json.loads(data):
+            case {"version": 1, "instances": list(instances)}:
+                return frozenset(each for each in instances if isinstance(each, str))
+            case _:
+                pass
+    return frozenset()
+
+
+def mark(storage_root: str, instances: Iterable[str]) -> None:
+    """Name in a storage root the instances that published from it, before it is moved.
+
+    Raises:
+        OSError: the disk is full, and the like.
+    """
+    kept = {"version": _VERSION, "instances": sorted(each for each in instances if is_id(each))}
+    replace_file(os.path.join(storage_root, MARKER), lambda _inode: json.dumps(kept) + "\n", mode=0o644)
