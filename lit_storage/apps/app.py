@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Literal
 
@@ -39,6 +40,9 @@ class App:
         executor: where the Works' processes come from: "process", this machine, or "ray", the nodes of a
             Ray cluster. None: what LIT_STORAGE_EXECUTOR says, else "process".
         on_flow_end: what happens to Works that still run when the Flow's `run` has returned.
+        fresh: whether each Work finds an empty storage root at its first start in a run of this App. What it
+            held before is moved to ``<root>/former/NAME``; of each Work one former storage root is kept. A
+            Work that is started again after a failure keeps its files.
         root: as of `lit_storage.join`, as are `registry`, `artifacts`, `security` and `limits`.
 
     Raises:
@@ -53,6 +57,7 @@ class App:
         *,
         executor: Literal["process", "ray"] | None = None,
         on_flow_end: Literal["wait", "stop"] = "wait",
+        fresh: bool = False,
         root: str | os.PathLike[str] | None = None,
         registry: str | None = None,
         artifacts: str | None = None,
@@ -68,7 +73,11 @@ class App:
             raise ValueError(f"executor={executor_name!r} is not known; use 'process' or 'ray'")
         if on_flow_end not in ("wait", "stop"):
             raise ValueError(f"on_flow_end={on_flow_end!r} is neither 'wait' nor 'stop'")
+        if not isinstance(fresh, bool):
+            raise TypeError(f"fresh={fresh!r} is no bool; use True or False")
         self.flow = flow
+        self.fresh = fresh
+        self._run_id = ""
         self._on_flow_end = on_flow_end
         self._executor_name = executor_name
         self._given_root = root
@@ -110,6 +119,7 @@ class App:
             raise InvalidApp(
                 "a memory: registry is known to one process only; give the App another one, or none"
             )
+        self._run_id = uuid.uuid4().hex
         stray = StrayDirectory()
         self._session = connect_flow(self._root, self._registry, self._security, self._limits)
         try:
@@ -213,6 +223,7 @@ class App:
             bind=self._bind,
             resources=internals(member).resources,
             symlinks=internals(member).symlinks,
+            fresh_run_id=self._run_id if self.fresh else "",
         )
 
     def _wait_for_works(self) -> None:

@@ -40,6 +40,7 @@ from lit_storage.executors import (
 )
 from lit_storage.executors.work_state import Changes, NotState, pickled_state
 from lit_storage.paths.path import Path
+from lit_storage.sessions.fresh_root import begin_empty
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
 from lit_storage_core.system.process import ProcessIdentity
@@ -97,6 +98,7 @@ class WorkHost:
         """Join, then do as commanded until stopped or until ``run`` raises."""
         work: Work | None = None
         try:
+            self._begin_empty()
             self._session = join(
                 self._start.name,
                 root=self._start.root,
@@ -124,6 +126,12 @@ class WorkHost:
             self._end(WorkState.FAILED, work, partial(_raised, error))
             return
         self._end(self._state, work, Stopped)
+
+    def _begin_empty(self) -> None:
+        """Move aside what earlier runs of the App left in the storage root, if the App asks for that."""
+        start = self._start
+        if run_id := getattr(start, "fresh_run_id", ""):  # an App of an older version has none
+            begin_empty(start.root, start.registry, start.name, run_id, start.limits)
 
     def assigned(self, work: Work, name: str) -> None:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""

@@ -18,6 +18,7 @@ from lit_storage import __version__
 from lit_storage.cli import artifacts, certs, files, serve
 from lit_storage.cli.command import FAILED, Json, Place, Registry, Root, place_of, reporting
 from lit_storage.cli.output import print_json, print_table, report
+from lit_storage_core.artifacts.former_root import former_root_of
 from lit_storage_core.system.names import printable
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
@@ -60,6 +61,10 @@ def run(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="ARGS", help="What the file finds in sys.argv.")
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Each Work begins with no files; what it had goes to ROOT/former."),
+    ] = False,
     root: Root = None,
     registry: Registry = None,
 ) -> None:
@@ -71,7 +76,9 @@ def run(
     from lit_storage.apps.app import load_app
 
     try:
-        load_app(file, arguments).run()
+        app = load_app(file, arguments)
+        app.fresh |= fresh
+        app.run()
     except Exception as error:  # noqa: BLE001  code of the user may raise anything
         raise typer.Exit(_tell(error)) from None
 
@@ -89,7 +96,8 @@ def works(
 ) -> None:
     """List the Works and daemons that run, and those that ended.
 
-    A custodian is a daemon that hands out what stopped Works of its machine left.
+    A custodian is a daemon that hands out what stopped Works of its machine left. FORMER is where the files
+    are that a Work had before it was run with --fresh.
     """
     with place_of(context, root, registry).connect() as session:
         rows: list[dict[str, Any]] = _rows(
@@ -97,6 +105,8 @@ def works(
         )
         some_unread = False
         for row in rows if all_ else ():
+            former = former_root_of(session.root, row["name"])
+            row["former"] = former if os.path.isdir(former) else None
             row["kept"], unread = artifacts.unless_unread(
                 partial(artifacts.kept_paths, session, row["name"]), ["?"]
             )
@@ -104,7 +114,8 @@ def works(
     if as_json:
         print_json(rows)
     else:
-        headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", "CUSTODIAN", *(["KEPT"] if all_ else [])]
+        headings = ["NAME", "STATE", "ENDPOINT", "INSTANCE", "CUSTODIAN"]
+        headings += ["FORMER", "KEPT"] if all_ else []
         print_table(headings, [[_cell(value) for value in row.values()] for row in rows])
     if some_unread:
         raise typer.Exit(FAILED)

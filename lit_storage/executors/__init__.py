@@ -48,6 +48,8 @@ class Start:
     resources: Resources = Resources()
     symlinks: Literal["keep", "follow"] = "keep"
     """What `join` takes."""
+    fresh_run_id: str = ""
+    """Of the run of the App, if the Work finds an empty storage root at its first start in it."""
 
 
 @dataclass(frozen=True, slots=True)

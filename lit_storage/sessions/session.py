@@ -23,6 +23,7 @@ from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
+from lit_storage.sessions.fresh_root import registering
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name
 from lit_storage.sessions.persistence import Persistence, tell
@@ -253,6 +254,7 @@ class Session:
         self._persistence = Persistence(
             self.root, self.home, self.instance_id, artifacts_url, self.limits, symlinks
         )
+        served = os.stat(self.storage_root)
         server = ServerProcess(
             self.name,
             self.instance_id,
@@ -275,7 +277,8 @@ class Session:
         renewal = renewal_of(self.registry)
         if renewal is not None:
             server.expect_lease()
-        lease = self.registry.register(record)
+        with registering(self.root, self.storage_root, served, self.limits):
+            lease = self.registry.register(record)
         self._record = record
         if lease is not None and renewal is not None:
             server.hold(lease, renewal, self._claim)

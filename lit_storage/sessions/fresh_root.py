@@ -1,0 +1,286 @@
+"""Gives a Work an empty storage root at its first start in the run of an App, as in the cloud.
+
+    <root>/works/NAME             the storage root
+    <root>/former/NAME            the former one, as it was moved; one of each Work is kept
+    <root>/former/@NAME:run       the run of an App that NAME began with an empty storage root
+    <root>/former/@NAME:…         an older one, which is being removed
+
+No Work can have a name with "@". What published versions need is told by `former_root.py` of core.
+
+Invariant: nothing is moved while a process lives that has the name, or that declared files in the storage
+root; nor before what a killed Work declared is published. Every step can be repeated: the run is noted last,
+so the next start begins anew after a crash, and an empty storage root is not moved, so a former one is not
+replaced by nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lit_storage.sessions import environment
+from lit_storage.sessions.persistence import tell
+from lit_storage_client.fetch.removal import remove
+from lit_storage_core.artifacts.former_root import FORMER, MARKER, former_root_of, instances_of, mark
+from lit_storage_core.artifacts.urls import in_place_url, open_store
+from lit_storage_core.registries import open_registry
+from lit_storage_core.system.file_lock import unlock, wait_for_lock
+from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.names import shown
+from lit_storage_core.system.replace_file import replace_file
+from lit_storage_proto.errors import AccessDenied, NameTaken, StorageError, TransferTimeout
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import Registry
+from lit_storage_proto.uri import STAGING
+
+if TYPE_CHECKING:
+    from lit_storage_core.artifacts.store import ArtifactStore, Kept
+
+_LOG = logging.getLogger("lit_storage.work")
+
+_MOST_RUN_BYTES = 100
+_PAUSE_SECONDS = 0.02
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits) -> None:
+    """Let the Work `name` find an empty storage root, unless it has begun in this run of an App already.
+
+    To be called in the process of the Work, before it joins.
+
+    Args:
+        root: as of `lit_storage.join`.
+        registry: its URL.
+        name: of the Work.
+        run_id: of the run of the App.
+        limits: deadlines.
+
+    Raises:
+        NameTaken: a live process has the name, or declared files in the storage root.
+        AccessDenied: the storage root is a link or on another file system, or cannot be moved.
+        StorageError: what the Work declared before it was killed cannot be published.
+        RegistryUnavailable: the registry does not answer.
+        TransferTimeout: another process publishes, or starts under the name, for too long.
+        OSError: the disk is full, and the like.
+    """
+    root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
+    own_id = machine_id(root)
+    start = _Start(root, name, own_id, limits)
+    if start.run_id() == run_id:
+        return
+    with contextlib.closing(open_registry(registry, machine_id=own_id, limits=limits)) as opened:
+        start.publish_unpublished(opened)
+        start.move(opened)
+    try:
+        start.discard_older()
+    except (StorageError, OSError) as error:
+        tell([f"the storage root of {name!r} from before the last one cannot be removed: {error}"])
+    start.note_run(run_id)
+
+
+@contextlib.contextmanager
+def registering(root: str, storage_root: str, served: os.stat_result, limits: Limits) -> Iterator[None]:
+    """Let nobody move a storage root while a process registers that serves it.
+
+    Args:
+        root: that the Works of this machine share.
+        storage_root: of the Work, without links.
+        served: of the directory that the process serves as that.
+        limits: deadlines.
+
+    Raises:
+        NameTaken: another process moved it before.
+        TransferTimeout: another process starts for too long.
+    """
+    with _starting(root, limits, shared=True):
+        if not os.path.samestat(served, os.stat(storage_root)):
+            raise NameTaken(
+                f"the storage root {shown(storage_root)} was moved aside by another process that starts "
+                "under the same name; stop that process first, or take another name"
+            )
+        yield
+
+
+class _Start:
+    """One start of a Work that is to find nothing.
+
+    Args:
+        root: that the Works of this machine share, without links.
+        name: of the Work.
+        own_id: the id of this machine.
+        limits: deadlines.
+    """
+
+    def __init__(self, root: str, name: str, own_id: str, limits: Limits) -> None:
+        self._root = root
+        self._name = name
+        self._machine_id = own_id
+        self._limits = limits
+        self._aside = os.path.join(root, FORMER)
+        self._former = former_root_of(root, name)
+        self._run_file = os.path.join(self._aside, f"@{name}:run")
+
+    def run_id(self) -> str:
+        """Return the last run of an App in which the Work began with an empty storage root; "" if none."""
+        try:
+            fd = os.open(self._run_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return ""
+        with os.fdopen(fd, "rb") as file:
+            return file.read(_MOST_RUN_BYTES).decode("ascii", "replace").strip()
+
+    def note_run(self, run_id: str) -> None:
+        """Note that the Work has begun in a run of an App: from now on its files are its own."""
+        os.makedirs(self._aside, 0o775, exist_ok=True)
+        replace_file(self._run_file, lambda _inode: f"{run_id}\n", mode=0o644)
+
+    def publish_unpublished(self, registry: Registry) -> None:
+        """Publish what the last instance declared and did not publish, since it was killed.
+
+        Raises:
+            StorageError: not all of it can be published; it stays noted, and where it is.
+        """
+        from lit_storage_server.publishing.custody import find_left, publish_left
+
+        sentences = publish_left(self._root, registry, self._name, limits=self._limits)
+        if find_left(self._root, registry, self._name) is not None:
+            raise StorageError(
+                f"{self._name!r} cannot start with an empty storage root, because what it declared before is "
+                f"not published yet; try again later, or run it once without fresh to give that up: "
+                f"{'; '.join(sentences)}"
+            )
+        tell(sentences)
+
+    def move(self, registry: Registry) -> None:
+        """Move the storage root aside, if it holds anything, and make an empty one in its place."""
+        from lit_storage_server.publishing.publication_lock import alone
+
+        directory = f"works/{self._name}"
+        storage_root = environment.make_storage_root(self._root, directory)
+        deadline = time.monotonic() + self._limits.publish_seconds
+        with _starting(self._root, self._limits), alone(storage_root, self._name, deadline):
+            self._refuse_live(registry)
+            if not _holds_files(storage_root):
+                return
+            self._refuse_immovable(storage_root)
+            mode = stat.S_IMODE(os.stat(storage_root).st_mode)
+            self._exchange(storage_root)
+            os.chmod(environment.make_storage_root(self._root, directory), mode)
+        _LOG.info("%s begins with an empty storage root; the former is %s", self._name, shown(self._former))
+
+    def discard_older(self) -> None:
+        """Remove what is not kept any more: older storage roots, after the versions whose files lie in them.
+
+        Raises:
+            StorageError, OSError: something cannot be removed.
+        """
+        for name in self._older():
+            self._remove_versions(instances_of(os.path.join(self._aside, name)))
+            fd = os.open(self._aside, _DIRECTORY)
+            try:
+                remove(fd, name)
+            finally:
+                os.close(fd)
+
+    def _older(self) -> list[str]:
+        """Return the names of storage roots that are older than the former one."""
+        try:
+            return [each for each in os.listdir(self._aside) if each.startswith(f"@{self._name}:old-")]
+        except FileNotFoundError:
+            return []
+
+    def _refuse_live(self, registry: Registry) -> None:
+        from lit_storage_server.publishing.notes import Note, noted
+
+        lives = registry.resolve(self._name, fresh=True) is not None
+        lives |= any(
+            not Note(self._root, each.instance_id).has_ended(each)
+            for each in noted(self._root)
+            if each.name == self._name
+        )
+        if lives:
+            raise NameTaken(
+                f"{self._name!r} cannot start with an empty storage root, because a live process has its "
+                "name or its files; stop that process first"
+            )
+
+    def _refuse_immovable(self, storage_root: str) -> None:
+        os.makedirs(self._aside, 0o775, exist_ok=True)
+        if os.path.islink(storage_root):
+            raise self._immovable(storage_root, "it is a link")
+        if os.path.ismount(storage_root) or os.stat(storage_root).st_dev != os.stat(self._aside).st_dev:
+            raise self._immovable(storage_root, "it is on another file system than its root")
+
+    def _exchange(self, storage_root: str) -> None:
+        """Move the storage root aside, in place of the former one; undo it where it fails."""
+        elsewhere = [self._former, *(os.path.join(self._aside, each) for each in self._older())]
+        gone = frozenset[str]().union(*map(instances_of, elsewhere))
+        with self._versions() as (_store, versions):
+            mark(storage_root, {kept.version.instance_id for kept in versions} - gone)
+        older = os.path.join(self._aside, f"@{self._name}:old-{secrets.token_hex(8)}")
+        has_older = os.path.lexists(self._former)
+        if has_older:
+            os.rename(self._former, older)
+        try:
+            os.rename(storage_root, self._former)
+        except OSError as error:
+            if has_older:
+                os.rename(older, self._former)
+            if error.errno in (errno.EXDEV, errno.EBUSY, errno.EPERM, errno.EACCES):
+                raise self._immovable(storage_root, error.strerror or str(error)) from None
+            raise
+
+    def _immovable(self, storage_root: str, why: str) -> AccessDenied:
+        return AccessDenied(
+            f"the storage root {shown(storage_root)} cannot be moved aside ({why}); empty it yourself, or "
+            f"run {self._name!r} without fresh"
+        )
+
+    @contextlib.contextmanager
+    def _versions(self) -> Iterator[tuple[ArtifactStore, list[Kept]]]:
+        """Open the store of what the Work left in place; yield it with all versions in it."""
+        url = in_place_url(self._root, self._machine_id)
+        with contextlib.closing(open_store(url, self._name, limits=self._limits)) as store:
+            has_any = os.path.isdir(os.path.join(self._root, "artifacts", self._name))
+            yield store, store.versions() if has_any else []
+
+    def _remove_versions(self, instances: frozenset[str]) -> None:
+        """Remove the versions of instances whose storage root is removed; absolute paths lie elsewhere."""
+        with self._versions() as (store, versions):
+            store.remove(
+                [
+                    kept
+                    for kept in versions
+                    if kept.version.instance_id in instances and not store.manifest(kept).path.startswith("/")
+                ]
+            )
+
+
+def _holds_files(storage_root: str) -> bool:
+    """Say whether there is anything in a storage root but what this product keeps for itself."""
+    return not set(os.listdir(storage_root)) <= {STAGING, MARKER}
+
+
+@contextlib.contextmanager
+def _starting(root: str, limits: Limits, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock by which storage roots are moved only while no Work registers."""
+    fd = os.open(os.path.join(root, "works"), _DIRECTORY)
+    try:
+        deadline = time.monotonic() + 2 * limits.resolve_seconds
+        if not wait_for_lock(fd, deadline, pause_seconds=_PAUSE_SECONDS, shared=shared):
+            raise TransferTimeout(
+                f"another process takes too long to start a Work of the root {shown(root)}; end it, and try "
+                "again"
+            )
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            unlock(fd)  # a child that was forked meanwhile holds the descriptor too
+        os.close(fd)

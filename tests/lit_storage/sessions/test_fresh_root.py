@@ -1,0 +1,313 @@
+"""A Work that begins with an empty storage root leaves the former one aside, whole and readable."""
+
+import errno
+import os
+import shutil
+import uuid
+
+import pytest
+
+import lit_storage
+from lit_storage import Path
+from lit_storage.sessions import fresh_root
+from lit_storage.sessions.fresh_root import begin_empty
+from lit_storage_core.artifacts.artifact import Artifact
+from lit_storage_core.artifacts.former_root import MARKER
+from lit_storage_core.artifacts.urls import in_place_url, open_store
+from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.process import ProcessIdentity
+from lit_storage_proto.errors import AccessDenied, NameTaken, PathNotFound, StorageError, TransferTimeout
+from lit_storage_proto.limits import Limits
+from lit_storage_proto.registry import LiveRecord
+from lit_storage_proto.tree_options import TreeOptions
+from lit_storage_proto.uri import Location
+from lit_storage_server.daemon.left_source import LeftSource
+from lit_storage_server.publishing.notes import Declaration, Note, noted
+from tests.roots import LARGE, copied, leave, opened, read
+
+LIMITS = Limits(resolve_seconds=0.2)
+
+
+def begin(root, run_id="run", name="train"):
+    begin_empty(str(root), f"sqlite://{root}/registry.db", name, run_id, LIMITS)
+
+
+def names(directory):
+    return sorted(os.listdir(directory))
+
+
+def exists(root, path="out"):
+    with lit_storage.connect(root=root):
+        return Path(f"lit://@train/{path}").exists_remote()
+
+
+def killed(root, paths=("out",), url=None, **fields):
+    """Leave a storage root with out/file, and the note of a Work that declared paths and was killed."""
+    instance_id, own = uuid.uuid4().hex, machine_id(str(root))
+    registry = opened(root)
+    registry.register(LiveRecord("train", instance_id, "127.0.0.1:1", own))
+    registry.unregister("train", instance_id)
+    registry.close()
+    storage_root = root / "works" / "train"
+    (storage_root / "out").mkdir(parents=True, exist_ok=True)
+    (storage_root / "out" / "file").write_text("killed")
+    (storage_root / "out" / "large").unlink(missing_ok=True)
+    note = Note(str(root), instance_id)
+    url = url or in_place_url(str(root), own)
+    note.begin(
+        Declaration(
+            "train", instance_id, own, str(storage_root), url, paths=dict.fromkeys(paths, True), **fields
+        )
+    )
+    return note
+
+
+class TestMoved:
+    """What a Work left before it began anew."""
+
+    def test_the_storage_root_is_empty(self, old):
+        """All that it held lies in the former one, and what is kept beside that is no Work."""
+        begin(old)
+        assert names(old / "works" / "train") == []
+        assert names(old / "former") == ["@train:run", "train"]
+        assert (old / "former" / "train" / "out" / "file").read_text() == "original"
+
+    def test_its_mode_stays(self, old):
+        """A storage root that a group shares is shared as before."""
+        (old / "works" / "train").chmod(0o2770)
+        begin(old)
+        assert (old / "works" / "train").stat().st_mode & 0o7777 == 0o2770
+
+    def test_what_was_published_stays_readable(self, old):
+        """Until the Work publishes that path again."""
+        begin(old)
+        assert read(old) == "original"
+        leave(old, "newer")
+        assert read(old) == "newer"
+
+    def test_what_is_not_published_again_stays_readable(self, old):
+        """Another path that the Work publishes then does not hide it, and is not looked for in it."""
+        begin(old)
+        (old / "works" / "train" / "out").mkdir()
+        (old / "works" / "train" / "out" / "file").write_text("not published")
+        assert read(old) == "original"
+
+    def test_a_reader_that_began_before(self, old):
+        """A stream whose storage root is moved while it is read goes on to its end."""
+        store = open_store(in_place_url(str(old), machine_id(str(old))), "train", limits=LIMITS)
+        with Artifact.find(store, Location("train", "out")).stream(TreeOptions(), None) as stream:
+            frames = iter(stream)
+            received = sum(chunk.size for chunk in next(frames).chunks)
+            begin(old)
+            received += sum(chunk.size for frame in frames for chunk in frame.chunks)
+        assert received == LARGE + len("original")
+
+    def test_a_store_that_is_open_already(self, old):
+        """It does not look for the files where they were."""
+        with lit_storage.connect(root=old):
+            path = Path("lit://@train/out/file")
+            assert path.exists_remote()
+            begin(old)
+            path.get()
+            assert path.read_text() == "original"
+
+    def test_a_custodian_hands_it_out(self, old):
+        """Consumers of other machines read it too."""
+        registry = opened(old)
+        source = LeftSource(str(old), machine_id(str(old)), registry, LIMITS)
+        before = source.stat("@train/out/file")
+        begin(old)
+        assert source.stat("@train/out/file") == before
+        registry.close()
+
+    def test_a_copied_root(self, old, tmp_path):
+        """It reads the former storage root that was copied with it."""
+        begin(old)
+        copy = copied(old, tmp_path / "copy")
+        shutil.rmtree(old)
+        assert read(copy) == "original"
+
+    def test_a_former_root_that_somebody_removed(self, old):
+        """What lay in it is absent."""
+        begin(old)
+        shutil.rmtree(old / "former" / "train")
+        assert not exists(old)
+
+    def test_a_marker_that_is_a_fifo(self, old):
+        """Nobody waits for a writer."""
+        begin(old)
+        (old / "former" / "train" / MARKER).unlink()
+        os.mkfifo(old / "former" / "train" / MARKER)
+        assert not exists(old)
+
+
+class TestRuns:
+    """When a storage root is moved, and when it stays."""
+
+    def test_a_second_start_in_a_run(self, old):
+        """A Work that is started again after a failure keeps its files."""
+        begin(old)
+        (old / "works" / "train" / "new").write_text("1")
+        begin(old)
+        assert names(old / "works" / "train") == ["new"]
+
+    def test_one_generation_is_kept(self, old):
+        """The storage root before the former one is removed, and what was published from it is absent."""
+        begin(old, "run 1")
+        (old / "works" / "train" / "new").write_text("1")
+        begin(old, "run 2")
+        assert names(old / "former") == ["@train:run", "train"]
+        assert names(old / "former" / "train") == [MARKER, "new"]
+        assert not exists(old)
+
+    def test_an_empty_storage_root(self, old):
+        """It does not take the place of the former one."""
+        begin(old, "run 1")
+        (old / "works" / "train" / ".staging").mkdir()
+        begin(old, "run 2")
+        assert read(old) == "original"
+
+    def test_absolute_paths_stay(self, root, tmp_path):
+        """A declared path outside of the storage root is not moved, and its versions are kept."""
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / "file").write_text("1")
+        with lit_storage.join("train") as session:
+            session.declare(data)
+            Path("lit://x").write_text("1")
+        begin(root, "run 1")
+        (root / "works" / "train" / "new").write_text("1")
+        begin(root, "run 2")
+        assert exists(root, f"{data}/file")
+
+    def test_other_works_keep_theirs(self, old):
+        """Also one whose name begins with the same part."""
+        leave(old, name="train.a")
+        begin(old, "run 1")
+        begin(old, "run 1", "train.a")
+        (old / "works" / "train" / "new").write_text("1")
+        begin(old, "run 2")
+        assert read(old, "train.a") == "original"
+
+    @pytest.mark.parametrize("step", range(14))
+    def test_a_crash_at_any_step(self, old, monkeypatch, step):
+        """The next start repeats what was done, and nothing is lost."""
+        begin(old, "run 1")
+        leave(old, "newer")
+        left = iter(range(step))
+
+        def stop_at(function):
+            def call(*args, **kwargs):
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                return function(*args, **kwargs)
+
+            return call
+
+        for module, name in ((os, "rename"), (os, "mkdir"), (os, "chmod"), (os, "rmdir"), (os, "unlink")):
+            monkeypatch.setattr(module, name, stop_at(getattr(module, name)))
+        with pytest.raises(KeyboardInterrupt):
+            begin(old, "run 2")
+        monkeypatch.undo()
+        begin(old, "run 3")
+        assert names(old / "works" / "train") == []
+        assert names(old / "former") == ["@train:run", "train"]
+        assert read(old) == "newer"
+
+
+class TestRefused:
+    """Where a storage root must stay where it is."""
+
+    def test_a_live_name(self, old):
+        """A process that has the name has the files too."""
+        registry = opened(old)
+        registry.register(LiveRecord("train", "i", "127.0.0.1:1", machine_id(str(old))))
+        with pytest.raises(NameTaken, match="stop that process"):
+            begin(old)
+        registry.unregister("train", "i")
+        registry.close()
+        assert read(old) == "original"
+
+    def test_a_live_process_without_the_name(self, old):
+        """One that declared files there, and joined by another registry or lost its name."""
+        killed(old, holder=ProcessIdentity.current().to_text())
+        with pytest.raises(NameTaken, match="or its files"):
+            begin(old)
+        assert (old / "works" / "train" / "out" / "file").exists()
+
+    def test_a_link(self, old, tmp_path):
+        """A storage root on another disk is not replaced by one beside the root."""
+        (old / "works" / "train").rename(tmp_path / "disk")
+        (old / "works" / "train").symlink_to(tmp_path / "disk")
+        with pytest.raises(AccessDenied, match="it is a link"):
+            begin(old)
+        assert read(old) == "original"
+
+    def test_a_mount_point(self, old, monkeypatch):
+        """What the kernel refuses to move stays, and so does the former one."""
+        begin(old, "run 1")
+        leave(old, "newer", name="train")
+        rename = os.rename
+
+        def refuse(source, target, **fds):
+            if str(source).endswith("works/train"):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+            rename(source, target, **fds)
+
+        monkeypatch.setattr(os, "rename", refuse)
+        with pytest.raises(AccessDenied, match="cannot be moved aside"):
+            begin(old, "run 2")
+        assert (read(old), names(old / "former")) == ("newer", ["@train:run", "train"])
+
+    def test_a_work_that_starts_meanwhile(self, root, monkeypatch):
+        """A process that has opened the storage root does not register once it was moved."""
+        leave(root)
+        find = lit_storage.sessions.session.advertised_endpoint
+
+        def move_first(*args):
+            begin(root)
+            return find(*args)
+
+        monkeypatch.setattr(lit_storage.sessions.session, "advertised_endpoint", move_first)
+        with pytest.raises(NameTaken, match="was moved aside"):
+            lit_storage.join("train")
+        assert read(root) == "original"
+
+    def test_a_work_that_is_registering(self, old):
+        """Nothing is moved until it has the name."""
+        directory = old / "works" / "train"
+        with (
+            fresh_root.registering(str(old), str(directory), directory.stat(), LIMITS),
+            pytest.raises(TransferTimeout),
+        ):
+            begin(old)
+        assert names(directory) == ["out"]
+
+
+class TestUnpublished:
+    """What a Work declared that was killed."""
+
+    def test_it_is_published_first(self, old):
+        """It is readable from the former storage root, and its note is gone."""
+        killed(old)
+        begin(old)
+        assert noted(str(old)) == []
+        assert (read(old), names(old / "works" / "train")) == ("killed", [])
+
+    def test_a_store_out_of_reach(self, old, tmp_path):
+        """Nothing is moved, and what was declared stays noted."""
+        (tmp_path / "file").write_text("")
+        note = killed(old, url=f"file://{tmp_path}/file/store")
+        with pytest.raises(StorageError, match="not published yet"):
+            begin(old)
+        assert names(old / "works" / "train") == ["out"]
+        assert note.read() is not None
+
+
+def test_no_get_replaces_it(old, tmp_path):
+    """It is protected as the rest of the root is."""
+    begin(old)
+    with lit_storage.connect(root=old), pytest.raises(ValueError, match="root of an App"):
+        Path("lit://@train/out").get(overwrite=True, to=old / "former" / "train")
+    with lit_storage.connect(root=old), pytest.raises(PathNotFound):
+        Path("lit://@train/none").get()
