@@ -106,15 +106,25 @@ class Origins:
     def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
         """Return the entries of a tree, a directory before what it holds. As of `Remote.list`.
 
+        Of a Work that does not run, a directory that holds paths that it left can be listed too.
+
         Raises:
             PathNotFound: the Work has no such path, or does not run and left none.
             StorageError: as of `exists`; also while iterating.
         """
-        return self._either(
-            location,
-            lambda at: self._remote.list(at, recursive=recursive),
-            lambda left: left.entries(recursive=recursive),
-        )
+        try:
+            return self._either(
+                location,
+                lambda at: self._remote.list(at, recursive=recursive),
+                lambda left: left.entries(recursive=recursive),
+            )
+        except PathNotFound:
+            work = self._published(location.origin or "")
+            if work is None or self._lives(location) or self._custodians(work):
+                raise
+            from lit_storage_core.artifacts.parents import entries_at
+
+            return entries_at(self._store_here(work), location, recursive=recursive)
 
     def stream(
         self, location: Location, options: TreeOptions | None = None, *, deadline: float | None = None

@@ -22,6 +22,7 @@ from dataclasses import replace
 
 from lit_storage_core.artifacts.artifact import Artifact
 from lit_storage_core.artifacts.own_root import OwnRoot
+from lit_storage_core.artifacts.parents import entries_at
 from lit_storage_core.artifacts.store import ArtifactStore, Kept
 from lit_storage_core.artifacts.stream import ArtifactStream
 from lit_storage_core.artifacts.urls import is_in_place, is_on_disk, open_store
@@ -96,7 +97,7 @@ class LeftSource:
             if _is_manifests(below):
                 yield from self._manifest_entries(name, below, recursive=recursive)
             else:
-                yield from self._find(name, below).entries(recursive=recursive)
+                yield from entries_at(self._store(name), Location(name, below), recursive=recursive)
 
     def ranges(self, path: str, ranges: Sequence[ByteRange]) -> Generator[Frame, None, None]:
         """See `Source.ranges`."""

@@ -93,6 +93,14 @@ def test_files_are_read(lit, trained, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_work_that_ended_is_listed(lit, trained):
+    """`ls` of the whole Work, and of a directory above what it left, lists what can be read."""
+    assert [line.split()[-1] for line in lit("ls", "train:")[1].splitlines()] == ["best", "out"]
+    rows = json.loads(lit("ls", "train:", "--recursive", "--json")[1])
+    assert [row["path"] for row in rows] == ["best", "out", "out/m0", "out/m1", "out/m2"]
+
+
+@pytest.mark.slow
 def test_artifacts_ls(lit, trained):
     """Versions are listed by path, the newest first, with files, bytes and state."""
     rows = json.loads(lit("artifacts", "ls", "--json")[1])

@@ -162,6 +162,22 @@ class TestFromAnotherMachine:
             assert ((target / name).read_text(), (target / name).is_symlink()) == (text, False)
         assert transfer.skipped == ("leaves",)
 
+    def test_directories_above_what_was_left(self, machine):
+        """They are listed as far as the Work left something, and cannot be copied: they are not whole."""
+        machine.publish("out/deep", "private")
+        machine.serve()
+        paths = ["", "out", "out/a", "out/deep", "out/deep/b", "out/link", "private"]
+        assert sorted(entry.path for entry in machine.origins.list(machine.at(""))) == paths
+        top = machine.origins.list(machine.at(""), recursive=False)
+        assert [entry.path for entry in top] == ["", "out", "private"]
+        above = machine.origins.list(machine.at(os.path.dirname(machine.data)))
+        assert [entry.path for entry in above] == ["", "declared", "declared/x"]
+        for path in ("none", "ou"):
+            with pytest.raises(PathNotFound):
+                machine.origins.list(machine.at(path))
+        with pytest.raises(PathNotFound):
+            machine.get("")
+
     def test_a_file_and_an_absolute_path(self, machine):
         """Each path by which the Work's files are known."""
         machine.serve()
@@ -462,10 +478,8 @@ class TestRefused:
             ("@train/out/\0", ProtocolViolation),
             ("@train/out/", ProtocolViolation),
             ("@nobody/x", PathNotFound),
-            ("@train", PathNotFound),
             ("@train/private", PathNotFound),
             ("@train/@/etc/passwd", PathNotFound),
-            ("@train/@", PathNotFound),
             ("@train/@other/x", PathNotFound),
             ("@train/.staging", PathNotFound),
             ("@train/out/link/x", PathNotFound),
@@ -485,6 +499,18 @@ class TestRefused:
             lambda path: list(machine.source.tree(path, TreeOptions()).frames()),
         ):
             with pytest.raises(error):
+                ask(path)
+
+    @pytest.mark.parametrize("path", ["@train", "@train/@"])
+    def test_what_was_not_left_as_a_whole(self, machine, path):
+        """A directory above what was left can be listed, and nothing else."""
+        assert {entry.path.split("/")[0] for entry in machine.source.entries(path, recursive=False)} > {""}
+        for ask in (
+            machine.source.stat,
+            lambda path: list(machine.source.ranges(path, [ByteRange("", 0, None, b"")])),
+            lambda path: list(machine.source.tree(path, TreeOptions()).frames()),
+        ):
+            with pytest.raises(PathNotFound):
                 ask(path)
 
     def test_a_range_cannot_lead_out(self, machine):
