@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
-from lit_storage.cli.output import report
+from lit_storage.cli.output import report, report_interrupt
 from lit_storage_proto.errors import PathNotFound, StorageError
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
             sys.stdout.flush()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            for note in getattr(interrupt, "__notes__", ()):
+                report_interrupt(note, as_json=kwargs.get("as_json") is True)
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read our output has enough; what is still buffered must not raise at exit.

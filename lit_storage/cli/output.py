@@ -139,6 +139,14 @@ def report(error: StorageError | OSError, *, as_json: bool = False, in_code: boo
     return 2 if isinstance(error, InvalidURI | InvalidApp | InvalidConfig) else 1
 
 
+def report_interrupt(sentence: str, *, as_json: bool) -> None:
+    """Say on stderr what became of a command after Ctrl-C."""
+    if as_json:
+        typer.echo(json.dumps({"error": "KeyboardInterrupt", "message": sentence}), err=True)
+    else:
+        typer.echo(printable(sentence), err=True)
+
+
 def _sentence(error: StorageError | OSError) -> str:
     if isinstance(error, StorageError) or not error.strerror:
         return str(error)

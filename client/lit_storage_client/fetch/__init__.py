@@ -83,6 +83,7 @@ def fetch(
             directory, a home directory, a root or a storage root, or holds one of them.
         ValueError: `on_change` or `symlinks` is unknown.
         OSError: the disk is full, and the like; its file name is the target, or a path below it.
+        KeyboardInterrupt: with a note that says what of the copy is kept.
     """
     if symlinks not in (None, "keep", "follow"):
         raise ValueError(f"symlinks={symlinks!r} is unknown; it can be None, 'keep' or 'follow'")

@@ -78,6 +78,9 @@ class Job:
             try:
                 area.discard_dead(self.remote.limits.staging_seconds)
                 received, how = self._copy(destination, area)
+            except KeyboardInterrupt as interrupt:
+                interrupt.add_note(self._kept(area))
+                raise
             finally:
                 area.close()
         if self.progress is not None:
@@ -92,6 +95,17 @@ class Job:
             received.hard_linked,
             received.unsettled,
             received.unsettled_count,
+        )
+
+    def _kept(self, area: StagingArea) -> str:
+        """Return what a person who interrupted the get is to know."""
+        kept = area.kept_bytes(self.remote.limits.staging_seconds)
+        what = shown(str(self.location))
+        if not kept:
+            return f"interrupted: no part of an unfinished copy of {what} is kept; get it again to begin anew"
+        return (
+            f"interrupted: {shown(self.target)} is as it was; {kept} bytes of {what} are verified and kept, "
+            "and the same get goes on from them"
         )
 
     def make_room(self) -> bool:

@@ -40,17 +40,30 @@ class StagingArea(StagingPlace):
         Args:
             oldest_seconds: as of `discard_dead`.
         """
+        best, _ = self._most(oldest_seconds)
+        if not best:
+            return None
+        with contextlib.suppress(OSError, *_DAMAGED):  # someone else was faster, or is removing it
+            return self._take(best, oldest_seconds)
+        return None
+
+    def kept_bytes(self, oldest_seconds: float) -> int:
+        """Return how many bytes the next get of this very copy need not receive again.
+
+        Args:
+            oldest_seconds: as of `discard_dead`.
+        """
+        return self._most(oldest_seconds)[1]
+
+    def _most(self, oldest_seconds: float) -> tuple[str, int]:
+        """Return the staging from which most can be taken, and how many bytes; "" and 0 if there is none."""
         best, most = "", 0
         for name in self._names(State.FILLING):
             with contextlib.suppress(OSError, *_DAMAGED):
                 size = self._adoptable_bytes(name, oldest_seconds)
                 if size > most:
                     best, most = name, size
-        if not best:
-            return None
-        with contextlib.suppress(OSError, *_DAMAGED):  # someone else was faster, or is removing it
-            return self._take(best, oldest_seconds)
-        return None
+        return best, most
 
     def create(self) -> Staging:
         """Return a new staging of this process.

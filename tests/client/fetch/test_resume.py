@@ -380,8 +380,10 @@ def test_an_interrupt_keeps_what_is_there(get, content):
         if done > HALF:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as interrupted:
         get(interrupt)
+    (note,) = interrupted.value.__notes__
+    assert "verified and kept" in note
     get()
     assert get.jump > HALF - 16 * MIB
     check(get, content)

@@ -181,3 +181,39 @@ def test_options_reach_get(root, tmp_path, monkeypatch, options, passed):
     assert done.exit_code == 0, done.output
     assert {key: given[key] for key in passed} == passed
     assert given["progress"] is None
+
+
+INTERRUPTED = """
+import contextlib, os, signal, sys
+from lit_storage.paths import bar
+
+@contextlib.contextmanager
+def interrupting(*args, **options):
+    yield lambda done, total: done > 24 << 20 and os.kill(os.getpid(), signal.SIGINT)
+
+bar.bar = interrupting
+from lit_storage.cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("as_json", [[], ["--json"]])
+def test_an_interrupt_says_what_is_kept(root, lit, tmp_path, as_json):
+    """After Ctrl-C one sentence says how to go on, the code is 130, and the same command goes on."""
+    content = os.urandom(48 << 20)
+    (root / "works" / "trainer" / "large").write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, "--root", root, "get", "trainer:large", *as_json],
+        env={**os.environ, "LIT_STORAGE_LOCAL_COPY": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (line,) = done.stderr.splitlines()
+    sentence = json.loads(line)["message"] if as_json else line
+    assert (done.returncode, done.stdout, not (tmp_path / "large").exists()) == (130, "", True)
+    assert "verified and kept, and the same get goes on from them" in sentence
+    assert lit("get", "trainer:large").returncode == 0
+    assert (tmp_path / "large").read_bytes() == content
