@@ -59,7 +59,7 @@ def list_files(
 ) -> None:
     """List a directory of a Work; of a file, the file itself."""
     location = parse_remote(remote)
-    with place_of(context, root, registry).connect() as session:
+    with place_of(context, root, registry).connect() as session, session.hinting(location):
         entries = list(session.origins.list(location, recursive=recursive))
     if not entries:
         raise ProtocolViolation(f"the list of '{location}' came without the path itself")
@@ -83,7 +83,7 @@ def stat(
 ) -> None:
     """Describe one path of a Work."""
     location = parse_remote(remote)
-    with place_of(context, root, registry).connect() as session:
+    with place_of(context, root, registry).connect() as session, session.hinting(location):
         entry = _named(session.origins.stat(location), location)
     if as_json:
         print_json({"uri": str(location)} | entry_fields(entry))
@@ -174,7 +174,7 @@ def cat(
     from lit_storage_client.fetch.contents import contents
 
     location = parse_remote(remote)
-    with place_of(context, root, registry).connect() as session:
+    with place_of(context, root, registry).connect() as session, session.hinting(location):
         for data in contents(session.origins, location, offset=offset, length=length):
             sys.stdout.buffer.write(data)
 

@@ -35,7 +35,7 @@ from lit_storage_core.registries.database import file_of
 from lit_storage_core.security.settings import Security, root_token_file
 from lit_storage_core.system.directories import make_directory, permits
 from lit_storage_core.system.root_identity import is_copy
-from lit_storage_proto.errors import AccessDenied
+from lit_storage_proto.errors import AccessDenied, PathNotFound
 
 ROOT_NAME = ".lit"
 
@@ -68,6 +68,26 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
     found = os.path.join(above, ROOT_NAME)
     _check_found(found)
     return os.path.realpath(found)
+
+
+def refuse_no_root(root: str | os.PathLike[str] | None) -> None:
+    """Raise where nobody named a root or a registry, and no root is found.
+
+    Args:
+        root: as of `find_root`.
+
+    Raises:
+        PathNotFound: there is none.
+        AccessDenied: as of `find_root`.
+    """
+    if root is not None or os.environ.get("LIT_STORAGE_ROOT") or os.environ.get("LIT_STORAGE_REGISTRY"):
+        return
+    found = find_root(None)
+    if not os.path.isdir(found):
+        raise PathNotFound(
+            f"there is no root {found!r}, nor a {ROOT_NAME} above it; go to where the app runs, or name its "
+            "root with root= or LIT_STORAGE_ROOT"
+        )
 
 
 def _check_found(root: str) -> None:

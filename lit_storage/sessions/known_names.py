@@ -1,18 +1,26 @@
-"""Suggests the name of a Work that was probably meant, where a name is known to nobody."""
+"""Says why files of a Work are probably not there: its name, its root, or what it did not declare."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from collections.abc import Iterable
 
+from lit_storage_core.system.names import shown
 from lit_storage_proto.errors import StorageError
-from lit_storage_proto.registry import Registry
+from lit_storage_proto.registry import Registry, WorkRecord
 from lit_storage_proto.uri import SCHEME, Location, check_name
 
 _MOST_NAMES = 1000  # that a name is compared with
 _SEARCH_SECONDS = 0.05  # whoever can register names chooses what a comparison costs
 _LIKENESS = 0.6  # as difflib.get_close_matches has it
+
+_UNDECLARED = (
+    "{name!r} has ended and did not declare this path: what is read after the end is declared with "
+    "session.declare(path) in a process that joined, and is an attribute of a Work of an App"
+)
+_OTHER_ROOT = "the root here is {root}; if the Work has another one, name that with root= or LIT_STORAGE_ROOT"
 
 
 def is_known(registry: Registry, name: str) -> bool:
@@ -52,13 +60,33 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return best
 
 
-def hint_for_remote(registry: Registry, location: Location) -> str:
-    """Return what to add to the error that `location` is not there; "" where nothing helps."""
+def hint_for_remote(registry: Registry, location: Location, *, root: str, machine_id: str) -> str:
+    """Return what to add to the error that `location` is not there; "" where nothing helps.
+
+    Args:
+        registry: of this session.
+        location: of a path of another Work.
+        root: of this session.
+        machine_id: of this session.
+    """
     name = location.origin or ""
     try:
-        return "" if is_known(registry, name) else unknown_name(registry, name).partition("; ")[2]
+        if registry.resolve(name) is not None:
+            return ""
+        if (work := registry.work(name)) is not None:
+            return _UNDECLARED.format(name=name) if _was_undeclared(work, location, root, machine_id) else ""
+        hint = unknown_name(registry, name).partition("; ")[2]
     except StorageError:
         return ""
+    return hint or (_OTHER_ROOT.format(root=shown(root)) if root in registry.url else "")
+
+
+def _was_undeclared(work: WorkRecord, location: Location, root: str, machine_id: str) -> bool:
+    """Say whether a Work that ended had the path, as far as is known, and did not declare it."""
+    if work.machine_id != machine_id:
+        return not work.artifacts_url
+    storage_root = os.path.join(root, "works", work.name)
+    return os.path.lexists(os.path.join(storage_root, location.path))
 
 
 def hint_for_own(registry: Registry, location: Location) -> str:

@@ -350,13 +350,13 @@ class Session:
     def stat(self, location: Location) -> Entry:
         """See `Origins.stat`."""
         self.check_name()
-        with self._hinting(location):
+        with self.hinting(location):
             return self.origins.stat(location)
 
     def get(self, location: Location, target: str, *, confined: bool, **options: Any) -> Transfer:
         """See `lit_storage_client.fetch.fetch`."""
         self.check_name()
-        with self._hinting(location):
+        with self.hinting(location):
             transfer = fetch(
                 self.origins,
                 location,
@@ -388,12 +388,12 @@ class Session:
         return hint_for_own(self.registry, location)
 
     @contextlib.contextmanager
-    def _hinting(self, location: Location) -> Iterator[None]:
+    def hinting(self, location: Location) -> Iterator[None]:
         """Add to an error that nothing is there what may have been meant."""
         try:
             yield
         except PathNotFound as error:
-            hint = hint_for_remote(self.registry, location)
+            hint = hint_for_remote(self.registry, location, root=self.root, machine_id=self.home.machine_id)
             if hint:
                 error.args = (f"{error}; {hint}",)
             raise
@@ -474,7 +474,13 @@ def connect(
     """Let this process resolve names and copy files, without a name and without serving.
 
     Args and what is raised: as of `join`.
+
+    Raises:
+        PathNotFound: no root is named, none is found from the working directory upwards, and the registry
+            would lie in it. To ask makes no root, which a later app would find.
     """
+    if not registry:
+        environment.refuse_no_root(root)
     with _opening:
         return _enter(_open(None, "connect", root, registry, security, limits))
 

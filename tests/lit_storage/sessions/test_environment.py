@@ -1,7 +1,11 @@
 """Defaults: the argument, then the variable, then what is found."""
 
+import os
+
 import pytest
 
+import lit_storage
+from lit_storage import PathNotFound
 from lit_storage.sessions import environment
 from lit_storage_core.security.settings import Security
 
@@ -48,3 +52,39 @@ def test_a_token_of_the_environment_beats_the_roots(tmp_path, monkeypatch):
     monkeypatch.setenv("LIT_STORAGE_TOKEN", "secret")
     assert environment.security_of(None, str(tmp_path)) == Security("secret")
     assert not (tmp_path / "token").exists()
+
+
+class TestAsking:
+    """A process that only asks, where nobody has made a root."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def test_no_root_is_made(self, elsewhere):
+        """`connect` says how to name the root that is meant."""
+        with pytest.raises(PathNotFound, match="root= or LIT_STORAGE_ROOT"):
+            lit_storage.connect()
+        assert os.listdir(elsewhere) == []
+
+    def test_an_app_that_is_only_built(self, elsewhere):
+        """Its root is made when it runs."""
+
+        class Nothing(lit_storage.Flow):
+            def run(self):
+                pass
+
+        lit_storage.App(Nothing())
+        assert os.listdir(elsewhere) == []
+
+    @pytest.mark.parametrize("given", ["argument", "variable", "registry"])
+    def test_what_was_named_is_made(self, elsewhere, monkeypatch, given):
+        """Whoever names a root, or a registry elsewhere, may be the first one there."""
+        options = {"argument": {"root": "a"}, "registry": {"registry": f"sqlite://{elsewhere}/a/r.db"}}
+        if given == "variable":
+            monkeypatch.setenv("LIT_STORAGE_ROOT", "a")
+        if given == "registry":
+            (elsewhere / "a").mkdir()
+        lit_storage.connect(**options.get(given, {})).close()
+        assert (elsewhere / (".lit" if given == "registry" else "a") / "connect").is_dir()

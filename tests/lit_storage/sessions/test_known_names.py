@@ -4,9 +4,11 @@ import time
 
 import pytest
 
-from lit_storage.sessions.known_names import hint_for_own, unknown_name
+import lit_storage
+from lit_storage import Path, PathNotFound
+from lit_storage.sessions.known_names import hint_for_own, hint_for_remote, unknown_name
 from lit_storage_core.registries.memory import MemoryRegistry
-from lit_storage_proto.registry import LiveRecord
+from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from lit_storage_proto.uri import Location
 
 
@@ -55,3 +57,43 @@ def test_a_suggestion_is_cheap(registry):
     began = time.monotonic()
     unknown_name(registry, "01234" * 25)
     assert time.monotonic() - began < 2
+
+
+class TestUndeclared:
+    """What a process that joined had, and did not declare before it ended."""
+
+    @pytest.fixture
+    def ended(self, tmp_path):
+        with lit_storage.join("trainer", root=tmp_path):
+            Path("lit://out").write_text("1")
+        return tmp_path
+
+    def test_the_way_out_is_named(self, ended):
+        """By whoever gets it."""
+        with (
+            lit_storage.connect(root=ended),
+            pytest.raises(PathNotFound, match="did not declare this path: .*session.declare"),
+        ):
+            Path("lit://@trainer/out").get()
+
+    def test_what_it_never_had(self, ended):
+        """It would not be there either, had it been declared."""
+        with lit_storage.connect(root=ended), pytest.raises(PathNotFound) as error:
+            Path("lit://@trainer/none").get()
+        assert "declare" not in str(error.value)
+
+    @pytest.mark.parametrize(("url", "is_likely"), [("", True), ("file:///store", False)])
+    def test_another_machine(self, registry, tmp_path, url, is_likely):
+        """Nobody can look there; a Work that published nothing probably declared nothing."""
+        register(registry, "trainer")
+        registry.unregister("trainer", "i")
+        registry.update_work(WorkRecord("trainer", "i", WorkState.STOPPED, "there", url))
+        hint = hint_for_remote(registry, Location("trainer", "x"), root=str(tmp_path), machine_id="here")
+        assert ("session.declare" in hint) is is_likely
+
+
+def test_a_root_without_the_work(tmp_path):
+    """A process that joined elsewhere is told which root it has, and how to name another one."""
+    with lit_storage.join("deploy", root=tmp_path), pytest.raises(PathNotFound) as error:
+        Path("lit://@trainer/x").get()
+    assert all(text in str(error.value) for text in (str(tmp_path), "root=", "LIT_STORAGE_ROOT"))
