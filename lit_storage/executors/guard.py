@@ -25,11 +25,16 @@ _END_SECONDS = 5.0
 class Guard:
     """The App's end of the pipe."""
 
-    def __init__(self, grace_seconds: float) -> None:
-        """`grace_seconds`: from asking orphaned Works to stop until they are killed."""
+    def __init__(self, python: str, grace_seconds: float) -> None:
+        """Start the guard.
+
+        Args:
+            python: the interpreter to start.
+            grace_seconds: from asking orphaned Works to stop until they are killed.
+        """
         self._lock = threading.Lock()
         self._process = subprocess.Popen(  # noqa: S603  this interpreter and this file
-            [sys.executable, "-I", "-S", os.path.abspath(__file__), str(os.getpid()), str(grace_seconds)],
+            [python, "-I", "-S", *_program(), str(os.getpid()), str(grace_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             bufsize=0,
@@ -64,6 +69,15 @@ class Guard:
         # Somebody may have killed the guard, and a late Work may end after its App has closed it.
         with self._lock, contextlib.suppress(BrokenPipeError, ValueError):
             self._process.stdin.write(line.encode())
+
+
+def _program() -> list[str]:
+    path = os.path.abspath(__file__)
+    if os.path.isfile(path):
+        return [path]
+    import inspect
+
+    return ["-c", inspect.getsource(sys.modules[__name__])]  # it is in an archive
 
 
 def _main(app: int, grace_seconds: float) -> None:

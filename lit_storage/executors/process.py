@@ -20,10 +20,13 @@ import threading
 import weakref
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.spawn import get_command_line
 
 from lit_storage.executors import Command, Publishing, Report, Start, Stop
 from lit_storage.executors.guard import Guard
 from lit_storage.executors.outbox import Outbox
+from lit_storage_core.system.interpreter import find_interpreter
+from lit_storage_proto.errors import InvalidApp
 
 _CHILD = (
     "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1]));"
@@ -35,11 +38,15 @@ _LOG = logging.getLogger("lit_storage.app")
 
 
 class ProcessExecutor:
-    """Starts Works as processes of this machine."""
+    """Starts Works as processes of this machine.
+
+    Raises:
+        InvalidApp: this program is no Python, and none is found that could be started in its place.
+    """
 
     def __init__(self, stop_grace_seconds: float) -> None:
         """`stop_grace_seconds`: how long the guard lets orphaned Works unwind and publish."""
-        self._guard = Guard(stop_grace_seconds)
+        self._guard = Guard(_interpreter(), stop_grace_seconds)
         self._workers: weakref.WeakSet[ProcessWorker] = weakref.WeakSet()
         self._closed = False
         _executors.add(self)
@@ -77,6 +84,27 @@ def _abandon_all() -> None:
 os.register_at_fork(after_in_child=_abandon_all)
 
 
+def interpreter_flags() -> list[str]:
+    """Return the flags of this interpreter that multiprocessing passes on to its children, such as ``-O``."""
+    command = get_command_line()
+    return command[1 : command.index("-c")] if "-c" in command else []
+
+
+def _interpreter() -> str:
+    """Return the Python that is started for a Work.
+
+    Raises:
+        InvalidApp: there is no Python that could be started.
+    """
+    try:
+        return find_interpreter()
+    except OSError as error:
+        raise InvalidApp(
+            f"no process can be started for a Work, since {error.strerror}; run the program with python, or "
+            "name a Python that has its packages with multiprocessing.set_executable()"
+        ) from None
+
+
 class ProcessWorker:
     """A Work's process, seen from the App."""
 
@@ -95,7 +123,10 @@ class ProcessWorker:
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             self._process = subprocess.Popen(  # noqa: S603  this interpreter, and no argument of anyone else's
-                [sys.executable, "-c", _CHILD, str(theirs.fileno()), f"lit-storage Work {start.name}"],
+                [
+                    *(_interpreter(), *interpreter_flags()),
+                    *("-c", _CHILD, str(theirs.fileno()), f"lit-storage Work {start.name}"),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from lit_storage.paths.home import Home
 from lit_storage_core.artifacts.urls import check_store, is_in_place, is_on_disk
+from lit_storage_core.system.interpreter import find_interpreter
 from lit_storage_core.system.process import ProcessIdentity
 from lit_storage_proto.errors import SourceChanged, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
@@ -223,8 +224,16 @@ class Persistence:
     def _publish_elsewhere(self) -> None:
         arguments = [self._root, self._instance_id, json.dumps(dataclasses.asdict(self._limits))]
         try:
+            python = find_interpreter()
+        except OSError as error:
+            raise StorageError(
+                "this program has ended before its session was closed, and no process can be started that "
+                f"publishes in its place, since {error.strerror}; use join() as a context manager, or close()"
+            ) from None
+        flags = [f"-Xutf8={sys.flags.utf8_mode}"]  # paths are decoded there as they are here
+        try:
             done = subprocess.run(  # noqa: S603  this interpreter and this program
-                [sys.executable, "-c", _PROGRAM, *arguments, *(entry for entry in sys.path if entry)],
+                [python, *flags, "-c", _PROGRAM, *arguments, *(entry for entry in sys.path if entry)],
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 timeout=self._limits.publish_seconds + _START_SECONDS,

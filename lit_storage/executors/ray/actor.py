@@ -16,12 +16,14 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
 from lit_storage.executors import Start, app_file
+from lit_storage.executors.process import interpreter_flags
 from lit_storage.executors.ray.node_host import PROGRAM, Ended
+from lit_storage_core.system.interpreter import find_interpreter
 
 _MOST_MESSAGES, _MOST_BYTES = 1000, 4 << 20  # of one answer, which may be given again
 
@@ -35,13 +37,15 @@ class Program:
     arguments: list[str]
     directory: str
     """Its working directory."""
+    flags: list[str] = field(default_factory=list)
+    """Of its interpreter."""
 
     @classmethod
     def of_this_process(cls) -> Program:
         """Return what this process is."""
         own = tuple(sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
         path = [os.path.abspath(entry) for entry in sys.path if not entry.startswith(own)]
-        return cls(path, sys.argv, os.getcwd())
+        return cls(path, sys.argv, os.getcwd(), interpreter_flags())
 
     def path_here(self) -> list[str]:
         """Return what ``sys.path`` is for a Work of it in this process's place."""
@@ -140,7 +144,10 @@ class WorkActor:
         with theirs:
             os.set_inheritable(theirs.fileno(), True)
             subprocess.Popen(  # noqa: S603  this interpreter, and no argument of anyone else's
-                [sys.executable, "-c", PROGRAM, str(theirs.fileno()), f"lit-storage host of {self._name}"],
+                [
+                    *(find_interpreter(), *getattr(program, "flags", ())),  # an App of before sends none
+                    *("-c", PROGRAM, str(theirs.fileno()), f"lit-storage host of {self._name}"),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,

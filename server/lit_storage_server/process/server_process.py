@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import signal
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from lit_storage_core.security.child_environment import without_secrets
 from lit_storage_core.security.settings import Security
 from lit_storage_core.system.boot_clock import boot_seconds
+from lit_storage_core.system.interpreter import find_interpreter
 from lit_storage_proto.errors import NameTaken, NotAttached, OriginUnavailable
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Lease
@@ -230,7 +230,9 @@ class ServerProcess:
 
     def _spawn(self) -> None:
         self._starts.append(time.monotonic())
-        command = [_interpreter(), "-I" if sys.flags.isolated else "-P", "-c", _PROGRAM]
+        # Paths are decoded there as they are here.
+        flags = ["-I" if sys.flags.isolated else "-P", f"-Xutf8={sys.flags.utf8_mode}"]
+        command = [find_interpreter(), *flags, "-c", _PROGRAM]
         ours, theirs = socket.socketpair()
         # Blocked in this thread, they are so in the child too, from its first moment to its last.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_THE_WORK)
@@ -428,15 +430,3 @@ class ServerProcess:
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):  # a disk or network file system hangs
                 self._process.wait(_END_SECONDS)
-
-
-def _interpreter() -> str:
-    """Return what is started as Python.
-
-    Raises:
-        OSError: only this very program could be: it is frozen, or Python is embedded in it.
-    """
-    name = os.path.basename(sys.executable or "").lower()
-    if getattr(sys, "frozen", False) or not ("python" in name or "pypy" in name):
-        raise OSError(errno.ENOEXEC, f"{sys.executable!r} is not Python alone")
-    return sys.executable

@@ -17,7 +17,7 @@ from tests.leased_work import WORK, Process, wait_until
 
 pytestmark = pytest.mark.slow
 
-THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.executable = ''\n", 1)
+THREADS = WORK.replace("import lit_storage\n", "import lit_storage\nsys.frozen = True\n", 1)
 
 
 def is_another(registry, work):

@@ -309,14 +309,10 @@ def test_a_port_that_was_taken_meanwhile(serve, monkeypatch, caplog):
     assert wait_until(lambda: exists(server.endpoint))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("frozen", True), ("executable", ""), ("executable", "/usr/bin/uwsgi"), ("executable", "/no/python")],
-)
-def test_threads_serve_where_no_python_can_be_started(serve, data, monkeypatch, caplog, name, value):
+def test_threads_serve_where_no_python_can_be_started(serve, data, monkeypatch, caplog):
     """It is said, and all else is the same."""
     before = set(threading.enumerate())
-    monkeypatch.setattr(sys, name, value, raising=False)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
     server = serve()
     assert "no other Python can be started" in caplog.text
     with pytest.raises(AccessDenied, match="holds the storage root"):
@@ -326,6 +322,15 @@ def test_threads_serve_where_no_python_can_be_started(serve, data, monkeypatch, 
     server.stop()
     server.stop()
     assert wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+@pytest.mark.parametrize("executable", ["", "/usr/bin/uwsgi"])
+def test_a_process_serves_where_python_is_embedded(serve, monkeypatch, caplog, executable):
+    """The interpreter is that of the installation whose packages are used."""
+    monkeypatch.setattr(sys, "executable", executable)
+    server = serve()
+    assert exists(server.endpoint)
+    assert caplog.text == ""
 
 
 def test_it_ends_when_its_parent_is_gone_already():
