@@ -7,7 +7,6 @@ outlives the App.
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -17,7 +16,7 @@ from lit_storage.apps import work
 from lit_storage.apps.flow import Flow, attach_paths, name_works
 from lit_storage.apps.supervisor import Supervisor
 from lit_storage.apps.work import Work, internals
-from lit_storage.executors import Executor, Start, app_file
+from lit_storage.executors import Executor, Start, app_file, by_value
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_stays_here
 from lit_storage.paths import home
@@ -30,6 +29,11 @@ from lit_storage.sessions.termination import exit_at_sigterm
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.errors import InvalidApp
 from lit_storage_proto.limits import Limits
+
+_RUN_AGAIN = (
+    "App.run() does nothing in a worker process that runs the app's file again for its functions "
+    '(multiprocessing, joblib); write it under `if __name__ == "__main__":`'
+)
 
 
 class App:
@@ -101,8 +105,9 @@ class App:
         """Run the Flow once; return when it and all its Works have ended.
 
         Raises:
-            InvalidApp: with the executor "ray": Ray is not installed, or a root, registry or address of this
-                machine would mean nothing on another one.
+            InvalidApp: this program is no Python (frozen, embedding), and no other one is found to start for
+                Works; or, with the executor "ray": Ray is not installed, or a root, registry or address of
+                this machine would mean nothing on another one.
             AccessDenied: there Works would listen for other machines without protection.
             ExecutorUnavailable: there is no Ray cluster.
             BaseException: what the Flow raised; else what a parallel Work raised that nobody waited
@@ -110,6 +115,9 @@ class App:
         """
         if app_file.is_loading():
             raise app_file.LoadedFarEnough
+        if app_file.is_run_again():
+            tell([_RUN_AGAIN])
+            return
         if self._executor is not None:
             raise RuntimeError("this App is running already")
         if self._executor_name == "ray":
@@ -169,6 +177,8 @@ class App:
         name_works(self.flow, [each.name for each in self._supervisors if each.is_live])
         if app_file.is_loading() and (entered := home.current()) is not None and entered.name is not None:
             return  # in a Work's process, which loads the file for its classes alone
+        if app_file.is_run_again():
+            return
         home.expect(here)
         attach_paths(self.flow, here)
 
@@ -284,16 +294,23 @@ def _pickled(name: str, member: Work) -> bytes:
 
     Raises:
         TypeError: an attribute cannot travel; it is named.
+        InvalidApp: the class is sent by value, and something that its methods use cannot be.
     """
     try:
-        return pickle.dumps(member)
+        return by_value.dumps(member)
     except Exception as error:
         for attribute, value in vars(member).items():
             try:
-                pickle.dumps(None if attribute == "_lit" else value)
+                by_value.dumps(None if attribute == "_lit" else value)
             except Exception:  # noqa: BLE001  pickling calls code of the user
                 raise TypeError(
                     f"attribute {attribute!r} of {name!r} is a {type(value).__name__}, which cannot be sent "
                     f"to the Work's process ({error}); make it in run()"
                 ) from error
-        raise
+        cls = type(member)
+        if by_value.is_importable(cls):
+            raise
+        raise InvalidApp(
+            f"{cls.__qualname__!r} has no file that the process of {name!r} could load, and what it uses "
+            f"cannot be sent there ({error}); write the class into a file and import it"
+        ) from error

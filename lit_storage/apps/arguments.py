@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lit_storage.executors import by_value
 from lit_storage.paths import path as paths
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.origin_path import mark
@@ -73,7 +74,7 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if not issubclass(type(value), pathlib.PurePath):
-            return NotImplemented
+            return by_value.reduced(value)
         self.paths.append(value)
         return pickle.loads, (pickle.dumps(value),)
 

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 
 from lit_storage.apps.work_host import WorkHost, WorkStopped
-from lit_storage.executors import Start, Stop, app_file
+from lit_storage.executors import Start, Stop, app_file, by_value
 from lit_storage.executors.outbox import Outbox
 from lit_storage_core.system.process import ProcessIdentity
 
@@ -30,6 +30,7 @@ def main(connection: Connection) -> None:
     os.register_at_fork(after_in_child=connection.close)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a Work prints appears when it prints it
+    by_value.send_known_classes_only()
     app = ProcessIdentity.of(os.getppid())
     start = connection.recv()
     assert isinstance(start, Start)

@@ -25,6 +25,7 @@ from lit_storage.executors import (
     Run,
     Start,
     Worker,
+    by_value,
 )
 from lit_storage.executors.work_state import Changes, Ledger, NotState, is_public, pickled_state
 from lit_storage.paths.path import Path
@@ -264,7 +265,7 @@ class Supervisor:
         except NotState:
             pass
         try:
-            return pickle.dumps(value)
+            return by_value.dumps(value)
         except Exception as error:
             raise TypeError(
                 f"attribute {name!r} cannot be sent to the process of {self.name!r}: {error}"

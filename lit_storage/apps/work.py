@@ -281,14 +281,18 @@ def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(run)
     def call(self: Work, *args: Any, **kwargs: Any) -> Any:
-        own = internals(self)
-        if own.supervisor is None and own.on_assign is None and _adopters:
-            _adopters[-1](self)
-        if own.supervisor is None:
-            return run(self, *args, **kwargs)
-        arguments = pack(args, kwargs, own.supervisor.name)
-        for warning in warnings_of(arguments, type(self).__name__):
-            warnings.warn(warning, stacklevel=2)
-        return own.supervisor.run(arguments)
+        return _call(run, self, args, kwargs)  # it is found by name where `call` is sent by value
 
     return call
+
+
+def _call(run: Callable[..., Any], work: Work, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    own = internals(work)
+    if own.supervisor is None and own.on_assign is None and _adopters:
+        _adopters[-1](work)
+    if own.supervisor is None:
+        return run(work, *args, **kwargs)
+    arguments = pack(args, kwargs, own.supervisor.name)
+    for warning in warnings_of(arguments, type(work).__name__):
+        warnings.warn(warning, stacklevel=3)
+    return own.supervisor.run(arguments)

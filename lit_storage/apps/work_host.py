@@ -37,6 +37,7 @@ from lit_storage.executors import (
     Start,
     Stop,
     Stopped,
+    by_value,
 )
 from lit_storage.executors.work_state import Changes, NotState, pickled_state
 from lit_storage.paths.path import Path
@@ -300,7 +301,7 @@ def _pickle_exception(error: BaseException) -> bytes:
     if isinstance(error, (SystemExit, KeyboardInterrupt)):
         return b""
     try:
-        pickled = pickle.dumps(error)
+        pickled = by_value.dumps(error)
         pickle.loads(pickled)  # noqa: S301  made in the line above
     except BaseException:  # noqa: BLE001  a pickle of user code may raise anything
         return b""

@@ -1,9 +1,10 @@
 """Which values are containers, what each of them holds, and how it gets other parts.
 
 Containers are list, tuple, dict, set, frozenset and deque with their subclasses, and *plain objects*:
-instances of an importable class written in Python that keep everything in ``__dict__`` and ``__slots__``,
-and that pickle saves and restores by these fields alone. Fields are read and written as they are stored:
-neither properties nor ``__getattr__``, ``__setattr__``, ``__init__`` or ``__new__`` of the user run.
+instances of a class written in Python that can be imported or sent, which keep everything in ``__dict__`` and
+``__slots__``, and which pickle saves and restores by these fields alone. Fields are read and written as they
+are stored: neither properties nor ``__getattr__``, ``__setattr__``, ``__init__`` or ``__new__`` of the user
+run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import collections
 import copyreg
 import dataclasses
 import functools
-import sys
 import types
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+
+from lit_storage.executors.by_value import can_travel
 
 _POINTER_BYTES: Final = tuple.__itemsize__
 _HEAP_TYPE: Final = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -47,14 +49,6 @@ class Kind:
     is_object: bool = False
     is_hashed: bool = False
     """Whether the container looks its parts up by their hashes."""
-
-
-def is_importable(cls: type) -> bool:
-    """Say whether pickle finds `cls` by its module and name."""
-    found: Any = sys.modules.get(cls.__module__)
-    for name in cls.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is cls
 
 
 def fields(value: Any) -> list[Any]:
@@ -123,7 +117,7 @@ def _remade_tuple(value: tuple[Any, ...], parts: list[Any]) -> Any:
 
 
 def _is_named_tuple(cls: type) -> bool:
-    return isinstance(getattr(cls, "_fields", None), tuple) and is_importable(cls)
+    return isinstance(getattr(cls, "_fields", None), tuple) and can_travel(cls)
 
 
 def _parts_by(base: Any) -> Callable[[Any], list[Any]]:
@@ -157,7 +151,7 @@ _named_tuple: Final = Kind(
 
 def _object_kind(cls: type) -> Kind | None:
     attributes, slots = _instance_dict(cls), _slots(cls)
-    if not _is_plain(cls, attributes, slots) or not is_importable(cls):
+    if not _is_plain(cls, attributes, slots) or not can_travel(cls):
         return None
     may_cache_hash = _lookup(cls, "__attrs_attrs__") is not None
     base: Any = types.SimpleNamespace if issubclass(cls, types.SimpleNamespace) else object

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_storage.executors import by_value
 from lit_storage.executors.containers import Kind, kind_of
 from lit_storage.paths.path import Path
 
@@ -118,7 +119,9 @@ class _StatePickler(pickle.Pickler):
     def reducer_override(self, value: Any) -> Any:
         cls = type(value)
         if not issubclass(cls, tuple):
-            return NotImplemented
+            return by_value.reduced(value)
+        if not by_value.is_importable(cls):
+            return tuple.__new__, (cls, tuple(value))
         return _tuple_of, (cls.__module__, cls.__qualname__, tuple(value))
 
 

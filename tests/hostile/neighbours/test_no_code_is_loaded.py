@@ -25,6 +25,8 @@ ALLOWED = {
     ("lit_storage/apps/arguments.py", "pickle.loads"): "from the App that started this process",
     ("lit_storage/apps/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
     ("lit_storage/executors/work_state.py", "importlib.import_module"): "the other process of one App",
+    ("lit_storage/executors/by_value.py", "pickle.loads"): "from the App that started this process",
+    ("lit_storage/executors/by_value.py", "importlib.import_module"): 'the constant "cloudpickle"',
     ("lit_storage/apps/work_host.py", "pickle.loads"): "from the App that started this process",
     # The user's own program, which the user named.
     ("lit_storage/executors/app_file.py", "exec"): "the user's own app file",

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -354,7 +355,7 @@ def consumer_of(work, path):
 def test_an_argument_that_cannot_travel_is_a_type_error():
     """The error names the Work."""
     with pytest.raises(TypeError, match="'a'"):
-        run_one("look", lambda: None)
+        run_one("look", threading.Lock())
 
 
 def test_two_works_of_one_name_are_refused():

@@ -14,7 +14,8 @@ import types
 
 import pytest
 
-from lit_storage.executors.containers import fields, is_importable, kind_of
+from lit_storage.executors.by_value import is_importable
+from lit_storage.executors.containers import fields, kind_of
 from tests.lit_storage.apps.containers import KINDS, Plain, Slotted
 
 

@@ -14,6 +14,7 @@ import weakref
 import pytest
 
 from lit_storage import Path
+from lit_storage.executors import by_value
 from lit_storage.executors.work_state import Changes, Ledger, NotState, is_state, pickled_state, to_state
 from tests.lit_storage.apps.containers import IMMUTABLE, KINDS, Box, Slotted, item_of
 
@@ -164,8 +165,9 @@ def test_what_is_held_twice_is_copied_once():
     assert copy[0] is copy[1]
 
 
-def test_instances_of_a_local_class_are_no_state():
-    """The other process cannot import it; a named tuple travels as a tuple."""
+def test_instances_of_a_local_class_are_no_state_of_a_work(monkeypatch):
+    """The Flow cannot import it; a named tuple travels as a tuple."""
+    monkeypatch.setattr(by_value, "_sends_new_ones", False)
 
     class Local:
         pass
