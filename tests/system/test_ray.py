@@ -244,3 +244,43 @@ def test_a_tls_file_that_a_node_does_not_have(app):
     assert code == 1
     assert "AccessDenied" in err
     assert "/nowhere/" in err
+
+
+FRESH = """
+import os
+from lit_storage import App, Flow, Path, Work
+
+class Train(Work):
+    def __init__(self):
+        super().__init__(resources={"other": 1})
+    def run(self, fails):
+        found = sorted(os.listdir(Path("lit://")))
+        Path(f"lit://{len(found)}").touch()
+        if fails:
+            raise OSError("as it was asked for")
+        return found
+
+class Pipeline(Flow):
+    def __init__(self):
+        super().__init__()
+        self.train = Train()
+    def run(self):
+        try:
+            self.train.run(True)
+        except OSError:
+            print("found", self.train.run(False), flush=True)
+
+if __name__ == "__main__":
+    App(Pipeline(), fresh=True).run()
+"""
+
+
+def test_each_run_begins_empty(ray_cluster, ray_etcd, tmp_path):
+    """On the node of the Work; one that is started again after a failure keeps its files there."""
+    with apps(ray_cluster, ray_etcd, tmp_path) as start:
+        for _ in range(2):
+            started = start(FRESH)
+            assert started.read_until("found ") == "['0']"
+            assert started.end()[0] == 0
+    assert sorted(os.listdir(tmp_path / "root" / "works" / "train")) == ["0", "1"]
+    assert sorted(os.listdir(tmp_path / "root" / "former" / "train")) == ["0", "1", "@.former"]
