@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import queue
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
@@ -41,7 +42,7 @@ from lit_storage.executors import (
 )
 from lit_storage.executors.work_state import Changes, NotState, pickled_state
 from lit_storage.paths.path import Path
-from lit_storage.sessions.fresh_root import begin_empty
+from lit_storage.sessions.fresh_root import begin_empty, discard_older
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
 from lit_storage_core.system.process import ProcessIdentity
@@ -133,6 +134,9 @@ class WorkHost:
         start = self._start
         if run_id := getattr(start, "fresh_run_id", ""):  # an App of an older version has none
             begin_empty(start.root, start.registry, start.name, run_id, start.limits)
+            threading.Thread(
+                target=discard_older, args=(start.root, start.name), name="lit-former", daemon=True
+            ).start()
 
     def assigned(self, work: Work, name: str) -> None:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""

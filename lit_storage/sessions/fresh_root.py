@@ -27,15 +27,15 @@ from typing import TYPE_CHECKING
 
 from lit_storage.sessions import environment
 from lit_storage.sessions.persistence import tell
+from lit_storage.sessions.start_lock import moving
 from lit_storage_client.fetch.removal import remove
 from lit_storage_core.artifacts.former_root import FORMER, MARKER, former_root_of, instances_of, mark
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries import open_registry
-from lit_storage_core.system.file_lock import unlock, wait_for_lock
 from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.replace_file import replace_file
-from lit_storage_proto.errors import AccessDenied, NameTaken, StorageError, TransferTimeout
+from lit_storage_proto.errors import AccessDenied, IntegrityError, NameTaken, StorageError
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry
 from lit_storage_proto.uri import STAGING
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("lit_storage.work")
 
 _MOST_RUN_BYTES = 100
-_PAUSE_SECONDS = 0.02
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -78,34 +77,30 @@ def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits
     with contextlib.closing(open_registry(registry, machine_id=own_id, limits=limits)) as opened:
         start.publish_unpublished(opened)
         start.move(opened)
-    try:
-        start.discard_older()
-    except (StorageError, OSError) as error:
-        tell([f"the storage root of {name!r} from before the last one cannot be removed: {error}"])
+    start.remove_older_versions()
     start.note_run(run_id)
 
 
-@contextlib.contextmanager
-def registering(root: str, storage_root: str, served: os.stat_result, limits: Limits) -> Iterator[None]:
-    """Let nobody move a storage root while a process registers that serves it.
+def discard_older(root: str, name: str) -> None:
+    """Remove the storage roots of a Work that are older than its former one; never raise.
+
+    It takes as long as they are large. What is not removed, because the process ends, is removed by the next
+    call.
 
     Args:
         root: that the Works of this machine share.
-        storage_root: of the Work, without links.
-        served: of the directory that the process serves as that.
-        limits: deadlines.
-
-    Raises:
-        NameTaken: another process moved it before.
-        TransferTimeout: another process starts for too long.
+        name: of the Work.
     """
-    with _starting(root, limits, shared=True):
-        if not os.path.samestat(served, os.stat(storage_root)):
-            raise NameTaken(
-                f"the storage root {shown(storage_root)} was moved aside by another process that starts "
-                "under the same name; stop that process first, or take another name"
-            )
-        yield
+    aside = os.path.join(root, FORMER)
+    try:
+        for each in [*_older(aside, name), *_beginning(aside, f"@{name}:run.")]:  # the latter cut short
+            fd = os.open(aside, _DIRECTORY)
+            try:
+                remove(fd, each)
+            finally:
+                os.close(fd)
+    except OSError as error:
+        tell([f"an older storage root of {name!r} in {shown(aside)} cannot be removed: {error}"])
 
 
 class _Start:
@@ -138,7 +133,7 @@ class _Start:
 
     def note_run(self, run_id: str) -> None:
         """Note that the Work has begun in a run of an App: from now on its files are its own."""
-        os.makedirs(self._aside, 0o775, exist_ok=True)
+        environment.make_storage_root(self._root, FORMER)
         replace_file(self._run_file, lambda _inode: f"{run_id}\n", mode=0o644)
 
     def publish_unpublished(self, registry: Registry) -> None:
@@ -165,36 +160,31 @@ class _Start:
         directory = f"works/{self._name}"
         storage_root = environment.make_storage_root(self._root, directory)
         deadline = time.monotonic() + self._limits.publish_seconds
-        with _starting(self._root, self._limits), alone(storage_root, self._name, deadline):
-            self._refuse_live(registry)
+        with alone(storage_root, self._name, deadline):
             if not _holds_files(storage_root):
                 return
+            self._refuse_live(registry)
             self._refuse_immovable(storage_root)
             mode = stat.S_IMODE(os.stat(storage_root).st_mode)
-            self._exchange(storage_root)
-            os.chmod(environment.make_storage_root(self._root, directory), mode)
+            try:
+                self._mark(storage_root)
+                with moving(self._root, self._limits):
+                    self._refuse_live(registry)  # one may have registered meanwhile
+                    self._exchange(storage_root)
+                    os.chmod(environment.make_storage_root(self._root, directory), mode)
+            except Exception:
+                with contextlib.suppress(OSError):
+                    os.unlink(os.path.join(storage_root, MARKER))
+                raise
         _LOG.info("%s begins with an empty storage root; the former is %s", self._name, shown(self._former))
 
-    def discard_older(self) -> None:
-        """Remove what is not kept any more: older storage roots, after the versions whose files lie in them.
-
-        Raises:
-            StorageError, OSError: something cannot be removed.
-        """
-        for name in self._older():
-            self._remove_versions(instances_of(os.path.join(self._aside, name)))
-            fd = os.open(self._aside, _DIRECTORY)
-            try:
-                remove(fd, name)
-            finally:
-                os.close(fd)
-
-    def _older(self) -> list[str]:
-        """Return the names of storage roots that are older than the former one."""
+    def remove_older_versions(self) -> None:
+        """Remove the versions whose files lie in older storage roots, which are not kept."""
         try:
-            return [each for each in os.listdir(self._aside) if each.startswith(f"@{self._name}:old-")]
-        except FileNotFoundError:
-            return []
+            for each in _older(self._aside, self._name):
+                self._remove_versions(instances_of(os.path.join(self._aside, each)))
+        except (StorageError, OSError) as error:  # their files are gone in any case
+            tell([f"what {self._name!r} left before its former storage root stays listed: {error}"])
 
     def _refuse_live(self, registry: Registry) -> None:
         from lit_storage_server.publishing.notes import Note, noted
@@ -212,18 +202,21 @@ class _Start:
             )
 
     def _refuse_immovable(self, storage_root: str) -> None:
-        os.makedirs(self._aside, 0o775, exist_ok=True)
+        environment.make_storage_root(self._root, FORMER)
         if os.path.islink(storage_root):
             raise self._immovable(storage_root, "it is a link")
         if os.path.ismount(storage_root) or os.stat(storage_root).st_dev != os.stat(self._aside).st_dev:
             raise self._immovable(storage_root, "it is on another file system than its root")
 
-    def _exchange(self, storage_root: str) -> None:
-        """Move the storage root aside, in place of the former one; undo it where it fails."""
-        elsewhere = [self._former, *(os.path.join(self._aside, each) for each in self._older())]
-        gone = frozenset[str]().union(*map(instances_of, elsewhere))
+    def _mark(self, storage_root: str) -> None:
+        """Name in the storage root the instances that published from it."""
+        older = [os.path.join(self._aside, each) for each in _older(self._aside, self._name)]
+        gone = frozenset[str]().union(*map(instances_of, [self._former, *older]))
         with self._versions() as (_store, versions):
             mark(storage_root, {kept.version.instance_id for kept in versions} - gone)
+
+    def _exchange(self, storage_root: str) -> None:
+        """Move the storage root aside, in place of the former one; undo it where it fails."""
         older = os.path.join(self._aside, f"@{self._name}:old-{secrets.token_hex(8)}")
         has_older = os.path.lexists(self._former)
         if has_older:
@@ -258,29 +251,31 @@ class _Start:
                 [
                     kept
                     for kept in versions
-                    if kept.version.instance_id in instances and not store.manifest(kept).path.startswith("/")
+                    if kept.version.instance_id in instances and not _is_elsewhere(store, kept)
                 ]
             )
+
+
+def _is_elsewhere(store: ArtifactStore, kept: Kept) -> bool:
+    """Say whether a version is of an absolute path, so that its files are not in the storage root."""
+    try:
+        return store.manifest(kept).path.startswith("/")
+    except (FileNotFoundError, IntegrityError):
+        return False
+
+
+def _older(aside: str, name: str) -> list[str]:
+    """Return the names of the storage roots of a Work that are older than the former one."""
+    return _beginning(aside, f"@{name}:old-")
+
+
+def _beginning(aside: str, prefix: str) -> list[str]:
+    try:
+        return [each for each in os.listdir(aside) if each.startswith(prefix)]
+    except FileNotFoundError:
+        return []
 
 
 def _holds_files(storage_root: str) -> bool:
     """Say whether there is anything in a storage root but what this product keeps for itself."""
     return not set(os.listdir(storage_root)) <= {STAGING, MARKER}
-
-
-@contextlib.contextmanager
-def _starting(root: str, limits: Limits, *, shared: bool = False) -> Iterator[None]:
-    """Hold the lock by which storage roots are moved only while no Work registers."""
-    fd = os.open(os.path.join(root, "works"), _DIRECTORY)
-    try:
-        deadline = time.monotonic() + 2 * limits.resolve_seconds
-        if not wait_for_lock(fd, deadline, pause_seconds=_PAUSE_SECONDS, shared=shared):
-            raise TransferTimeout(
-                f"another process takes too long to start a Work of the root {shown(root)}; end it, and try "
-                "again"
-            )
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            unlock(fd)  # a child that was forked meanwhile holds the descriptor too
-        os.close(fd)

@@ -23,10 +23,10 @@ from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
-from lit_storage.sessions.fresh_root import registering
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name
 from lit_storage.sessions.persistence import Persistence, tell
+from lit_storage.sessions.start_lock import registering
 from lit_storage.sessions.stray_directory import StrayDirectory
 from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch

@@ -9,8 +9,8 @@ import pytest
 
 import lit_storage
 from lit_storage import Path
-from lit_storage.sessions import fresh_root
-from lit_storage.sessions.fresh_root import begin_empty
+from lit_storage.sessions.fresh_root import begin_empty, discard_older
+from lit_storage.sessions.start_lock import registering
 from lit_storage_core.artifacts.artifact import Artifact
 from lit_storage_core.artifacts.former_root import MARKER
 from lit_storage_core.artifacts.urls import in_place_url, open_store
@@ -25,11 +25,12 @@ from lit_storage_server.daemon.left_source import LeftSource
 from lit_storage_server.publishing.notes import Declaration, Note, noted
 from tests.roots import LARGE, copied, leave, opened, read
 
-LIMITS = Limits(resolve_seconds=0.2)
+LIMITS = Limits(start_seconds=0.4)
 
 
 def begin(root, run_id="run", name="train"):
     begin_empty(str(root), f"sqlite://{root}/registry.db", name, run_id, LIMITS)
+    discard_older(str(root), name)
 
 
 def names(directory):
@@ -167,6 +168,16 @@ class TestRuns:
         begin(old, "run 2")
         assert read(old) == "original"
 
+    def test_a_damaged_version(self, old):
+        """It keeps no Work from starting, and goes with its files."""
+        begin(old, "run 1")
+        (manifest,) = (old / "artifacts" / "train" / "manifests").glob("*/*")
+        manifest.chmod(0o644)
+        manifest.write_text("damaged")
+        (old / "works" / "train" / "new").write_text("1")
+        begin(old, "run 2")
+        assert not manifest.exists()
+
     def test_absolute_paths_stay(self, root, tmp_path):
         """A declared path outside of the storage root is not moved, and its versions are kept."""
         data = tmp_path / "data"
@@ -243,6 +254,16 @@ class TestRefused:
             begin(old)
         assert read(old) == "original"
 
+    @pytest.mark.root
+    def test_a_link_of_another_user(self, old, tmp_path):
+        """Whoever may write into the root does not say where files are moved to."""
+        (tmp_path / "elsewhere").mkdir()
+        (old / "former").symlink_to(tmp_path / "elsewhere")
+        os.lchown(old / "former", 65534, 65534)
+        with pytest.raises(AccessDenied, match="link of user 65534"):
+            begin(old)
+        assert os.listdir(tmp_path / "elsewhere") == []
+
     def test_a_mount_point(self, old, monkeypatch):
         """What the kernel refuses to move stays, and so does the former one."""
         begin(old, "run 1")
@@ -277,7 +298,7 @@ class TestRefused:
         """Nothing is moved until it has the name."""
         directory = old / "works" / "train"
         with (
-            fresh_root.registering(str(old), str(directory), directory.stat(), LIMITS),
+            registering(str(old), str(directory), directory.stat(), LIMITS),
             pytest.raises(TransferTimeout),
         ):
             begin(old)
