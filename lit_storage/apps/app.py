@@ -31,8 +31,8 @@ from lit_storage_proto.errors import InvalidApp
 from lit_storage_proto.limits import Limits
 
 _RUN_AGAIN = (
-    "App.run() does nothing in a worker process that runs the app's file again for its functions "
-    '(multiprocessing, joblib); write it under `if __name__ == "__main__":`'
+    "App.run() does nothing where the app's code is loaded again for its functions and classes, in a worker "
+    'process or in a Work; write it under `if __name__ == "__main__":`'
 )
 
 
@@ -266,18 +266,18 @@ def load_app(path: str | os.PathLike[str], arguments: list[str] | None = None) -
     """Load the App that a file defines, as ``lit-storage run`` does.
 
     Args:
-        path: a Python file that makes one `App` at its top level, or names one ``app``.
+        path: a Python file that makes one `App` at its top level, or names one ``app``; or a directory or an
+            archive whose ``__main__.py`` does.
         arguments: what the file finds in ``sys.argv`` after its own name.
 
     Raises:
         InvalidApp: there is no such file, or no App in it, or several.
     """
     file = os.path.abspath(path)
-    if not os.path.isfile(file):
+    if not os.path.isfile(file) and not os.path.isfile(os.path.join(file, "__main__.py")):
         raise InvalidApp(f"{os.fspath(path)!r} is not a file; give the Python file that defines the app")
     sys.argv = [os.fspath(path), *(arguments or [])]
-    sys.path.insert(0, os.path.dirname(file))
-    module = vars(app_file.load_main(file))
+    module = vars(app_file.load_program(file))
     named = module.get("app")
     apps = {id(value): value for value in module.values() if isinstance(value, App)}
     if isinstance(named, App):

@@ -30,6 +30,7 @@ MAIN = "__mp_main__"
 MAIN_NAMES = ("__main__", MAIN)
 
 _loading = 0
+_importing = 0
 
 
 class LoadedFarEnough(BaseException):
@@ -81,7 +82,13 @@ def is_loading() -> bool:
 
 
 def is_run_again() -> bool:
-    """Return whether a worker process of ``multiprocessing`` or joblib runs the file for its functions."""
+    """Return whether the file is run for its functions and classes alone, where nobody can end that.
+
+    A worker process of ``multiprocessing`` or joblib does so, and a Work's process that imports a module with
+    an App at its top level.
+    """
+    if _importing:
+        return True
     frame = None if is_loading() else sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == MAIN:
@@ -127,6 +134,12 @@ def load(file: AppFile) -> None:
         return
     if file.main is not None:
         _load_main_when_needed(file)
+    _import(file)
+
+
+def _import(file: AppFile) -> None:
+    global _importing
+    _importing += 1
     try:
         importlib.import_module(file.module)
     except ModuleNotFoundError as error:
@@ -134,6 +147,8 @@ def load(file: AppFile) -> None:
             raise
         _refuse_missing(file.module_file)
         _load_path(file.module, file.module_file)  # loaded by its path there too, as test runners do
+    finally:
+        _importing -= 1
 
 
 def _load_main_of(file: AppFile) -> types.ModuleType:
@@ -155,6 +170,19 @@ def _load_main_when_needed(file: AppFile) -> None:
         return getattr(_load_main_of(file), name)
 
     vars(sys.modules["__main__"])["__getattr__"] = look_up
+
+
+def load_program(path: str) -> types.ModuleType:
+    """Load what ``python PATH`` would run: a file, or the ``__main__.py`` of a directory or an archive.
+
+    Args:
+        path: absolute.
+    """
+    if os.path.isdir(path) or isinstance(pkgutil.get_importer(path), zipimport.zipimporter):
+        sys.path.insert(0, path)
+        return load_main(os.path.join(path, "__main__.py"), "", "__main__")
+    sys.path.insert(0, os.path.dirname(path))
+    return load_main(path)
 
 
 def load_main(path: str, package: str | None = None, name: str | None = None) -> types.ModuleType:

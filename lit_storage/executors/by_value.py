@@ -51,13 +51,13 @@ def reduced(value: Any) -> Any:
         return NotImplemented  # pickle knows how, as of the type of None
     if _sends_new_ones:
         return _load, (_dumped(value),)
-    key = _keys.get(value) if isinstance(value, type) else None
+    key = _key_of_known(value)
     return NotImplemented if key is None else (_known, (key,))
 
 
 def can_travel(cls: type) -> bool:
     """Return whether the other process can be sent an instance of `cls`."""
-    return _sends_new_ones or cls in _keys or is_importable(cls)
+    return _sends_new_ones or is_importable(cls) or _key_of_known(cls) is not None
 
 
 class _Pickler(pickle.Pickler):
@@ -112,6 +112,13 @@ def _key_of(cls: type) -> str:
             key = _keys[cls] = uuid.uuid4().hex
             _classes[key] = cls
         return key
+
+
+def _key_of_known(value: Any) -> str | None:
+    try:
+        return _keys.get(value)
+    except TypeError:  # its metaclass has no hash, or nothing refers to it weakly
+        return None
 
 
 def _load(data: bytes) -> Any:

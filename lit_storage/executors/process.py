@@ -28,8 +28,9 @@ from lit_storage.executors.outbox import Outbox
 from lit_storage_core.system.interpreter import find_interpreter
 from lit_storage_proto.errors import InvalidApp
 
-_CHILD = (
-    "import sys; from multiprocessing.connection import Connection; c = Connection(int(sys.argv[1]));"
+_CHILD = (  # nothing is imported from the working directory, unless the App does so too
+    "import sys; sys.path[:] = filter(None, sys.path); from multiprocessing.connection import Connection;"
+    "c = Connection(int(sys.argv[1]));"
     "sys.path[:], sys.argv[:] = c.recv(); from lit_storage.apps.process_child import main; main(c)"
 )
 _LEAVE_SECONDS = 5.0  # from what a Work published last until its process has ended
@@ -86,8 +87,8 @@ os.register_at_fork(after_in_child=_abandon_all)
 
 def interpreter_flags() -> list[str]:
     """Return the flags of this interpreter that multiprocessing passes on to its children, such as ``-O``."""
-    command = get_command_line()
-    return command[1 : command.index("-c")] if "-c" in command else []
+    flags = get_command_line()[1:]
+    return flags[: flags.index("-c")] if "-c" in flags else []
 
 
 def _interpreter() -> str:

@@ -124,6 +124,17 @@ def test_an_archive(run, tmp_path, place):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", ["archive", "directory"])
+def test_an_archive_or_a_directory_on_the_command_line(run, tmp_path, how):
+    """``lit-storage run`` takes what python takes."""
+    (tmp_path / "package" / "__main__.py").write_text(WORKS + APP + "\napp = App(Pipeline())\n")
+    zipapp.create_archive(tmp_path / "package", tmp_path / "app.pyz")
+    path = {"archive": "app.pyz", "directory": "package"}[how]
+    command = ("-c", "from lit_storage.cli.main import main; main()", "run", path)
+    assert run(*command) == (0, "ran in __mp_main__\n")
+
+
+@pytest.mark.slow
 def test_a_directory(run, tmp_path):
     """A directory with a ``__main__.py`` runs."""
     (tmp_path / "package" / "__main__.py").write_text("from works import Quiet as _\n" + WORKS + APP)
@@ -135,6 +146,21 @@ def test_a_compiled_file(run, tmp_path):
     """A program without its source runs."""
     py_compile.compile(str(tmp_path / "package" / "whole.py"), str(tmp_path / "app.pyc"))
     assert run("app.pyc") == (0, "ran in __mp_main__\n")
+
+
+@pytest.mark.slow
+def test_an_imported_module_that_runs_its_app(run):
+    """In the Work's process, which imports the module too, the App at its top level does nothing."""
+    code, output = run("-c", "import package.bare", bare=WORKS + UNGUARDED)
+    assert (code, output.count("ran in package.bare")) == (0, 1), output
+    assert output.count("App.run() does nothing") == 1
+
+
+@pytest.mark.slow
+def test_files_of_the_working_directory(run, tmp_path):
+    """A file there that is named as a module of Python is not imported, as it is not by the program."""
+    (tmp_path / "random.py").write_text("raise SystemExit('imported')")
+    assert run("package/whole.py") == (0, "ran in __mp_main__\n")
 
 
 @pytest.mark.slow
@@ -193,7 +219,7 @@ def test_worker_processes_start_no_other_app(run, method):
     """A bare app.run() does nothing in a worker, which says so once."""
     code, output = run("package/pooled.py", method, pooled=POOLED + UNGUARDED)
     assert (code, output.count("doubled [2, 4]")) == (0, 1), output
-    assert "App.run() does nothing in a worker process" in output
+    assert "App.run() does nothing where the app's code is loaded again" in output
 
 
 @pytest.mark.slow

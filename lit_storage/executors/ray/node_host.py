@@ -28,6 +28,7 @@ _LEAVE_SECONDS = 5.0  # for what a Work does beside publishing, and for telling 
 # waits, and this program is a grandchild: a Work whose App was killed can unwind and publish.
 PROGRAM = """
 import os, sys
+sys.path[:] = filter(None, sys.path)
 if child := os.fork():
     os.closerange(3, 1 << 16)
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0)
