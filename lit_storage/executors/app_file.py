@@ -224,7 +224,8 @@ def _compiled(path: str) -> types.CodeType:
     with open(path, "rb") as file:
         source = file.read()
     if source.startswith(importlib.util.MAGIC_NUMBER):
-        return _code_of(importlib.util.spec_from_file_location(MAIN, path))
+        loader = importlib.machinery.SourcelessFileLoader(MAIN, path)
+        return _code_of(importlib.machinery.ModuleSpec(MAIN, loader, origin=path))
     return compile(source, path, "exec", dont_inherit=True)  # the __future__ imports of this file are its own
 
 

@@ -116,11 +116,15 @@ def _is_state(value: Any, known: dict[int, tuple[Any, bool]]) -> bool:
 class _StatePickler(pickle.Pickler):
     """Pickles a named tuple such that it is a plain tuple where its class cannot be imported."""
 
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self._is_importable = functools.cache(by_value.is_importable)  # there may be very many of one class
+
     def reducer_override(self, value: Any) -> Any:
         cls = type(value)
         if not issubclass(cls, tuple):
             return by_value.reduced(value)
-        if not by_value.is_importable(cls):
+        if not self._is_importable(cls):
             return tuple.__new__, (cls, tuple(value))
         return _tuple_of, (cls.__module__, cls.__qualname__, tuple(value))
 

@@ -199,6 +199,13 @@ def test_an_app_file_that_a_node_does_not_have(alone, tmp_path):
     assert 'ray.init(runtime_env={"working_dir": "."})' in err
 
 
+def test_a_program_without_a_file(app):
+    """Its classes reach the nodes by value, and its flags hold there."""
+    source = QUIET.replace("MAIN", "pass").replace("return __file__", "return __debug__, __name__")
+    started = app(source, "sh", "-c", 'exec "$0" -O - < "$1"', sys.executable)
+    assert "ran in (False, '__main__')" in (ended := started.end())[1], ended
+
+
 def test_an_app_file_in_rays_working_dir(alone):
     """A node that has the App's directory by Ray alone finds the file there."""
     code, out, err = alone('ray.init(runtime_env={"working_dir": "."})').end()

@@ -123,6 +123,7 @@ class Named(Work):
         self.seen = what() if callable(what) else type(what).__name__
 
 
+@pytest.mark.slow
 def test_a_named_work_takes_functions_and_values_of_local_classes():
     """As arguments, and as what the Flow assigns."""
 
@@ -153,6 +154,7 @@ def test_a_class_that_a_work_made_stays_there():
     run_app(Named(), steps)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_defined_anew_is_another_class():
     """As when a cell of a notebook is edited and run again."""
     seen = []
@@ -168,6 +170,7 @@ def test_a_class_that_is_defined_anew_is_another_class():
     assert seen == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_method_that_is_exchanged_counts():
     """The class is sent as it is when the Work starts."""
 
