@@ -8,7 +8,7 @@ import pytest
 
 import lit_storage
 from lit_storage import InvalidURI, NameTaken, StorageError
-from lit_storage.sessions.launcher import launched_name
+from lit_storage.sessions.launcher import launched_name, work_of_launched
 from lit_storage_proto.uri import check_name
 
 # What torchrun sets, with a job of two roles.
@@ -59,7 +59,8 @@ NAMES = [
     ({**BATCH, "SLURM_PROCID": "0"}, "train.batch"),
     ({**BATCH, "SLURM_PROCID": "0", "SLURM_ARRAY_TASK_ID": "7"}, "train.array-7.batch"),
     (POD, "trainer-2"),
-    ({**POD, "HOSTNAME": "my.trainer-2"}, "my-trainer-2"),
+    ({**POD, "HOSTNAME": "trainer-2.trainer.team.svc.cluster.local"}, "trainer-2"),
+    ({**POD, "HOSTNAME": "trainer-12345"}, "trainer-12345"),
     (JOB, "train-job-4"),
     ({**JOB, "HOSTNAME": "node-17"}, "index-4"),
     ({**JOB, "HOSTNAME": ""}, "index-4"),
@@ -71,6 +72,13 @@ NAMES = [
     # Half of what torchrun sets is somebody else's.
     ({**SRUN, "RANK": "9"}, "train.task-3"),
     ({**SRUN, "WORLD_SIZE": "9"}, "train.task-3"),
+    # Under a Work its name comes first, unless the user names the process.
+    ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "fit"}, "fit.rank-5"),
+    ({**SRUN, "LIT_STORAGE_WORK_NAME": "workers.0"}, "workers.0.train.task-3"),
+    ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "fit", "LIT_STORAGE_NAME": "mine"}, "mine"),
+    # What a launched process starts itself has the variables of the same launcher.
+    ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "rank-5"}, "rank-5"),
+    ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "fit.rank-5"}, "fit.rank-5"),
 ]
 
 
@@ -103,6 +111,8 @@ def test_names_within_a_job_differ():
         {"KUBERNETES_SERVICE_HOST": "10.96.0.1"},
         {**POD, "HOSTNAME": "web-7d4b9c6f5-x2k4q"},
         {**POD, "HOSTNAME": "trainer"},
+        {**POD, "HOSTNAME": "my.trainer-2"},
+        {**POD, "HOSTNAME": "trainer-007"},
     ],
     ids=str,
 )
@@ -117,7 +127,7 @@ def test_no_name(variables):
 @pytest.mark.parametrize(
     ("variables", "named"),
     [
-        ({"LIT_STORAGE_NAME": "a b"}, "a b"),
+        ({"LIT_STORAGE_NAME": "a b"}, "LIT_STORAGE_NAME .*'a b'"),
         ({**TORCHRUN, "RANK": "-1"}, "RANK"),
         ({**TORCHRUN, "RANK": "٣"}, "RANK"),
         ({**TORCHRUN, "ROLE_NAME": "..."}, "ROLE_NAME"),
@@ -125,7 +135,13 @@ def test_no_name(variables):
         ({**TORCHRUN, "ROLE_NAME": ".rank"}, "ROLE_NAME"),
         ({**SRUN, "SLURM_PROCID": "x"}, "SLURM_PROCID"),
         ({**SRUN, "SLURM_ARRAY_TASK_ID": "1-3"}, "SLURM_ARRAY_TASK_ID"),
-        ({**SRUN, "SLURM_JOB_NAME": "x" * 200}, "128"),
+        ({**SRUN, "SLURM_JOB_NAME": "x" * 200}, "SLURM_JOB_NAME would make 207 characters .* 128"),
+        ({**TORCHRUN, "ROLE_NAME": "x" * 200}, "ROLE_NAME would make 202 characters"),
+        ({**JOB, "HOSTNAME": "x" * 200 + "-4"}, "HOSTNAME would make 202 characters"),
+        ({"LIT_STORAGE_NAME": "x" * 200}, "LIT_STORAGE_NAME would make 200 characters"),
+        ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "x" * 125}, "LIT_STORAGE_WORK_NAME with RANK"),
+        ({**TORCHRUN, "RANK": "9" * 5000}, "RANK"),
+        ({**POD, "HOSTNAME": "web-7d4b9c6f5-24678"}, "HOSTNAME .* no ordinal"),
         ({**JOB, "JOB_COMPLETION_INDEX": "all"}, "JOB_COMPLETION_INDEX"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -134,6 +150,29 @@ def test_what_cannot_be_a_name(variables, named):
     """A number that is none, or a name that is none, is refused with what it is."""
     with pytest.raises(StorageError, match=named):
         launched_name(variables)
+
+
+def test_the_error_shows_a_host_name_without_an_ordinal():
+    """In a pod of a Deployment the error says which HOSTNAME gives no name."""
+    with pytest.raises(InvalidURI, match="HOSTNAME .*'web-7d4b9c6f5-x2k4q', which ends in no ordinal"):
+        launched_name({**POD, "HOSTNAME": "web-7d4b9c6f5-x2k4q"})
+
+
+@pytest.mark.parametrize(
+    ("variables", "work"),
+    [
+        ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "fit"}, "fit"),
+        ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "fit.rank-5"}, "fit"),
+        ({**TORCHRUN, "LIT_STORAGE_WORK_NAME": "rank-5"}, None),
+        ({**TORCHRUN, "RANK": "x", "LIT_STORAGE_WORK_NAME": "fit"}, None),
+        ({"LIT_STORAGE_WORK_NAME": "fit"}, None),
+        (TORCHRUN, None),
+    ],
+    ids=str,
+)
+def test_the_work_above_a_launcher(variables, work):
+    """The names of a launcher within a Work belong to that Work."""
+    assert work_of_launched(variables) == work
 
 
 @pytest.mark.slow
