@@ -188,6 +188,15 @@ class Persistence:
         if self._seen and not self._is_left:
             Note(self._root, self._instance_id).remove()
 
+    @property
+    def pending(self) -> Mapping[str, bool]:
+        """The declared paths that a note still names, for whoever publishes in place of this instance."""
+        from lit_storage_server.publishing.notes import Note
+
+        if not self._seen or Note(self._root, self._instance_id).read() is None:
+            return {}
+        return dict(self._seen)
+
     def _left_to_app(self, outcome: Outcome) -> dict[str, bool]:
         """Return what the App publishes when this process is gone, and tells of.
 

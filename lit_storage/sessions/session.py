@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -23,6 +24,7 @@ from lit_storage.paths.origin import Origin
 from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
+from lit_storage.sessions.departure import LEAVE_SECONDS, Departure
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name
 from lit_storage.sessions.persistence import Persistence, tell
@@ -114,8 +116,9 @@ class Session:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        failed = exc_info[0] is not None and exc_info[0] is not SystemExit
-        self.close(WorkState.FAILED if failed else WorkState.STOPPED)
+        is_ending = exc_info[0] is not None
+        failed = is_ending and exc_info[0] is not SystemExit
+        self._close(WorkState.FAILED if failed else WorkState.STOPPED, is_ending=is_ending)
 
     def __repr__(self) -> str:
         return f"<Session of {self.name or 'a connected process'} at {self.storage_root!r}>"
@@ -205,15 +208,26 @@ class Session:
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
         """Leave: give the name back, stop serving, release everything. A second call does nothing.
 
+        What fails, as where the registry or the store is out of reach, is warned of and never raised: see
+        `lit_storage.sessions.departure`. The registry may take 5 s, and publishing `Limits.publish_seconds`.
+
         Args:
             state: what the registry says of this Work from now on.
         """
-        self._close(state, at_exit=False)
+        self._close(state)
 
     def _close_at_exit(self) -> None:
-        self._close(WorkState.STOPPED, at_exit=True)
+        self._close(WorkState.STOPPED, at_exit=True, is_ending=True)
 
-    def _close(self, state: WorkState, *, at_exit: bool) -> None:
+    def _close(self, state: WorkState, *, at_exit: bool = False, is_ending: bool = False) -> None:
+        """Leave.
+
+        Args:
+            state: see `close`.
+            at_exit: whether the interpreter is ending.
+            is_ending: whether the program ends anyway, by an exception or with an exit code of its own, which
+                a SIGTERM that comes meanwhile does not replace.
+        """
         global _current
         if self._closed or os.getpid() != self._process:  # a forked child must not end its parent's session
             return
@@ -223,17 +237,18 @@ class Session:
             if _current is self:
                 _current = None
                 leaving.callback(home.leave)
-            leaving.callback(self.registry.close)
-            leaving.callback(self._discards.close)
-            leaving.callback(self.origins.close)
-            leaving.callback(self._channels.close)
+            departure = Departure(self.name)
+            for release in (self.registry, self._discards, self.origins, self._channels):
+                leaving.callback(departure.step, release.close)
             if self._server is not None:
-                leaving.callback(self._server.stop, 1.0)
+                leaving.callback(departure.step, self._server.stop, 1.0)
             if self._record is not None and self._taken is None:
-                leaving.callback(self._unregister)
-                leaving.callback(self._leave_registry, state)
+                leaving.callback(self._warn_of_unrecorded, departure)
+                leaving.callback(departure.record, self._unregister)
+                leaving.callback(departure.record, self._leave_registry, state)
             if self._server is not None:  # from here on it is no other instance
-                leaving.callback(self._server.release)
+                leaving.callback(departure.step, self._server.release)
+            leaving.callback(self._hurry_registry)
             if self._stop_exiting is not None:
                 leaving.callback(self._stop_exiting)
             if not self._is_of_app:  # the App warns for all of its Works
@@ -243,7 +258,7 @@ class Session:
             elif self._persistence is not None:
                 with deferring_sigterm() as received:
                     self._persistence.publish_last(at_exit=at_exit)
-                if received:
+                if received and not is_ending:
                     raise SystemExit(128 + received[0])
 
     def _serve(self, bind: str, advertise: str | None, artifacts_url: str, symlinks: str) -> None:
@@ -313,6 +328,12 @@ class Session:
         """Raise NameTaken if another process has this one's name by now."""
         if self._taken is not None:
             raise NameTaken(f"this process has lost its name, since its lease ran out: {self._taken}")
+
+    def _hurry_registry(self) -> None:
+        self.registry.end_by(time.monotonic() + LEAVE_SECONDS)
+
+    def _warn_of_unrecorded(self, departure: Departure) -> None:
+        departure.warn(self._persistence.pending if self._persistence is not None else {})
 
     def _unregister(self) -> None:
         assert self.name is not None

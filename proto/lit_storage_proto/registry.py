@@ -169,6 +169,14 @@ class Registry(Protocol):
         """
         ...
 
+    def end_by(self, deadline: float) -> None:
+        """Let no further call wait beyond a moment, as at the end of a program.
+
+        Args:
+            deadline: on ``time.monotonic``; a call that has no answer by then raises RegistryUnavailable.
+        """
+        ...
+
     def close(self) -> None:
         """Release what this process holds open; records stay. A second call does nothing."""
         ...

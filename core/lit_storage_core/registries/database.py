@@ -98,6 +98,7 @@ class Database:
         self._inode = (0, 0)
         self._closed = False
         self._until = 0.0
+        self._end = float("inf")
         _databases.add(self)
         try:
             self._make()
@@ -123,8 +124,11 @@ class Database:
             raise self._stays_locked()
         self._turnstile.release()
         try:
-            self._until = time.monotonic() + 2 * self._timeout_seconds
-            yield self._connected()
+            self._until = min(time.monotonic() + 2 * self._timeout_seconds, self._end)
+            connection = self._connected()
+            if self._end < float("inf"):
+                connection.execute(f"PRAGMA busy_timeout={int(1000 * self._wait_seconds())}")
+            yield connection
         except sqlite3.Error as error:
             self._disconnect()
             raise self._unavailable(error) from error
@@ -146,6 +150,10 @@ class Database:
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+
+    def end_by(self, deadline: float) -> None:
+        """Let nobody wait beyond `deadline`, on ``time.monotonic``, for the file or another thread."""
+        self._end = deadline
 
     def damaged(self) -> RegistryUnavailable:
         """Return the error for content that this product did not write."""
@@ -173,14 +181,18 @@ class Database:
         self._lock.release()
         self._turnstile.release()
 
+    def _wait_seconds(self) -> float:
+        return max(0.0, min(self._timeout_seconds, self._end - time.monotonic()))
+
     def _enter(self) -> bool:
         """Take both locks, or neither and return False.
 
         Who waits for the lock holds the turnstile, so that a thread which comes back at once
         cannot overtake it for ever.
         """
-        deadline = time.monotonic() + self._timeout_seconds
-        if not self._turnstile.acquire(timeout=self._timeout_seconds):
+        seconds = self._wait_seconds()
+        deadline = time.monotonic() + seconds
+        if not self._turnstile.acquire(timeout=seconds):
             return False
         entered = False
         try:

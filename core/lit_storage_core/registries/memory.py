@@ -117,6 +117,9 @@ class MemoryRegistry:
         with self._records.lock:
             return [self._derived(record) for _, record in sorted(self._records.work.items())]
 
+    def end_by(self, deadline: float) -> None:
+        """Do nothing: no call waits for anybody."""
+
     def close(self) -> None:
         """Do nothing: records stay, and nothing else is held."""
 

@@ -172,6 +172,10 @@ class SqliteRegistry:
             rows: Iterable[_WorkRow] = connection.execute(f"{_WORK} ORDER BY work.name")
             return self._readable(rows, self._work_of)
 
+    def end_by(self, deadline: float) -> None:
+        """Let no further call wait beyond `deadline`, on ``time.monotonic``: see `Registry.end_by`."""
+        self._database.end_by(deadline)
+
     def close(self) -> None:
         """Close the file in this process; records stay. A second call does nothing."""
         self._database.close()

@@ -82,6 +82,9 @@ class StaticRegistry:
         """Return nothing: no work records are kept."""
         return []
 
+    def end_by(self, deadline: float) -> None:
+        """Do nothing: no call waits for anybody."""
+
     def close(self) -> None:
         """Do nothing: nothing is held open."""
 

@@ -206,7 +206,7 @@ class ServerProcess:
             self._claim = None
         with self._lock, contextlib.suppress(OriginUnavailable):
             if self._serving:
-                self._ask(["release"], _ANSWER_SECONDS)
+                self._ask(["release"], _END_SECONDS)
 
     def stop(self, grace_seconds: float = 0.0) -> None:
         """See `PeerServer.stop`; process and thread are gone afterwards. A second call does nothing."""
@@ -220,7 +220,7 @@ class ServerProcess:
         with self._lock:
             try:
                 if self._serving:
-                    self._ask(["stop", float(grace_seconds)], grace_seconds + _ANSWER_SECONDS)
+                    self._ask(["stop", float(grace_seconds)], grace_seconds + _END_SECONDS)
             except OriginUnavailable:
                 pass  # it ended by itself
             finally:

@@ -636,7 +636,7 @@ def test_a_registry_that_fails_at_the_end_loses_nothing(root, monkeypatch):
         raise lit_storage.RegistryUnavailable("the registry does not answer")
 
     monkeypatch.setattr(session.registry, "update_work", fail)
-    with pytest.raises(lit_storage.RegistryUnavailable):
+    with pytest.warns(UserWarning, match="does not record the end of 'train'.*'x'.*custodian"):
         session.close()
     assert len(os.listdir(root / "declared")) == 1
 

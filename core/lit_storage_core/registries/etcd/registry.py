@@ -105,6 +105,7 @@ class EtcdRegistry:
         self._damaged: set[bytes] = set()
         self._lock = threading.Lock()
         self._has_resolved = False
+        self._end = float("inf")
 
     @property
     def url(self) -> str:
@@ -275,6 +276,10 @@ class EtcdRegistry:
             for record in records
         ]
 
+    def end_by(self, deadline: float) -> None:
+        """Let no further call wait beyond `deadline`, on ``time.monotonic``: see `Registry.end_by`."""
+        self._end = deadline
+
     def close(self) -> None:
         """End the watch and the connections; records stay, each as long as its lease is renewed."""
         with contextlib.suppress(NotAttached):  # a forked child has neither
@@ -285,7 +290,7 @@ class EtcdRegistry:
         self._processes.close()
 
     def _deadline(self) -> float:
-        return time.monotonic() + self._limits.resolve_seconds
+        return min(time.monotonic() + self._limits.resolve_seconds, self._end)
 
     def _pair(self, name: str, deadline: float, *, work: bool = True) -> Pair:
         """Read the two keys of a name at one revision."""
@@ -350,7 +355,8 @@ class EtcdRegistry:
         """End a lease that nothing needs any more; it would end by itself."""
         if lease_id:
             with contextlib.suppress(StorageError):
-                self._connection.call(REVOKE, pb.LeaseRevokeRequest(ID=lease_id), _REVOKE_SECONDS)
+                seconds = min(_REVOKE_SECONDS, _left(self._end))
+                self._connection.call(REVOKE, pb.LeaseRevokeRequest(ID=lease_id), seconds)
 
     def _all(self, first: bytes, last: bytes) -> tuple[list[pb.KeyValue], int]:
         """Return all from one prefix to another at one revision, in the order of keys, and that revision.
