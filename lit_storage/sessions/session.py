@@ -25,9 +25,11 @@ from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage.sessions.departure import LEAVE_SECONDS, Departure
+from lit_storage.sessions.inheritance import Inheritance, Variables, variables_of
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
-from lit_storage.sessions.launcher import launched_name
+from lit_storage.sessions.launcher import launched_name, work_of_launched
 from lit_storage.sessions.persistence import Persistence, tell
+from lit_storage.sessions.siblings import SiblingOrigins
 from lit_storage.sessions.start_lock import registering
 from lit_storage.sessions.stray_directory import StrayDirectory
 from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
@@ -65,8 +67,15 @@ class Session:
     """A process's way to the files of others, and theirs to its own; made by `join` and `connect`."""
 
     def __init__(
-        self, home_: Home, root: str, registry: Registry, security: Security, limits: Limits
+        self,
+        home_: Home,
+        root: str,
+        registry: Registry,
+        security: Security,
+        limits: Limits,
+        work_above: str | None = None,
     ) -> None:
+        """`work_above`: the Work within which a launcher started this process."""
         self.home = home_
         self.root = root
         self.registry = registry
@@ -76,7 +85,8 @@ class Session:
         self._discards = Discards(limits.reader_seconds)
         self.remote = Remote(registry, self._channels, limits, environment.direct_ways())
         own_root = OwnRoot(root, home_.machine_id, registry.url)
-        self.origins = Origins(self.remote, registry, home_.machine_id, limits, own_root)
+        origins = Origins(self.remote, registry, home_.machine_id, limits, own_root)
+        self.origins = SiblingOrigins(origins, registry, work_above)
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
         """Whether a Flow runs here, which hands Paths around and moves no files itself."""
@@ -88,6 +98,7 @@ class Session:
         self._taken: NameTaken | None = None
         self._stray = StrayDirectory()
         self._is_of_app = False
+        self._inheritance: Inheritance | None = None
         self._closed = False
         self._process = os.getpid()
         self._stop_exiting = exit_at_sigterm() if home_.name is not None else None
@@ -237,6 +248,8 @@ class Session:
             if _current is self:
                 _current = None
                 leaving.callback(home.leave)
+                if self._inheritance is not None:
+                    leaving.callback(self._inheritance.take_back)
             departure = Departure(self.name)
             for release in (self.registry, self._discards, self.origins, self._channels):
                 leaving.callback(departure.step, release.close)
@@ -465,14 +478,17 @@ def join(
     if symlinks not in ("keep", "follow"):
         raise ValueError(f"symlinks={symlinks!r} is neither 'keep' nor 'follow'")
     is_given = name is not None
+    is_launched = not is_given and not os.environ.get("LIT_STORAGE_NAME")
     name = check_name(name) if name is not None else launched_name(os.environ)
+    work_above = work_of_launched(os.environ) if is_launched else None
+    artifacts = environment.artifacts_url(artifacts)
     with _opening:
-        session = _open(name, f"works/{name}", root, registry, security, limits)
+        session = _open(name, f"works/{name}", root, registry, security, limits, work_above)
         try:
             session._serve(
                 environment.bind_address(bind),
                 environment.advertised_address(advertise),
-                environment.artifacts_url(artifacts) or in_place_url(session.root, session.home.machine_id),
+                artifacts or in_place_url(session.root, session.home.machine_id),
                 symlinks,
             )
         except BaseException as error:
@@ -482,7 +498,7 @@ def join(
                     f"{error} (the environment names this process {name!r}; set LIT_STORAGE_NAME to another)"
                 ) from None
             raise
-        return _enter(session)
+        return _enter(session, variables_of(session, artifacts_url=artifacts, bind=bind or ""))
 
 
 def connect(
@@ -503,7 +519,9 @@ def connect(
     if not registry:
         environment.refuse_no_root(root)
     with _opening:
-        return _enter(_open(None, "connect", root, registry, security, limits))
+        work_above = work_of_launched(os.environ)
+        session = _open(None, "connect", root, registry, security, limits, work_above)
+        return _enter(session, variables_of(session))
 
 
 def connect_flow(
@@ -538,6 +556,7 @@ def _open(
     registry: str | None,
     security: Security | None,
     limits: Limits | None,
+    work_above: str | None = None,
 ) -> Session:
     environment.refuse_other_systems()
     if _current is not None:
@@ -553,12 +572,21 @@ def _open(
     security = environment.security_of(security, root)
     opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)
     is_copy(root, file_of(opened.url))  # keeps the inode of the registry too, which may be new
-    return Session(Home(name, os.path.realpath(storage_root), machine), root, opened, security, limits)
+    own_home = Home(name, os.path.realpath(storage_root), machine)
+    return Session(own_home, root, opened, security, limits, work_above)
 
 
-def _enter(session: Session) -> Session:
+def _enter(session: Session, variables: Variables | None = None) -> Session:
+    """Make `session` the one of this process, and of the programs that it starts from now on.
+
+    Args:
+        session: that was opened.
+        variables: what its children find in their environment.
+    """
     global _current
     _current = session
     home.enter(session.home, session, session.advise)
+    if variables is not None:
+        session._inheritance = Inheritance(variables)
     atexit.register(session._close_at_exit)
     return session

@@ -1,0 +1,88 @@
+"""What the programs that this process starts find in their environment: its root, registry and files.
+
+Rules
+
+ 1. A child means what its parent means: what the parent was given in code wins over the variables that it
+    inherited itself. A variable that a child sets for its own children wins in turn.
+ 2. No token and no password is put there, since an environment can be read for as long as its process lives.
+    A child gets them from files: ``<root>/token``, LIT_STORAGE_TOKEN_FILE, LIT_STORAGE_ETCD_PASSWORD_FILE.
+ 3. After the session the environment is as it was before, except for what the program itself has set since.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+from lit_storage_core.security.secret import TOKEN_FILE
+from lit_storage_core.security.settings import Security
+from lit_storage_proto.endpoint import split_address
+from lit_storage_proto.registry import Registry
+
+Variables = Mapping[str, str | None]
+"""What a variable is to be; None: it is not set."""
+
+
+class Settings(Protocol):
+    """What a session was opened with."""
+
+    root: str
+    registry: Registry
+    security: Security
+
+
+def variables_of(session: Settings, *, artifacts_url: str | None = None, bind: str = "") -> Variables:
+    """Return what a session hands on to its children.
+
+    Args:
+        session: whose children they are.
+        artifacts_url: of the store of what this process declares; None: none was named.
+        bind: ``HOST:PORT`` that this process was given to listen on; a port of its own is not handed on.
+    """
+    root, registry_url = session.root, session.registry.url
+    variables: dict[str, str | None] = {"LIT_STORAGE_ROOT": root}
+    if not registry_url.startswith("memory:"):  # which another process could not open
+        variables["LIT_STORAGE_REGISTRY"] = registry_url
+    if artifacts_url is not None:
+        variables["LIT_STORAGE_ARTIFACTS"] = artifacts_url
+    if bind and split_address(bind)[1] == 0:
+        variables["LIT_STORAGE_BIND"] = bind
+    return {**variables, **_files_of(session.security.with_absolute_paths(), root)}
+
+
+def _files_of(security: Security, root: str) -> Variables:
+    variables: dict[str, str | None] = {
+        "LIT_STORAGE_TLS_CERT": security.certificate,
+        "LIT_STORAGE_TLS_KEY": security.key,
+        "LIT_STORAGE_TLS_CA": security.ca,
+        "LIT_STORAGE_INSECURE": "1" if security.insecure else None,
+    }
+    if security.token_file is not None:
+        is_of_root = security.token_file == os.path.join(root, TOKEN_FILE)
+        variables["LIT_STORAGE_TOKEN_FILE"] = None if is_of_root else security.token_file
+        variables["LIT_STORAGE_TOKEN"] = None  # of both, a child would not know which one counts
+    return variables
+
+
+class Inheritance:
+    """Variables that are set in the environment of this process until they are taken back."""
+
+    def __init__(self, variables: Variables) -> None:
+        self._variables = variables
+        self._former = {name: os.environ.get(name) for name in variables}
+        for name, value in variables.items():
+            _set(name, value)
+
+    def take_back(self) -> None:
+        """Make each variable what it was, unless the program has changed it since."""
+        for name, value in self._variables.items():
+            if os.environ.get(name) == value:
+                _set(name, self._former[name])
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value

@@ -1,0 +1,85 @@
+"""What ``lit://@rank-1/…`` means to a process that torchrun started within a Work.
+
+A launcher calls its processes ``rank-0``, ``rank-1`` and so on. Within the Work "fit" they join as
+"fit.rank-0" and "fit.rank-1", so that two Works may each start a launcher. The program still names the
+others as the launcher does, so a name is looked up behind that of the Work first, then as it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from lit_storage.sessions.known_names import is_known
+from lit_storage_client.fetch.source import Frames
+from lit_storage_client.origins.origins import Origins
+from lit_storage_core.artifacts.store import ArtifactStore
+from lit_storage_proto.entry import Entry
+from lit_storage_proto.limits import MAX_NAME_CHARACTERS
+from lit_storage_proto.registry import Registry
+from lit_storage_proto.tree_options import TreeOptions
+from lit_storage_proto.uri import Location
+
+
+class SiblingOrigins:
+    """The Works that one session can ask, siblings by their short names too. It raises what `Origins` raises.
+
+    Args:
+        origins: asks them.
+        registry: knows who lives or has lived.
+        work: within which a launcher started this process; None: every name is as it is written.
+    """
+
+    def __init__(self, origins: Origins, registry: Registry, work: str | None) -> None:
+        self._origins = origins
+        self._registry = registry
+        self._work = work
+        self.limits = origins.limits
+
+    @property
+    def return_seconds(self) -> float:
+        """See `Origins.return_seconds`."""
+        return self._origins.return_seconds
+
+    def exists(self, location: Location) -> bool:
+        """See `Origins.exists`."""
+        return self._origins.exists(self._meant(location))
+
+    def stat(self, location: Location) -> Entry:
+        """See `Origins.stat`."""
+        return self._origins.stat(self._meant(location))
+
+    def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
+        """See `Origins.list`."""
+        return self._origins.list(self._meant(location), recursive=recursive)
+
+    def stream(
+        self, location: Location, options: TreeOptions | None = None, *, deadline: float | None = None
+    ) -> Frames:
+        """See `Origins.stream`."""
+        return self._origins.stream(self._meant(location), options, deadline=deadline)
+
+    def stream_part(self, location: Location, offset: int, length: int | None) -> Frames:
+        """See `Origins.stream_part`."""
+        return self._origins.stream_part(self._meant(location), offset, length)
+
+    def store(self, name: str) -> ArtifactStore | None:
+        """See `Origins.store`."""
+        return self._origins.store(self._meant(Location(name, "")).origin or name)
+
+    def close(self) -> None:
+        """See `Origins.close`."""
+        self._origins.close()
+
+    def _meant(self, location: Location) -> Location:
+        """Return `location` with the name under which its origin joined.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        if self._work is None or location.origin is None:
+            return location
+        name = f"{self._work}.{location.origin}"
+        if len(name) > MAX_NAME_CHARACTERS or not is_known(self._registry, name):
+            return location
+        return dataclasses.replace(location, origin=name)
