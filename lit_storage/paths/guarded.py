@@ -40,7 +40,7 @@ class GuardedPosixPath(_PosixPath):
 
             def __getattr__(self, name: str) -> Any:
                 if name == "_raw_paths":
-                    os.fspath(self)
+                    return [os.fspath(self)]
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     if sys.version_info >= (3, 13):

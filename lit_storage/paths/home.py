@@ -4,15 +4,16 @@ The model, for a storage root R: one's own files lie in R (or anywhere, once dec
 the Work "trainer" in R/@trainer, and what "trainer" calls /data/x in R/@trainer/@/data/x. The
 functions of the model are pure: they look at text only, never at a disk.
 
-At most one home a process. Children of a Work know it through the environment: they compute the
-same values as the Work, but have no transport.
+At most one home a process. Children of a process with a session know it through the environment, and a
+forked one through its memory: they compute the same values as their parent, but have no transport. One that
+joins or connects has a home of its own, and still knows where the Paths of its parent lie.
 """
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -130,19 +131,30 @@ class _Entered:
     environment: dict[str, str | None]
     """The variables that `enter` replaced."""
     advise: Callable[[Location], str] | None
+    parent: Home | None
+    """The home of the process that started this one, if that had a session."""
+    former: _Entered | None
+    """What this process inherited by fork, and has again after `leave`."""
 
 
 _entered: _Entered | None = None
 _expected: Home | None = None
 
 
-def enter(home: Home, transport: Transport, advise: Callable[[Location], str] | None = None) -> None:
-    """Make `home` the one of this process, and of its children if it has a name.
+def enter(
+    home: Home,
+    transport: Transport,
+    advise: Callable[[Location], str] | None = None,
+    *,
+    hand_on: bool = True,
+) -> None:
+    """Make `home` the one of this process and of its children.
 
     Args:
         home: who this process is.
         transport: reaches other Works.
         advise: returns what may have been meant by a path of this process that is not there, or "".
+        hand_on: whether programs that this process starts have this home too.
 
     Raises:
         RuntimeError: this process has a home already.
@@ -151,8 +163,9 @@ def enter(home: Home, transport: Transport, advise: Callable[[Location], str] | 
     if _entered is not None and _entered.pid == os.getpid():
         raise RuntimeError("this process has a session already; close it before it joins or connects again")
     before = {variable: os.environ.get(variable) for variable in _VARIABLES}
-    _entered = _Entered(home, transport, os.getpid(), before, advise)
-    if home.name is not None:
+    parent = current() if is_child() else None
+    _entered = _Entered(home, transport, os.getpid(), before, advise, parent, former=_entered)
+    if hand_on:
         values = (home.name, home.storage_root, str(os.getpid()), home.machine_id)
         _set_environment(dict(zip(_VARIABLES, values, strict=True)))
 
@@ -163,7 +176,7 @@ def leave() -> None:
     if _entered is None or _entered.pid != os.getpid():
         return
     _set_environment(_entered.environment)
-    _entered = None
+    _entered = _entered.former
 
 
 def expect(home: Home | None) -> None:
@@ -175,7 +188,7 @@ def expect(home: Home | None) -> None:
     _expected = home
 
 
-def _set_environment(values: dict[str, str | None] | dict[str, str]) -> None:
+def _set_environment(values: Mapping[str, str | None]) -> None:
     for variable, value in values.items():
         if value is None:
             os.environ.pop(variable, None)
@@ -184,13 +197,47 @@ def _set_environment(values: dict[str, str | None] | dict[str, str]) -> None:
 
 
 def current() -> Home | None:
-    """Return the home of this process: entered, inherited from the Work that started it, or expected."""
+    """Return the home of this process: entered, inherited from the process that started it, or expected.
+
+    An App that is built in a child of a process without a name expects a home of its own.
+    """
     if _entered is not None:
         return _entered.home
-    name, root = os.environ.get(WORK_NAME), os.environ.get(WORK_ROOT)
-    if not name or not root:
+    name, root = os.environ.get(WORK_NAME) or None, os.environ.get(WORK_ROOT)
+    if not root or (name is None and _expected is not None):
         return _expected
     return Home(name, root, os.environ.get(WORK_MACHINE, ""))
+
+
+def home_of(origin_name: str, value: str) -> Home | None:
+    """Return the home in which `value` stands for files of an origin: of this process, or of its parent.
+
+    A Path that the parent of this process made keeps its value here, so its files are where the parent has
+    them.
+    """
+    home = current()
+    parent = _entered.parent if _entered is not None else None
+    if home is None or parent is None or location_of(home, origin_name, value) is not None:
+        return home
+    is_near = _lies_in(value, home.storage_root) or _lies_in(home.storage_root, value)
+    return home if is_near or location_of(parent, origin_name, value) is None else parent
+
+
+def storage_root_of(target: str) -> str:
+    """Return the storage root in which `target` lies: of this process, or of its parent.
+
+    Raises:
+        NotAttached: this process has no session.
+    """
+    if _entered is None:
+        raise NotAttached("a storage root needs a session: call lit_storage.join() or connect() first")
+    parent, own = _entered.parent, _entered.home.storage_root
+    is_of_parent = parent is not None and _lies_in(target, parent.storage_root)
+    return parent.storage_root if parent is not None and is_of_parent and not _lies_in(target, own) else own
+
+
+def _lies_in(value: str, directory: str) -> bool:
+    return (value + "/").startswith(directory + "/")
 
 
 def refuse(action: str) -> None:
@@ -233,5 +280,6 @@ def transport(action: str) -> Transport:
         )
     parent = f"the Work {home.name!r}" if home.name else "a session"
     raise NotAttached(
-        f"{action} is not possible in a child process of {parent}: get the files there before starting it"
+        f"{action} needs a session of its own in a child process of {parent}: call lit_storage.connect() "
+        "here, or get the files there before starting it"
     )

@@ -13,12 +13,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from lit_storage.paths import home as homes
 from lit_storage.paths import unattached
 from lit_storage.paths.copies import copies
-from lit_storage.paths.origin_path import OriginPath
+from lit_storage.paths.origin_path import OriginPath, in_session
 from lit_storage_proto.errors import PathNotFound
 from lit_storage_proto.uri import Location
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 class LookupPath(OriginPath):
     """A path that pathlib's questions are put to."""
 
+    @in_session
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         """Say whether the path is on this machine, or else at its origin.
 
@@ -41,6 +43,7 @@ class LookupPath(OriginPath):
         location = self._location()
         return location is not None and homes.transport("exists()").exists(location)
 
+    @in_session
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
         """Say whether the path is a directory, here or else at its origin. Raises as `exists`."""
         from lit_storage_proto.entry import Kind
@@ -49,6 +52,7 @@ class LookupPath(OriginPath):
             return self._remote_kind("is_dir()") is Kind.DIRECTORY
         return super().is_dir() and (follow_symlinks or not self.is_symlink())
 
+    @in_session
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
         """Say whether the path is a regular file, here or else at its origin. Raises as `exists`."""
         from lit_storage_proto.entry import Kind
@@ -57,11 +61,13 @@ class LookupPath(OriginPath):
             return self._remote_kind("is_file()") is Kind.FILE
         return super().is_file() and (follow_symlinks or not self.is_symlink())
 
+    @in_session
     def is_symlink(self) -> bool:
         """Say whether the path is a symbolic link on this machine."""
         self._refuse_in_flow("is_symlink()")
         return super().is_symlink()
 
+    @in_session
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
         """Return the status of the path on this machine; `stat_remote` asks its origin.
 
@@ -82,11 +88,15 @@ class LookupPath(OriginPath):
 
     def iterdir(self) -> Generator[Self, None, None]:
         """Yield the paths in this directory on this machine. Raises as `stat`."""
+        here = self._here()
+        if here is not self:
+            return (self.with_segments(self, child.name) for child in here.iterdir())
         self._check_listing("iterdir()")
         return super().iterdir()
 
     if not TYPE_CHECKING:  # their signatures are pathlib's
 
+        @in_session
         def open(self, *args: Any, **options: Any) -> Any:
             """Open the file on this machine. Raises as `stat`."""
             self._refuse_in_flow("open()")
@@ -98,11 +108,17 @@ class LookupPath(OriginPath):
 
         def glob(self, *args: Any, **options: Any) -> Any:
             """Yield what matches a pattern in this directory on this machine. Raises as `stat`."""
+            here = self._here()
+            if here is not self:
+                return map(partial(self._found, here), here.glob(*args, **options))
             self._check_listing("glob()")
             return super().glob(*args, **options)
 
         def rglob(self, *args: Any, **options: Any) -> Any:
             """Yield what matches a pattern below this directory on this machine. Raises as `stat`."""
+            here = self._here()
+            if here is not self:
+                return map(partial(self._found, here), here.rglob(*args, **options))
             self._check_listing("rglob()")
             return super().rglob(*args, **options)
 
@@ -110,6 +126,10 @@ class LookupPath(OriginPath):
 
             def walk(self, *args: Any, **options: Any) -> Any:
                 """Yield the directories below this one on this machine. Raises as `stat`."""
+                here = self._here()
+                if here is not self:
+                    found = here.walk(*args, **options)
+                    return ((self._found(here, above), *names) for above, *names in found)
                 self._check_listing("walk()")
                 return super().walk(*args, **options)
 
@@ -118,8 +138,35 @@ class LookupPath(OriginPath):
             @property
             def info(self) -> Any:
                 """What is known of the kind of the file on this machine; missing files included."""
+                here = self._here()
+                if here is not self:
+                    return here.info
                 self._refuse_in_flow("info")
                 return super().info
+
+            @in_session
+            def copy(self, *args: Any, **options: Any) -> Any:
+                """Copy this file or tree."""
+                return super().copy(*args, **options)
+
+            @in_session
+            def copy_into(self, *args: Any, **options: Any) -> Any:
+                """Copy this file or tree into a directory."""
+                return super().copy_into(*args, **options)
+
+            @in_session
+            def move(self, *args: Any, **options: Any) -> Any:
+                """Move this file or tree."""
+                return super().move(*args, **options)
+
+            @in_session
+            def move_into(self, *args: Any, **options: Any) -> Any:
+                """Move this file or tree into a directory."""
+                return super().move_into(*args, **options)
+
+    def _found(self, here: Self, found: Self) -> Self:
+        """Return what was found below `here` as a path below this one, of which `here` is the place."""
+        return self.with_segments(self, os.path.relpath(found, here))
 
     # --- Where the answer comes from ------------------------------------------------------------
 
@@ -133,7 +180,7 @@ class LookupPath(OriginPath):
             return None
         # A relative path of one's own means what it means to `open` in this process.
         value = os.path.abspath(self) if name == home.name else self._value()
-        return homes.location_of(home, name, value)
+        return homes.location_of(homes.home_of(name, value) or home, name, value)
 
     def _is_foreign(self) -> bool:
         """Say whether the files are another Work's."""

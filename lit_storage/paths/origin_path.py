@@ -5,20 +5,23 @@ Invariants
  2. Every path derived from a path keeps its origin. Only the constructor, ``/`` and ``joinpath``
     compare origins, before they do anything.
  3. A ``lit://`` path whose storage root is not known never yields a string for the file system:
-    ``os.fspath`` of it, ``pathlib.Path`` of it, and all that touches a disk raise NotAttached.
+    ``os.fspath`` of it, ``pathlib.Path`` of it, and all that touches a disk raise NotAttached. Once this
+    process has a session they mean its place there. Value, text and hash stay, so that it is found in sets.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeVar, cast
 
 from lit_storage.paths import home as homes
 from lit_storage.paths import unattached
 from lit_storage.paths.guarded import GuardedPosixPath
+from lit_storage.paths.home import Home
 from lit_storage.paths.mistypes import warn_of_mistype
 from lit_storage.paths.origin import Origin
 from lit_storage.paths.pydantic_field import not_attached_for
@@ -27,6 +30,18 @@ from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import SCHEME, Location
 
 P = TypeVar("P", bound="OriginPath")
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def in_session(method: M) -> M:
+    """Return a method that a path from before the session leaves to its counterpart in the session."""
+
+    @functools.wraps(method)
+    def call(self: OriginPath, *args: Any, **options: Any) -> Any:
+        here = self._here()
+        return method(self, *args, **options) if here is self else call(here, *args, **options)
+
+    return cast(M, call)
 
 
 class OriginPath(GuardedPosixPath):
@@ -122,6 +137,31 @@ class OriginPath(GuardedPosixPath):
         """Say whether the path starts at a root; one without a storage root does not."""
         return not self._unattached and super().is_absolute()
 
+    # --- Its place in the session ---------------------------------------------------------------
+
+    def _here(self) -> Self:
+        """Return this path as this process has it now: itself, unless it was made before the session."""
+        home, name = homes.current(), self.origin_name
+        if not self._unattached or home is None or name is None:
+            return self
+        origin = self._origin if self._origin is not None else Origin(name)
+        return made(type(self), place_of(home, name, self._value()), origin, self._consumer, is_lit=False)
+
+    @in_session
+    def absolute(self) -> Self:
+        """Return this path made absolute, without resolving links."""
+        return super().absolute()
+
+    @in_session
+    def resolve(self, strict: bool = False) -> Self:
+        """Return this path made absolute, with links resolved."""
+        return super().resolve(strict)
+
+    @in_session
+    def as_uri(self) -> str:
+        """Return the path as a ``file:`` URI."""
+        return super().as_uri()
+
     # --- Text -----------------------------------------------------------------------------------
 
     def _value(self) -> str:
@@ -131,12 +171,15 @@ class OriginPath(GuardedPosixPath):
         return unattached.text_of_value(self._value()) if self._unattached else super().__str__()
 
     def __fspath__(self) -> str:
-        if self._unattached:
+        if not self._unattached:
+            return super().__str__()
+        here = self._here()
+        if here is self:
             raise not_attached_for(sys._getframe(1))(
                 f"{str(self)!r} has no place on this machine yet: "
-                "use it in a Work's run(), or make it after lit_storage.join()"
+                "use it in a Work's run(), or after lit_storage.join()"
             )
-        return super().__str__()
+        return here.__fspath__()
 
     def __copy__(self) -> Self:
         return self
@@ -147,12 +190,22 @@ class OriginPath(GuardedPosixPath):
     @property
     def origin_name(self) -> str | None:
         """The name of the Work that owns the files, or None where it has none (yet)."""
+        if self._origin is None and self._unattached and (home := homes.current()) is not None:
+            return home.name
         return self._origin.name if self._origin is not None else None
 
     @property
     def consumer_name(self) -> str | None:
         """The name of the Work that holds this Path now, or None."""
         return self._consumer.name if self._consumer is not None else None
+
+
+def place_of(home: Home, owner_name: str, value: str) -> str:
+    """Return the value that an unattached one of the Work `owner_name` has in a process with `home`."""
+    parts = unattached.parts_below_origin(value, owner_name)
+    is_absolute = parts[:1] == [unattached.ABSOLUTE]
+    base = homes.value_of(home, Location(owner_name, "/" if is_absolute else ""))
+    return os.path.join(base, *parts[is_absolute:])
 
 
 def _values(segments: Sequence[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ from lit_storage.paths.copies import copies
 from lit_storage.paths.home import Home
 from lit_storage.paths.lookups import LookupPath
 from lit_storage.paths.origin import Origin, recall
-from lit_storage.paths.origin_path import made, mark
+from lit_storage.paths.origin_path import in_session, made, mark, place_of
 from lit_storage.paths.progress import Progress, telling
 from lit_storage_proto import uri as uris
 from lit_storage_proto.errors import InvalidURI, NotAttached, PathExists, PathNotFound
@@ -57,6 +57,7 @@ class Path(LookupPath):
 
     # --- exists and get -------------------------------------------------------------------------
 
+    @in_session
     def exists_local(self) -> bool:
         """Say whether the path is on this machine; no other process is asked.
 
@@ -67,6 +68,7 @@ class Path(LookupPath):
             homes.refuse("exists_local()")
         return os.path.exists(self)
 
+    @in_session
     def exists_remote(self) -> bool:
         """Say whether its origin has the path, or left it when it stopped.
 
@@ -85,6 +87,7 @@ class Path(LookupPath):
             return os.path.exists(self)
         return homes.transport("exists_remote()").exists(location)
 
+    @in_session
     def stat_remote(self) -> Entry:
         """Return kind, size, mode and mtime of the path at its origin, or as it left it.
 
@@ -183,13 +186,14 @@ class Path(LookupPath):
         _check_flag("overwrite", overwrite, "; the place of a copy is to=" if _is_path(overwrite) else "")
         _check_flag("durable", durable)
         check_timeout(timeout)
-        name = self._checked_origin("get()", "there is nowhere to get it from")
-        location = self._checked_location()
+        here = self._here()
+        name = here._checked_origin("get()", "there is nowhere to get it from")
+        location = here._checked_location()
         _check_choice("on_change", on_change, ("raise", "accept"))
         _check_choice("symlinks", symlinks, (None, "keep", "follow"))
-        home = homes.current()
-        if home is None or self._is_own(name):
-            return self._own_transfer(to)
+        home = homes.home_of(name, here._value())
+        if home is None or here._is_own(name):
+            return here._own_transfer(to)
         target = homes.value_of(home, location) if to is None else absolute(to)
         if to is None and not overwrite and os.path.lexists(target):
             raise PathExists(f"{target!r} exists already; pass overwrite=True to replace it")
@@ -227,7 +231,7 @@ class Path(LookupPath):
     def _refuse_unattached(self, action: str) -> None:
         raise NotAttached(
             f"{action}: {str(self)!r} is not attached yet; call it in a Work's run(), "
-            "or make the path after lit_storage.join() or lit_storage.connect()"
+            "or after lit_storage.join() or lit_storage.connect()"
         )
 
     def _checked_location(self) -> Location:
@@ -240,7 +244,7 @@ class Path(LookupPath):
         return location
 
     def _is_own(self, name: str) -> bool:
-        home = homes.current()
+        home = homes.home_of(name, self._value())
         return home is not None and home.name == name
 
     def _own_transfer(self, to: str | os.PathLike[str] | None) -> Transfer:
@@ -331,10 +335,7 @@ def attach(path: P, origin: Origin, home: Home) -> P:
         raise NotAttached(f"{str(path)!r} cannot be attached before its Work has a name; build the App first")
     value = path._value()
     if path._unattached:
-        parts = unattached.parts_below_origin(value, owner.name)
-        is_absolute = parts[:1] == [unattached.ABSOLUTE]
-        base = homes.value_of(home, Location(owner.name, "/" if is_absolute else ""))
-        value = os.path.join(base, *parts[is_absolute:])
+        value = place_of(home, owner.name, value)
     elif (
         owner.same(origin) and owner.name != home.name and homes.location_of(home, owner.name, value) is None
     ):
@@ -345,6 +346,9 @@ def attach(path: P, origin: Origin, home: Home) -> P:
 def _arrived(cls: type[P], text: str | None, path: str, origin: Origin | None, consumer: Origin | None) -> P:
     home = homes.current()
     is_lit = path.startswith(SCHEME)
+    if is_lit and origin is not None and home is not None and home.name == origin.name and text == path:
+        # This very process, or its parent, made it before its session.
+        return made(cls, unattached.value_of_text(path), origin, consumer, is_lit=True)
     if origin is None and is_lit and home is not None and home.name is not None:
         origin = Origin(home.name)
     name = origin.name if origin is not None else None

@@ -44,15 +44,14 @@ class _Parents(Sequence["PosixPath"]):
 
 
 class _Withheld(list[str]):
-    """Parts that whoever iterates over them is refused; slices and sums of them are plain lists."""
+    """Parts in place of which others see those of the file system; slices and sums are plain lists."""
 
-    def __init__(self, parts: list[str], refuse: Callable[[], str]) -> None:
+    def __init__(self, parts: list[str], fspath: Callable[[], str]) -> None:
         super().__init__(parts)
-        self._refuse = refuse
+        self._fspath = fspath
 
     def __iter__(self) -> Iterator[str]:
-        self._refuse()
-        return super().__iter__()
+        return iter(pathlib.PurePosixPath(self._fspath()).parts)
 
 
 class PosixPath(pathlib.PosixPath):

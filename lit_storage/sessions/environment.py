@@ -18,7 +18,8 @@
     LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
 
 An argument beats its variable. While a session is open, its children find what it was given in code in these
-variables, but for secrets: see `lit_storage.sessions.inheritance`. Those of etcd are read by `lit_storage_core.registries.etcd.access`.
+variables, but for secrets: see `lit_storage.sessions.inheritance`. Those of etcd are read by
+`lit_storage_core.registries.etcd.access`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """What a process has once it joined or connected: its name, registry, channels, storage root.
 
 One session a process. `join` makes the process a Work: it serves its files under a name.
-`connect` only resolves and copies. An App holds a session for the Flow's process; that one
-refuses file operations while the Flow runs, and gives way to whatever comes after it.
+`connect` only resolves and copies; called again it returns the session that is open. A forked child has
+none of its own until it joins or connects: what it inherited is its parent's, and stays so. An App holds a
+session for the Flow's process; that one refuses file operations while the Flow runs, and gives way to
+whatever comes after it.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from lit_storage.sessions.inheritance import Inheritance, Variables, variables_o
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name, work_of_launched
 from lit_storage.sessions.persistence import Persistence, tell
+from lit_storage.sessions.sharing import differing
 from lit_storage.sessions.siblings import SiblingOrigins
 from lit_storage.sessions.start_lock import registering
 from lit_storage.sessions.stray_directory import StrayDirectory
@@ -59,8 +62,17 @@ if TYPE_CHECKING:
 _TRANSFERS = logging.getLogger("lit_storage.transfer")
 
 _current: Session | None = None
-_opening = threading.Lock()
+_opening = threading.RLock()  # a signal handler may close what its thread is opening
 _making = threading.local()
+
+
+def _renew_lock() -> None:
+    """Give a forked child a lock of its own: another thread may have held it at the fork."""
+    global _opening
+    _opening = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 class Session:
@@ -99,6 +111,8 @@ class Session:
         self._stray = StrayDirectory()
         self._is_of_app = False
         self._inheritance: Inheritance | None = None
+        self.registry_given = registry.url
+        self._holders = 1  # calls of `connect` that returned this session and were not closed
         self._closed = False
         self._process = os.getpid()
         self._stop_exiting = exit_at_sigterm() if home_.name is not None else None
@@ -219,6 +233,9 @@ class Session:
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
         """Leave: give the name back, stop serving, release everything. A second call does nothing.
 
+        A session that several calls of `connect` returned ends with the last `close`, or with the program.
+        In a forked child the session of its parent goes on, and the child lets go of it.
+
         What fails, as where the registry or the store is out of reach, is warned of and never raised: see
         `lit_storage.sessions.departure`. The registry may take 5 s, and publishing `Limits.publish_seconds`.
 
@@ -239,10 +256,26 @@ class Session:
             is_ending: whether the program ends anyway, by an exception or with an exit code of its own, which
                 a SIGTERM that comes meanwhile does not replace.
         """
+        with _opening:
+            if not self._is_closing(at_exit=at_exit):
+                return
+            self._closed = True
+            self._leave(state, at_exit=at_exit, is_ending=is_ending)
+
+    def _is_closing(self, *, at_exit: bool) -> bool:
+        """Say whether a `close` ends this session."""
         global _current
-        if self._closed or os.getpid() != self._process:  # a forked child must not end its parent's session
-            return
-        self._closed = True
+        if os.getpid() != self._process:  # a forked child must not end its parent's session
+            if _current is self:
+                _current = None
+            return False
+        if self._holders > 1 and not at_exit:
+            self._holders -= 1
+            return False
+        return not self._closed
+
+    def _leave(self, state: WorkState, *, at_exit: bool, is_ending: bool) -> None:
+        global _current
         atexit.unregister(self._close_at_exit)
         with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
             if _current is self:
@@ -391,10 +424,11 @@ class Session:
         """See `lit_storage_client.fetch.fetch`."""
         self.check_name()
         with self.hinting(location):
+            storage_root = home.storage_root_of(target) if confined else None
             transfer = fetch(
                 self.origins,
                 location,
-                root=self.storage_root if confined else None,
+                root=storage_root,
                 target=target,
                 session_root=self.root,
                 discards=self._discards,
@@ -409,8 +443,8 @@ class Session:
             transfer.seconds,
             transfer.how,
         )
-        if confined:
-            discard_aside(self.storage_root, location, target)
+        if storage_root is not None:
+            discard_aside(storage_root, location, target)
         return transfer
 
     def move_aside(self, location: Location) -> str:
@@ -472,7 +506,7 @@ def join(
         AddressInUse: the port is taken.
         AccessDenied: the root cannot be written, or `bind` would serve others without protection.
         RegistryUnavailable: the registry cannot be reached or written.
-        RuntimeError: this process has a session already.
+        RuntimeError: this process has a session already, under whatever name; a forked child has none yet.
         ValueError: `symlinks` is neither.
     """
     if symlinks not in ("keep", "follow"):
@@ -510,15 +544,23 @@ def connect(
 ) -> Session:
     """Let this process resolve names and copy files, without a name and without serving.
 
+    Where this process has connected already, the same session is returned, and it ends with as many calls of
+    `close`. In a process that has joined, as in the `run` of a Work, a view of that session is
+    returned, and to close that ends nothing. An argument that is not given means what the session has.
+
     Args and what is raised: as of `join`.
 
     Raises:
         PathNotFound: no root is named, none is found from the working directory upwards, and the registry
             would lie in it. To ask makes no root, which a later app would find.
+        RuntimeError: the session that is open has other settings.
     """
-    if not registry:
-        environment.refuse_no_root(root)
     with _opening:
+        opened = _opened_here()
+        if opened is not None and not opened.gives_way:
+            return _shared(opened, root, registry, security, limits)
+        if not registry:
+            environment.refuse_no_root(root)
         work_above = work_of_launched(os.environ)
         session = _open(None, "connect", root, registry, security, limits, work_above)
         return _enter(session, variables_of(session))
@@ -535,8 +577,53 @@ def connect_flow(
 
 
 def current() -> Session | None:
-    """Return the session of this process, if it has one."""
+    """Return the session of this process, if it has one.
+
+    In a forked child that has not joined or connected itself it is the session of its parent, which it can
+    look at and not use.
+    """
     return _current
+
+
+def _opened_here() -> Session | None:
+    """Return the session that this very process opened, if it has one."""
+    return _current if _current is not None and _current._process == os.getpid() else None
+
+
+def _shared(
+    opened: Session,
+    root: str | os.PathLike[str] | None,
+    registry: str | None,
+    security: Security | None,
+    limits: Limits | None,
+) -> Session:
+    """Return what `connect` does where a session is open.
+
+    Raises:
+        NotAttached: the process is that of a Flow.
+        RuntimeError: the session has other settings.
+    """
+    if opened.is_flow:
+        opened.refuse("connect()")
+    if others := differing(opened, root, registry, security, limits):
+        raise RuntimeError(
+            f"this process has a session already, {opened!r}, with another {' and '.join(others)}; close() "
+            "it before another one"
+        )
+    if opened.name is not None:
+        return _View(opened)
+    opened._holders += 1
+    return opened
+
+
+class _View(Session):
+    """The session of a process that joined, as `connect` returns it: to close this ends nothing."""
+
+    def __init__(self, of: Session) -> None:
+        self.__dict__ = of.__dict__
+
+    def _close(self, state: WorkState, *, at_exit: bool = False, is_ending: bool = False) -> None:
+        """Do nothing: who joined closes the session."""
 
 
 @contextlib.contextmanager
@@ -559,12 +646,14 @@ def _open(
     work_above: str | None = None,
 ) -> Session:
     environment.refuse_other_systems()
-    if _current is not None:
-        if not _current.gives_way:
+    opened_before = _opened_here()
+    if opened_before is not None:
+        if not opened_before.gives_way:
             raise RuntimeError(
-                f"this process has a session already, {_current!r}; close() it before another one"
+                f"this process has a session already, {opened_before!r}; use lit_storage.current(), or "
+                "close() it before another one"
             )
-        _current.close()
+        opened_before.close()
     limits = limits or Limits()
     root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
     storage_root = environment.make_storage_root(root, directory)
@@ -573,7 +662,9 @@ def _open(
     opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)
     is_copy(root, file_of(opened.url))  # keeps the inode of the registry too, which may be new
     own_home = Home(name, os.path.realpath(storage_root), machine)
-    return Session(own_home, root, opened, security, limits, work_above)
+    session = Session(own_home, root, opened, security, limits, work_above)
+    session.registry_given = environment.registry_url(registry, root)
+    return session
 
 
 def _enter(session: Session, variables: Variables | None = None) -> Session:
@@ -585,7 +676,7 @@ def _enter(session: Session, variables: Variables | None = None) -> Session:
     """
     global _current
     _current = session
-    home.enter(session.home, session, session.advise)
+    home.enter(session.home, session, session.advise, hand_on=not session.is_flow)
     if variables is not None:
         session._inheritance = Inheritance(variables)
     atexit.register(session._close_at_exit)

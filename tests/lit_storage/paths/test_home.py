@@ -107,11 +107,50 @@ def test_second_enter(entered):
     assert homes.current() == WORK
 
 
-def test_nameless_home_leaves_the_environment_alone():
-    """Only a Work hands its home on to children it starts."""
+def test_a_home_that_is_not_handed_on_leaves_the_environment_alone():
+    """The Works of an App do not have the home of its Flow."""
+    before = dict(os.environ)
+    homes.enter(FLOW, Refusing(), hand_on=False)
+    try:
+        assert dict(os.environ) == before
+    finally:
+        homes.leave()
+
+
+def test_children_of_a_connected_process_have_its_home(monkeypatch):
+    """Without a name, too, a child computes the same values as its parent."""
     homes.enter(FLOW, Refusing())
     try:
-        assert homes.WORK_NAME not in os.environ
+        variables = dict(os.environ)
+    finally:
+        homes.leave()
+    for name in (homes.WORK_ROOT, homes.WORK_MACHINE):
+        monkeypatch.setenv(name, variables[name])
+    assert (homes.current(), homes.is_child()) == (FLOW, True)
+
+
+def test_an_app_in_a_child_of_a_connected_process_has_its_own_home(monkeypatch):
+    """What an App expects comes before what its process inherited without a name."""
+    monkeypatch.setenv(homes.WORK_ROOT, "/r/connect")
+    homes.expect(FLOW)
+    assert homes.current() is FLOW
+
+
+def test_a_child_knows_where_the_paths_of_its_parent_lie(monkeypatch):
+    """A session of its own adds a home, and what the parent's Paths mean stays known."""
+    monkeypatch.setenv(homes.WORK_NAME, "parent")
+    monkeypatch.setenv(homes.WORK_ROOT, "/p")
+    parent = Home("parent", "/p", "")
+    homes.enter(WORK, Refusing())
+    try:
+        root = WORK.storage_root
+        assert homes.home_of("parent", "/p/a") == homes.home_of("other", "/p/@other/a") == parent
+        assert homes.home_of("other", f"{root}/@other/a") == homes.home_of("parent", root) == WORK
+        assert [homes.storage_root_of(path) for path in ("/p/@other/a", f"{root}/@o/a", "/x")] == [
+            "/p",
+            root,
+            root,
+        ]
     finally:
         homes.leave()
 

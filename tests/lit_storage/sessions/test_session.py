@@ -36,11 +36,12 @@ def test_join_gives_the_process_a_place(root):
         assert (session.name, session.storage_root) == ("trainer-0", f"{root}/works/trainer-0")
 
 
-def test_a_second_session_is_refused(root):
-    """One session a process: the second raises RuntimeError and changes nothing."""
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_second_join_is_refused(root, name):
+    """A process is one Work: join() names the session that is open, and changes nothing."""
     with lit_storage.join("one"):
-        with pytest.raises(RuntimeError, match="session already"):
-            lit_storage.connect()
+        with pytest.raises(RuntimeError, match=r"Session of one .*use lit_storage.current\(\), or close\(\)"):
+            lit_storage.join(name)
         assert lit_storage.current().name == "one"
 
 
