@@ -145,24 +145,24 @@ class LookupPath(OriginPath):
                 return super().info
 
             @in_session
-            def copy(self, *args: Any, **options: Any) -> Any:
+            def copy(self, target: Any, **options: Any) -> Any:
                 """Copy this file or tree."""
-                return super().copy(*args, **options)
+                return super().copy(_placed(target), **options)
 
             @in_session
-            def copy_into(self, *args: Any, **options: Any) -> Any:
+            def copy_into(self, target: Any, **options: Any) -> Any:
                 """Copy this file or tree into a directory."""
-                return super().copy_into(*args, **options)
+                return super().copy_into(_placed(target), **options)
 
             @in_session
-            def move(self, *args: Any, **options: Any) -> Any:
+            def move(self, target: Any, **options: Any) -> Any:
                 """Move this file or tree."""
-                return super().move(*args, **options)
+                return super().move(_placed(target), **options)
 
             @in_session
-            def move_into(self, *args: Any, **options: Any) -> Any:
+            def move_into(self, target: Any, **options: Any) -> Any:
                 """Move this file or tree into a directory."""
-                return super().move_into(*args, **options)
+                return super().move_into(_placed(target), **options)
 
     def _found(self, here: Self, found: Self) -> Self:
         """Return what was found below `here` as a path below this one, of which `here` is the place."""
@@ -228,6 +228,11 @@ class LookupPath(OriginPath):
         self._refuse_in_flow(action)
         if self._is_foreign() and not os.path.lexists(self):
             self._check_copied(action)
+
+
+def _placed(target: Any) -> Any:
+    """Return a target as the session has it: pathlib takes the text of one for a path."""
+    return target._here() if isinstance(target, OriginPath) else target
 
 
 def _refuse_nameless(action: str) -> None:

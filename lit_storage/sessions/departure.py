@@ -12,13 +12,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
-from lit_storage.sessions.persistence import tell
+from lit_storage.sessions.persistence import listed, tell
 
 LEAVE_SECONDS = 5.0
 
 P = ParamSpec("P")
 
-_MOST_NAMED = 5
 _LOG = logging.getLogger("lit_storage.work")
 
 
@@ -59,16 +58,10 @@ class Departure:
         text = f"the registry does not record the end of {self._who}: {_text(self._unrecorded)}"
         if pending:
             text += (
-                f"; what it declared ({_listed(list(pending))}) can be read when the custodian of its root "
+                f"; what it declared ({listed(list(pending))}) can be read when the custodian of its root "
                 "(lit-storage serve) has published it, or when this Work has run again"
             )
         tell([text])
-
-
-def _listed(paths: list[str]) -> str:
-    more = len(paths) - _MOST_NAMED
-    named = ", ".join(repr(path) for path in paths[:_MOST_NAMED])
-    return f"{named} and {more} more" if more > 0 else named
 
 
 def _text(error: Exception) -> str:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lit_storage.paths.home import Home
@@ -35,6 +35,7 @@ _PROGRAM = (
     "from lit_storage_server.publishing.custody import main; main(sys.argv[1:4])"
 )
 _START_SECONDS = 10.0
+_MOST_NAMED = 5  # paths in one sentence
 
 
 class Persistence:
@@ -169,7 +170,7 @@ class Persistence:
                     self._is_left = True
                 tell(sentences(declaration, outcome.without(left)))
         except Exception as error:  # noqa: BLE001  a Work that ended well has ended well
-            tell([f"what {self._home.name!r} declared could not be published to {self.url}: {error}"])
+            tell([f"{self._what_was_declared} could not be published to {self.url}: {error}"])
 
     def warn_unrecorded(self, registry_url: str) -> None:
         """Warn that nobody finds what was published, if it was meant to be found elsewhere."""
@@ -187,6 +188,10 @@ class Persistence:
 
         if self._seen and not self._is_left:
             Note(self._root, self._instance_id).remove()
+
+    @property
+    def _what_was_declared(self) -> str:
+        return f"what {self._home.name!r} declared ({listed(list(self._seen))})"
 
     @property
     def pending(self) -> Mapping[str, bool]:
@@ -296,6 +301,13 @@ def see_to_end(root: str, registry: Registry, name: str, instance_id: str | None
         tell(publish_left(root, registry, name, limits=limits))
     except Exception as error:  # noqa: BLE001  whatever it is, the Flow is to hear of the Work's end
         tell([f"what {name!r} declared could not be published in its place: {error}"])
+
+
+def listed(paths: Sequence[str]) -> str:
+    """Return the first of some paths for a sentence, and how many more there are."""
+    more = len(paths) - _MOST_NAMED
+    named = ", ".join(repr(path) for path in paths[:_MOST_NAMED])
+    return f"{named} and {more} more" if more > 0 else named
 
 
 def tell(sentences: Iterable[str]) -> None:

@@ -607,8 +607,8 @@ def _shared(
         opened.refuse("connect()")
     if others := differing(opened, root, registry, security, limits):
         raise RuntimeError(
-            f"this process has a session already, {opened!r}, with another {' and '.join(others)}; close() "
-            "it before another one"
+            f"this process has a session already, {opened!r}, with another {' and '.join(others)}; leave "
+            "that out to use it, or close() it before another one"
         )
     if opened.name is not None:
         return _View(opened)

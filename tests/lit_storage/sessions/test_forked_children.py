@@ -125,6 +125,7 @@ def test_paths_of_the_parent_in_a_child_that_connected(parent):
     assert forked(child) == (os.fspath(path), "lit://@parent/x", "1", "own", True)
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_parent_is_got_where_its_path_says(parent, script):
     """get() in a child writes to the Path's own value, so that parent and child find the copy there."""
     other = script(
