@@ -12,6 +12,7 @@ import functools
 import importlib
 import io
 import pickle
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 from lit_storage.executors import by_value
 from lit_storage.executors.containers import Kind, kind_of
 from lit_storage.paths.path import Path
+
+MOST_LEVELS = 250
+"""How deep state may be nested. A level takes three frames of the 1000 that Python allows by default."""
 
 _SCALARS = frozenset({type(None), bool, int, float, str})
 _SCALAR_BASES = (str, int, float, Path)
@@ -48,8 +52,9 @@ def is_public(name: str) -> bool:
 def to_state(value: Any) -> Any:
     """Return a copy of `value` in the types that travel.
 
-    Subclasses of scalars, list, dict, set and deque become what they are a kind of: a ``numpy.float64`` is
-    a float, an ``OrderedDict`` a dict. Named tuples and plain objects keep their type. Containers are copied,
+    Subclasses of scalars, list, dict, set and deque become what they are a kind of, such as a dict.
+    So do scalars of numpy: a ``numpy.float64`` is a float already, and other numbers become the bool, int or
+    float of the same value. Named tuples and plain objects keep their type. Containers are copied,
     so that other threads may go on changing the ones of `value`.
 
     Raises:
@@ -90,6 +95,48 @@ def is_state(value: Any, known: dict[int, tuple[Any, bool]] | None = None) -> bo
         return False
 
 
+def is_too_deep(value: Any) -> bool:
+    """Say whether `value` would be state if it were not nested more than `MOST_LEVELS` deep."""
+    if type(value) in _SCALARS:
+        return False
+    levels: list[list[Any]] = [[value]]
+    entered: dict[int, Any] = {}
+    while level := _next_level(levels[-1], entered):
+        levels.append(level)
+    return len(levels) > MOST_LEVELS and all(_may_be_state(part) for level in levels for part in level)
+
+
+def _next_level(level: Iterable[Any], entered: dict[int, Any]) -> list[Any]:
+    """Return what the containers of one level hold, but for those that were entered or hold scalars alone."""
+    parts: list[Any] = []
+    for value in level:
+        kind = kind_of(type(value))
+        if kind is not None and not is_flat(held := kind.parts(value)) and id(value) not in entered:
+            entered[id(value)] = value
+            parts += held
+    return parts
+
+
+def _may_be_state(value: Any) -> bool:
+    cls = type(value)
+    is_scalar = cls in _SCALARS or issubclass(cls, _SCALAR_BASES) or number_type(cls) is not None
+    return is_scalar or kind_of(cls) is not None
+
+
+def number_type(cls: type) -> type[bool | int | float] | None:
+    """Return what numbers of a scalar type of numpy become, or None for any other type.
+
+    A ``longdouble`` would lose digits, and a ``timedelta64`` is no number without its unit.
+    """
+    numpy = sys.modules.get("numpy")  # where it is not loaded, there are none of its scalars
+    if numpy is None or not issubclass(cls, getattr(numpy, "generic", ())):
+        return None
+    if issubclass(cls, (numpy.longdouble, numpy.timedelta64)):
+        return None
+    bases = ((numpy.bool_, bool), (numpy.integer, int), (numpy.floating, float))
+    return next((plain for base, plain in bases if issubclass(cls, base)), None)
+
+
 def is_flat(values: Iterable[Any]) -> bool:
     """Say whether all `values` are plain scalars, so that there is nothing to look for in them."""
     return _SCALARS.issuperset(map(type, values))
@@ -101,7 +148,7 @@ def _is_state(value: Any, known: dict[int, tuple[Any, bool]]) -> bool:
         return True
     kind = kind_of(cls)
     if kind is None:
-        return False
+        return number_type(cls) is not None
     if id(value) in known:
         return known[id(value)][1]
     parts = kind.parts(value)
@@ -156,7 +203,10 @@ class _Copier:
             return float.__float__(value)
         kind = kind_of(cls)
         if kind is None:
-            raise NotState(cls.__name__)
+            plain = number_type(cls)
+            if plain is None:
+                raise NotState(cls.__name__)
+            return plain(value)
         parts = kind.parts(value)
         return kind.copy(value, parts) if is_flat(parts) else self._copy_nested(value, kind, parts)
 
@@ -193,7 +243,8 @@ class Ledger:
                 pickled = pickled_state(value)
             except NotState:
                 if name not in self._known or self._known[name] is not None:
-                    withheld[name] = type(value).__name__
+                    depth = " that is nested too deeply" if is_too_deep(value) else ""
+                    withheld[name] = type(value).__name__ + depth
                     self._known[name] = None
                 continue
             if self._known.get(name) != pickled:

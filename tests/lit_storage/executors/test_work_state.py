@@ -15,7 +15,16 @@ import pytest
 
 from lit_storage import Path
 from lit_storage.executors import by_value
-from lit_storage.executors.work_state import Changes, Ledger, NotState, is_state, pickled_state, to_state
+from lit_storage.executors.work_state import (
+    MOST_LEVELS,
+    Changes,
+    Ledger,
+    NotState,
+    is_state,
+    is_too_deep,
+    pickled_state,
+    to_state,
+)
 from tests.lit_storage.apps.containers import IMMUTABLE, KINDS, Box, Slotted, item_of
 
 
@@ -266,3 +275,38 @@ def test_a_named_tuple_of_an_unknown_class_arrives_as_a_tuple(monkeypatch):
     assert pickle.loads(pickled).epoch == 3
     monkeypatch.delitem(sys.modules, "plugin_of_the_work")
     assert pickle.loads(pickled) == (3, 0.1)
+
+
+def test_numbers_of_numpy_are_numbers():
+    """Each arrives as the bool, int or float of its value, so that the Flow needs no numpy; also as a key."""
+    numpy = pytest.importorskip("numpy")
+    values = [numpy.float32(0.5), numpy.float64(0.1), numpy.int64(-3), numpy.uint8(255), numpy.bool_(True)]
+    assert [to_state(value) for value in values] == [0.5, 0.1, -3, 255, True]
+    assert [type(to_state(value)) for value in values] == [float, float, int, int, bool]
+    assert to_state({values[2]: values[:1]}) == {-3: [0.5]}
+    assert is_state(values)
+
+
+@pytest.mark.parametrize("name", ["longdouble", "timedelta64", "complex64", "datetime64", "array"])
+def test_what_no_number_of_python_holds_is_no_state(name):
+    """It would lose digits or its unit; an array, also one of no dimensions, may be changed in place."""
+    numpy = pytest.importorskip("numpy")
+    value = numpy.datetime64("2020") if name == "datetime64" else getattr(numpy, name)(1)
+    assert not is_state([value])
+    with pytest.raises(NotState):
+        to_state([value])
+
+
+def test_what_is_too_deep():
+    """State of more levels than `MOST_LEVELS`, and nothing that is no state for another reason."""
+
+    def nested(levels, value=1):
+        for _ in range(levels):
+            value = [value]
+        return value
+
+    assert not is_too_deep(nested(MOST_LEVELS))
+    assert is_too_deep(nested(MOST_LEVELS + 1))
+    assert not is_too_deep(nested(MOST_LEVELS + 1, b""))
+    assert to_state(nested(MOST_LEVELS)) == nested(MOST_LEVELS)
+    assert Ledger().changes({"tree": nested(5000)}).withheld == {"tree": "list that is nested too deeply"}
