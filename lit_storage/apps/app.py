@@ -6,16 +6,19 @@ outlives the App.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Literal
 
-from lit_storage.apps import work
+from lit_storage.apps.dispatch import adopting, is_awaitable_or_generator, is_generator_function
 from lit_storage.apps.flow import Flow, attach_paths, name_works
+from lit_storage.apps.internals import attributes_of, internals
+from lit_storage.apps.pickling import refuse_unpicklable_class
 from lit_storage.apps.supervisor import Supervisor
-from lit_storage.apps.work import Work, internals
+from lit_storage.apps.work import Work
 from lit_storage.executors import Executor, Start, app_file, by_value
 from lit_storage.executors.process import ProcessExecutor
 from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_stays_here
@@ -34,6 +37,10 @@ _RUN_AGAIN = (
     "App.run() does nothing where the app's code is loaded again for its functions and classes, in a worker "
     'process or in a Work; write it under `if __name__ == "__main__":`'
 )
+_WITHOUT_WORK = (
+    "a call of the run() of {} would not do its work, since it is asynchronous or has a yield; write it as a "
+    "plain function"
+)
 
 
 class App:
@@ -50,7 +57,8 @@ class App:
         root: as of `lit_storage.join`, as are `registry`, `artifacts`, `security` and `limits`.
 
     Raises:
-        InvalidApp: `flow` is not a Flow.
+        InvalidApp: `flow` is not a Flow, its `run` is asynchronous or has a yield, or the class of
+            a Work cannot reach its process.
         InvalidURI: the attributes that lead to a Work make no name, or `artifacts` is no URL of a store.
         NameTaken: those of two Works make the same name.
     """
@@ -72,6 +80,8 @@ class App:
             raise InvalidApp(
                 f"App() takes a Flow, not a {type(flow).__name__}; give it an instance of your Flow"
             )
+        if is_generator_function(flow.run) or inspect.iscoroutinefunction(flow.run):
+            raise InvalidApp(_WITHOUT_WORK.format(type(flow).__name__))
         executor_name = environment.executor_name(executor)
         if executor_name not in ("process", "ray"):
             raise ValueError(f"executor={executor_name!r} is not known; use 'process' or 'ray'")
@@ -143,7 +153,7 @@ class App:
         self._executor = self._new_executor()
         take_back = exit_at_sigterm()
         try:
-            with work.adopting(self._adopt):
+            with adopting(self._adopt):
                 self._run_flow()
         finally:
             take_back()
@@ -161,7 +171,8 @@ class App:
     def _run_flow(self) -> None:
         try:
             self._start_works()
-            self.flow.run()
+            if is_awaitable_or_generator(self.flow.run()):
+                raise InvalidApp(_WITHOUT_WORK.format(type(self.flow).__name__))
             if self._on_flow_end == "wait":
                 self._wait_for_works()
         except BaseException:
@@ -174,7 +185,10 @@ class App:
 
     def _name_and_attach(self) -> None:
         here = Home(None, os.path.join(self._root, "flow"), "")
-        name_works(self.flow, [each.name for each in self._supervisors if each.is_live])
+        works = name_works(self.flow, [each.name for each in self._supervisors if each.is_live])
+        for name, member in works.items():
+            if internals(member).supervisor is None:
+                refuse_unpicklable_class(name, member)
         if app_file.is_loading() and (entered := home.current()) is not None and entered.name is not None:
             return  # in a Work's process, which loads the file for its classes alone
         if app_file.is_run_again():
@@ -204,7 +218,7 @@ class App:
         assert self._executor is not None
         return Supervisor(
             name,
-            vars(member),
+            attributes_of(member),
             self._executor,
             lambda: self._start_of(name, member),
             parallel=internals(member).parallel,
@@ -234,6 +248,7 @@ class App:
             resources=internals(member).resources,
             symlinks=internals(member).symlinks,
             fresh_run_id=self._run_id if self.fresh else "",
+            persist=internals(member).persist,
         )
 
     def _wait_for_works(self) -> None:
@@ -299,9 +314,9 @@ def _pickled(name: str, member: Work) -> bytes:
     try:
         return by_value.dumps(member)
     except Exception as error:
-        for attribute, value in vars(member).items():
+        for attribute, value in attributes_of(member).items():
             try:
-                by_value.dumps(None if attribute == "_lit" else value)
+                by_value.dumps(value)
             except Exception:  # noqa: BLE001  pickling calls code of the user
                 raise TypeError(
                     f"attribute {attribute!r} of {name!r} is a {type(value).__name__}, which cannot be sent "

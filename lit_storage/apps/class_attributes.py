@@ -9,6 +9,7 @@ import typing
 import warnings
 from typing import Any
 
+from lit_storage.apps.attributes import Attributes
 from lit_storage.paths.path import Path
 from lit_storage_proto.errors import InvalidURI
 from lit_storage_proto.uri import SCHEME
@@ -23,7 +24,7 @@ def class_paths(instance: object) -> dict[str, Path]:
     no valid URI is left out with a warning.
     """
     found: dict[str, Path] = {}
-    known = set(vars(instance))
+    known = set(Attributes(instance))
     for cls in type(instance).__mro__:
         for name, value in list(vars(cls).items()):
             if name not in known:

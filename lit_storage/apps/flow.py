@@ -11,9 +11,13 @@ import abc
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
+from lit_storage.apps.assignments import own_paths
+from lit_storage.apps.attributes import Attributes
 from lit_storage.apps.class_attributes import class_paths
+from lit_storage.apps.internals import attributes_of, internals
 from lit_storage.apps.paths_in_values import Copies, replace_paths
-from lit_storage.apps.work import Work, internals, own_paths
+from lit_storage.apps.work import Work
+from lit_storage.executors.work_state import is_flat
 from lit_storage.paths.home import Home
 from lit_storage.paths.mistypes import warn_of_mistyped_value
 from lit_storage.paths.path import Path, attach
@@ -54,7 +58,7 @@ def name_works(flow: Flow, taken: Collection[str] = ()) -> dict[str, Work]:
     """
     works: dict[str, Work] = {}
     seen: set[int] = set()
-    for path, member in _members(flow, ""):
+    for path, member in _members(flow):
         if not isinstance(member, Work) or id(member) in seen:
             continue
         seen.add(id(member))
@@ -80,16 +84,15 @@ def attach_paths(flow: Flow, here: Home) -> None:
         origin = path._origin
         return path if origin is None or origin.name is None else attach(path, origin, here)
 
-    holders = (flow, *(member for _, member in _members(flow, "")))
+    holders = (flow, *(member for _, member in _members(flow)))
     owned = _own_all_paths(holders)
     copies: Copies = {}
     for holder in holders:
-        attributes = vars(holder)
-        for name, value in list(attributes.items()):
-            if name != "_lit":
-                if isinstance(holder, Flow):
-                    value = replace_paths(value, lambda path: path, owned)
-                attributes[name] = replace_paths(value, attached, copies)
+        attributes = _attributes(holder)
+        for name, before in attributes.snapshot().items():
+            value = replace_paths(before, lambda path: path, owned) if isinstance(holder, Flow) else before
+            if (value := replace_paths(value, attached, copies)) is not before:
+                attributes[name] = value
 
 
 def _own_all_paths(holders: Iterable[Work | Flow]) -> Copies:
@@ -101,31 +104,41 @@ def _own_all_paths(holders: Iterable[Work | Flow]) -> Copies:
     """
     owned: Copies = {}
     for holder in holders:
-        vars(holder).update(class_paths(holder))
+        attributes = _attributes(holder)
+        attributes.update(class_paths(holder))
+        # A frozen dataclass, for one, assigns without `__setattr__` of Work or Flow.
+        attributes.update({n: Path(text) for n, text in attributes.snapshot().items() if _is_lit_text(text)})
         if isinstance(holder, Work):
             owned = {**own_paths(holder), **owned}
     return owned
 
 
-def _members(
-    value: Any, prefix: str, *, seen: frozenset[int] = frozenset()
-) -> Iterator[tuple[str, Work | Flow]]:
-    """Yield each Work and Flow below `value` with the dotted name of the way to it."""
-    if id(value) in seen:
-        return
-    seen |= {id(value)}
-    for key, item in _children(value):
-        name = f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(item, (Work, Flow)):
-            yield name, item
-        if not isinstance(item, Work):
-            yield from _members(item, name, seen=seen)
+def _attributes(holder: Work | Flow) -> Attributes:
+    return attributes_of(holder) if isinstance(holder, Work) else Attributes(holder)
 
 
-def _children(value: Any) -> Iterator[tuple[Any, Any]]:
+def _is_lit_text(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(SCHEME)
+
+
+def _members(root: Flow, prefix: str = "") -> Iterator[tuple[str, Work | Flow]]:
+    """Yield each Work and Flow below `root` with the dotted name of the way to it."""
+    seen: dict[int, Any] = {}  # with the containers, so that no other one gets the id of one of them
+    rest: list[tuple[str, Any]] = [(prefix, root)]
+    while rest:
+        prefix, value = rest.pop()
+        if value is not root and isinstance(value, (Work, Flow)):
+            yield prefix, value
+        if isinstance(value, Work) or id(value) in seen:
+            continue
+        children = _children(value)
+        if not is_flat(children.values() if isinstance(children, dict) else children):
+            seen[id(value)] = value
+            keyed = children.items() if isinstance(children, dict) else enumerate(children)
+            rest.extend(reversed([(f"{prefix}.{key}" if prefix else str(key), item) for key, item in keyed]))
+
+
+def _children(value: Any) -> dict[Any, Any] | list[Any] | tuple[Any, ...]:
     if isinstance(value, Flow):
-        yield from list(vars(value).items())
-    elif isinstance(value, (list, tuple)):
-        yield from enumerate(value)
-    elif isinstance(value, dict):
-        yield from list(value.items())
+        return Attributes(value).snapshot()
+    return value.copy() if isinstance(value, (list, dict)) else value if isinstance(value, tuple) else ()

@@ -31,9 +31,7 @@ class HiddenPaths:
             known: gives the Paths that are declared or fetched already, for another place holds them as well.
         """
         opaque = {
-            name: attributes[name]
-            for name in names
-            if name != "_lit" and name in attributes and not is_state(attributes[name])
+            name: attributes[name] for name in names if name in attributes and not is_state(attributes[name])
         }
         places: set[str] | None = None
         for name, value in opaque.items():

@@ -56,10 +56,30 @@ def replace_paths(value: Any, change: Callable[[Path], Path], copies: Copies | N
         copies: used wherever their originals are met, and extended. So who holds an immutable container
             together with another value gets the same copy.
     """
+    if not _may_hold_path(value):
+        return value
     try:
         return _Replacement(change, {} if copies is None else copies).replaced(value)
     except RecursionError:
         return value
+
+
+def _may_hold_path(value: Any) -> bool:
+    """Say whether there is a Path in `value`, also in plain objects that are no state."""
+    entered: dict[int, Any] = {}
+    level = [value]
+    while level:
+        parts: list[Any] = []
+        for item in level:
+            kind = kind_of(type(item))
+            if kind is None:
+                if issubclass(type(item), Path):
+                    return True
+            elif not is_flat(held := kind.parts(item)) and id(item) not in entered:
+                entered[id(item)] = item
+                parts += held
+        level = parts
+    return False
 
 
 class _Replacement:

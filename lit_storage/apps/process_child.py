@@ -1,9 +1,9 @@
 """What runs in a Work's process from its first line: wires a `WorkHost` to the App's socket.
 
 The main thread runs the Work; another one reads commands, a third one sends reports. SIGTERM, a
-Stop of the App and the end of the App are one thing: `WorkStopped` is raised in ``run``, and the
-Work leaves. SIGINT is passed over, for the App decides. Children of the Work do not keep the
-socket.
+Stop of the App and the end of the App are one thing: `WorkStopped` is raised in ``run``, or its task is
+cancelled where it is asynchronous, and the Work leaves. SIGINT is passed over, for the App decides.
+Children of the Work do not keep the socket.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 from multiprocessing.connection import Connection
 from types import FrameType
 
-from lit_storage.apps.work_host import WorkHost, WorkStopped
+from lit_storage.apps.work_host import WorkHost
 from lit_storage.executors import Start, Stop, app_file, by_value
 from lit_storage.executors.outbox import Outbox
 from lit_storage_core.system.process import ProcessIdentity
@@ -39,9 +39,7 @@ def main(connection: Connection) -> None:
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         host.command(Stop())
-        if host.in_run:
-            host.in_run = False  # one exception is enough: unwinding is not interrupted again
-            raise WorkStopped(128 + signal.SIGTERM)
+        host.interrupt()
 
     signal.signal(signal.SIGTERM, stop)
     # An interpreter that ends gives signals their default action back, and the next one would kill a Work

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lit_storage.executors import Changed, Message, Report
@@ -27,7 +27,7 @@ Post = Callable[[Message | Callable[[], Report | None]], None]
 class Teller:
     """The state of one Work, on its way to the Flow."""
 
-    def __init__(self, attributes: dict[str, Any], post: Post) -> None:
+    def __init__(self, attributes: Mapping[str, Any], post: Post) -> None:
         self._attributes = attributes
         self._post = post
         self._ledger = Ledger()

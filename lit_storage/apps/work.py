@@ -1,6 +1,6 @@
 """`Work`: a named process that owns files.
 
-One class stands on three grounds, and `Internals` says on which a copy stands: being made (no
+One class stands on three grounds, and its `Internals` say on which a copy stands: being made (no
 name yet), in the Flow's process (a `Supervisor` is set: `run` is a call to another process), or
 in the Work's own process (`on_assign` is set: assignments are told to the Flow).
 """
@@ -8,48 +8,48 @@ in the Work's own process (`on_assign` is set: assignments are told to the Flow)
 from __future__ import annotations
 
 import abc
-import contextlib
-import functools
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from lit_storage.apps.arguments import pack
-from lit_storage.apps.paths_in_values import Copies, replace_paths
-from lit_storage.apps.plain_paths import warnings_of
-from lit_storage.apps.supervisor import Status, Supervisor
+from lit_storage.apps.assignments import accepted, assignment, followed, report_assignment
+from lit_storage.apps.attributes import INTERNALS
+from lit_storage.apps.dispatch import Dispatcher
+from lit_storage.apps.internals import Internals, internals
+from lit_storage.apps.pickling import default_state, rebuild, reduced, restore
+from lit_storage.apps.supervisor import Status
 from lit_storage.executors import Resources
-from lit_storage.paths import home
-from lit_storage.paths.mistypes import warn_of_mistyped_value
-from lit_storage.paths.origin import Origin
-from lit_storage.paths.path import Path, attach, with_consumer, with_origin
 from lit_storage.sessions import session
 from lit_storage_proto.limits import check_timeout
-from lit_storage_proto.uri import SCHEME
-
-
-@dataclass(slots=True)
-class Internals:
-    """What a Work is to the product, apart from its attributes."""
-
-    origin: Origin = field(default_factory=Origin)
-    parallel: bool = False
-    persist: str = "stop"
-    symlinks: Literal["keep", "follow"] = "keep"
-    resources: Resources = field(default_factory=Resources)
-    supervisor: Supervisor | None = None
-    on_assign: Callable[[Work, str], None] | None = None
 
 
 class _WorkType(abc.ABCMeta):
-    """Marks the time in which a Work's ``__init__`` runs: no files can be moved then."""
+    """Gives each class its `Dispatcher`, and notes when ``__init__`` runs: no files can be moved then."""
 
     if not TYPE_CHECKING:  # a checker would take the type of every Work for what this returns
 
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             with session.constructing():
                 return super().__call__(*args, **kwargs)
+
+        def __init__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **_: Any) -> None:
+            super().__init__(name, bases, namespace)
+            if any(isinstance(base, _WorkType) for base in bases):
+                own = vars(cls)
+                super().__setattr__("run", Dispatcher(cls, own["run"]) if "run" in own else Dispatcher(cls))
+                if "__setattr__" in own:
+                    cls.__setattr__ = own["__setattr__"]
+
+        def __setattr__(cls, name: str, value: Any) -> None:
+            if name == "__setattr__":
+                value = followed(value)
+            super().__setattr__(name, Dispatcher(cls, value) if name == "run" else value)
+            if name == "run":
+                abc.update_abstractmethods(cls)
+
+        def __delattr__(cls, name: str) -> None:
+            super().__delattr__(name)
+            if name == "run":
+                super().__setattr__(name, Dispatcher(cls))
 
 
 class Work(metaclass=_WorkType):
@@ -84,7 +84,7 @@ class Work(metaclass=_WorkType):
     def __new__(cls, *_args: Any, **_kwargs: Any) -> Self:
         """Give the Work its internals before any ``__init__``, which may forget to call ours."""
         work = super().__new__(cls)
-        object.__setattr__(work, "_lit", Internals())
+        object.__setattr__(work, INTERNALS, Internals())
         return work
 
     def __init__(
@@ -105,11 +105,6 @@ class Work(metaclass=_WorkType):
         internals(self).symlinks = symlinks
         internals(self).persist = persist
         internals(self).resources = _checked(Resources(num_cpus, num_gpus, dict(resources or {})))
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "run" in cls.__dict__:
-            cls.run = _dispatched(cls.__dict__["run"])  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,24 +144,22 @@ class Work(metaclass=_WorkType):
             supervisor.stop()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_lit":
+        if name == INTERNALS:
             raise AttributeError("'_lit' is kept for lit-storage; choose another name for this attribute")
-        if isinstance(value, Work):
-            raise TypeError(
-                f"{name!r} cannot hold a Work: assign it to the Flow, and pass its Paths to run()"
-            )
-        object.__setattr__(self, name, _converted(self, value))
-        self._tell(name)
+        value = accepted(self, name, value)
+        with assignment(self, name, is_accepted=True):
+            super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        object.__delattr__(self, name)
-        self._tell(name)
+        super().__delattr__(name)
+        internals(self).managed.discard(name)
+        report_assignment(self, name)
 
     if not TYPE_CHECKING:  # a checker would take every misspelt attribute for one of type Any
 
         def __getattr__(self, name: str) -> Any:
             """Say of an attribute that is missing here whether the Work's own process has it."""
-            supervisor = None if name == "_lit" else internals(self).supervisor
+            supervisor = None if name == INTERNALS else internals(self).supervisor
             if supervisor is not None and name in supervisor.withheld:
                 raise AttributeError(
                     f"{name!r} is a {supervisor.withheld[name]} and stays in the process of "
@@ -175,56 +168,28 @@ class Work(metaclass=_WorkType):
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __getstate__(self) -> Any:
+        return default_state(self)
+
+    def __setstate__(self, state: Any) -> None:
+        restore(self, state)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        own = internals(self)
-        attributes = {name: value for name, value in vars(self).items() if name != "_lit"}
-        return _rebuild, (type(self), own.parallel, own.persist, own.resources, attributes, own.symlinks)
-
-    def _tell(self, name: str) -> None:
-        own = internals(self)
-        if own.supervisor is not None:
-            own.supervisor.assigned(name)
-        if own.on_assign is not None:
-            own.on_assign(self, name)
+        return reduced(self)
 
 
-_adopters: list[Callable[[Work], None]] = []
-
-
-@contextlib.contextmanager
-def adopting(adopt: Callable[[Work], None]) -> Iterator[None]:
-    """While the block runs, a Work of this process that is called before it was named goes to `adopt`."""
-    _adopters.append(adopt)
-    try:
-        yield
-    finally:
-        _adopters.remove(adopt)
-
-
-def internals(work: Work) -> Internals:
-    """Return what `work` is to the product."""
-    own: Internals = work.__dict__["_lit"]
-    return own
-
-
-def own_paths(work: Work, name: str | None = None) -> Copies:
-    """Make this Work the origin of each Path that has none in its attributes, also in containers.
-
-    Args:
-        work: the Work.
-        name: look at this attribute alone.
-
-    Returns:
-        The immutable containers that were copied.
-    """
-    attributes, origin = vars(work), internals(work).origin
-    copies: Copies = {}
-    for each in [name] if name is not None else list(attributes):
-        if each != "_lit" and each in attributes:
-            owned = replace_paths(attributes[each], lambda path: with_origin(path, origin), copies)
-            if owned is not attributes[each]:
-                attributes[each] = owned
-    return copies
+def _rebuild(
+    cls: type[Work],
+    parallel: bool,
+    persist: str,
+    resources: Resources,
+    attributes: dict[str, Any],
+    symlinks: Literal["keep", "follow"] = "keep",
+) -> Work:
+    """Return a Work of a pickle of 0.1.0 from before there were `lit_storage.apps.pickling` and symlinks."""
+    settings = Internals(parallel=parallel, persist=persist, resources=resources, symlinks=symlinks)
+    work: Work = rebuild(cls, settings, (), {}, attributes)
+    return work
 
 
 def _checked(resources: Resources) -> Resources:
@@ -240,59 +205,3 @@ def _checked(resources: Resources) -> Resources:
         if amount is not None and not 0 <= amount < float("inf"):
             raise ValueError(f"{name}={amount!r} is no amount; use a number that is not negative")
     return resources
-
-
-def _rebuild(
-    cls: type[Work],
-    parallel: bool,
-    persist: str,
-    resources: Resources,
-    attributes: dict[str, Any],
-    symlinks: Literal["keep", "follow"] = "keep",  # of a pickle from before there was a choice
-) -> Work:
-    work = cls.__new__(cls)
-    internals(work).parallel = parallel
-    internals(work).persist = persist
-    internals(work).symlinks = symlinks
-    internals(work).resources = resources
-    vars(work).update(attributes)
-    return work
-
-
-def _converted(work: Work, value: Any) -> Any:
-    """Return `value`, a ``lit://`` str as a Path, and a Path with this Work as origin or consumer."""
-    if isinstance(value, str):
-        warn_of_mistyped_value(value)
-        value = Path(value) if value.startswith(SCHEME) else value
-    if not isinstance(value, Path):
-        return value
-    origin = internals(work).origin
-    if value.origin_name == origin.name is not None:
-        return value
-    if value._origin is not None:
-        return with_consumer(value, origin)
-    here = home.current()
-    value = with_origin(value, origin)
-    return attach(value, origin, here) if here is not None and origin.name is not None else value
-
-
-def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `run` such that in the Flow's process it is called in the Work's process."""
-
-    @functools.wraps(run)
-    def call(self: Work, *args: Any, **kwargs: Any) -> Any:
-        return _call(run, self, args, kwargs)  # it is found by name where `call` is sent by value
-
-    return call
-
-
-def _call(run: Callable[..., Any], work: Work, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    own = internals(work)
-    if own.supervisor is None and own.on_assign is None and _adopters:
-        _adopters[-1](work)
-    if own.supervisor is None:
-        return run(work, *args, **kwargs)
-    arguments = pack(args, kwargs, own.supervisor.name)
-    for warning in warnings_of(arguments, type(work).__name__):
-        warnings.warn(warning, stacklevel=3)
-    return own.supervisor.run(arguments)

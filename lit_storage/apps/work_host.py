@@ -8,10 +8,13 @@ end, the name is free.
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import logging
 import os
 import pickle
 import queue
+import signal
 import threading
 import traceback
 import warnings
@@ -21,12 +24,16 @@ from typing import Any
 
 from lit_storage.apps.arguments import unpack
 from lit_storage.apps.arrivals import Arrivals
+from lit_storage.apps.assignments import own_paths
+from lit_storage.apps.async_run import AsyncRun
+from lit_storage.apps.dispatch import is_awaitable_or_generator
 from lit_storage.apps.handover import fetch_all
 from lit_storage.apps.hidden_paths import HiddenPaths
+from lit_storage.apps.internals import attributes_of, internals
 from lit_storage.apps.paths_in_values import find_paths, first_hidden_path
 from lit_storage.apps.teller import Post, Teller
 from lit_storage.apps.tracebacks import user_traceback
-from lit_storage.apps.work import Work, internals, own_paths
+from lit_storage.apps.work import Work
 from lit_storage.executors import (
     Command,
     Joined,
@@ -85,8 +92,8 @@ class WorkHost:
         self._state = WorkState.STOPPED
         self._given: list[Path] = []  # among the arguments of the last call
         self._hidden_paths = HiddenPaths(start.name)
-        self.in_run = False
-        """Whether code of the user runs on the main thread, which `WorkStopped` may interrupt."""
+        self._in_run = False  # whether code of the user runs on the main thread
+        self._async_run: AsyncRun | None = None
         self.is_publishing = False
         """Whether ``run`` has ended, and what the Work declared is being published."""
 
@@ -95,6 +102,19 @@ class WorkHost:
         if isinstance(command, Stop):
             self._stopping = True
         self._commands.put(command)
+
+    def interrupt(self) -> None:
+        """Unwind ``run`` if it goes on. Called by a signal handler on the main thread.
+
+        Raises:
+            WorkStopped: in ``run``, once. An asynchronous one is cancelled first.
+        """
+        if not self._in_run:
+            return
+        is_forked = os.getpid() != self._process  # with a copy of the loop that nobody runs
+        if self._async_run is None or is_forked or not self._async_run.cancel():
+            self._in_run = False  # one exception is enough: unwinding is not interrupted again
+            raise WorkStopped(128 + signal.SIGTERM)
 
     def serve(self) -> None:
         """Join, then do as commanded until stopped or until ``run`` raises."""
@@ -143,7 +163,7 @@ class WorkHost:
         if os.getpid() != self._process:
             return  # a forked child of the Work has a Work of its own
         own_paths(work, name)
-        self._declare_own(vars(work).get(name))
+        self._declare_own(attributes_of(work).get(name))
         self._warn_of_hidden_paths(work, [name])
         if self._teller is not None:
             self._teller.assigned(name)
@@ -151,10 +171,12 @@ class WorkHost:
     def _unpickle_work(self) -> Work:
         work = pickle.loads(self._start.work)  # noqa: S301  from the App that started this process
         assert isinstance(work, Work)
+        internals(work).persist = getattr(self._start, "persist", None) or internals(work).persist
         internals(work).origin.assign(self._start.name)
-        self._declare_own(vars(work))
-        self._warn_of_hidden_paths(work, list(vars(work)))
-        self._teller = Teller(vars(work), self._send)
+        attributes = attributes_of(work)
+        self._declare_own(attributes.snapshot())
+        self._warn_of_hidden_paths(work, attributes)
+        self._teller = Teller(attributes, self._send)
         internals(work).on_assign = self.assigned
         return work
 
@@ -163,34 +185,57 @@ class WorkHost:
         self._session.check_name()
         args, kwargs, self._given = unpack(command.arguments, internals(work).origin)
         self._apply(work, command.changes)
-        self._declare_own(vars(work))
+        self._declare_own(attributes_of(work).snapshot())
         self._warn_of_hidden_paths(work, command.changes.assigned)
-        self.in_run = True
+        self._in_run = True
         try:
             if self._stopping:
                 raise WorkStopped
             fetch_all(
-                self._foreign(self._given, vars(work)),
+                self._foreign(self._given, attributes_of(work).snapshot()),
                 workers=self._start.limits.fetch_workers,
                 arrivals=self._arrivals,
             )
-            value = work.run(*args, **kwargs)
+            value = self._outcome(work.run(*args, **kwargs))
         except SystemExit as error:
             if isinstance(error, WorkStopped) or error.code not in (None, 0):
                 raise
             value = None
         finally:
-            self.in_run = False
+            self._in_run = False
+            self._async_run = None
         self._end_if_forked(None)
         self._session.check_name()  # nobody could get what this run made
         self._declare_own(value)
-        self._warn_of_hidden_paths(work, list(vars(work)))
+        self._warn_of_hidden_paths(work, attributes_of(work))
         pickled = self._pickle_value(value)
         if internals(work).persist == "run":
             self._publish(work)
         self._send(self._report(work, lambda changes: Returned(changes, pickled)))
         if self._teller is not None:
             self._teller.sent()
+
+    def _outcome(self, value: Any) -> Any:
+        """Return `value`, or what it brings if it is awaitable, as where ``run`` is a coroutine function.
+
+        Raises:
+            TypeError: it is a generator, so that nothing was done.
+            WorkStopped: the Work was stopped meanwhile, and its task was cancelled.
+        """
+        if not is_awaitable_or_generator(value):
+            return value
+        if not inspect.isawaitable(value):
+            raise TypeError(
+                f"run() of {self._start.name!r} returned a generator, whose code has not run; "
+                "return when the work is done"
+            )
+        self._async_run = AsyncRun(value, self._start.limits.stop_grace_seconds / 2)
+        try:
+            return self._async_run.run()
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise WorkStopped(128 + signal.SIGTERM) from None
+            raise
 
     def _foreign(self, *values: Any) -> list[Path]:
         return [
@@ -208,11 +253,11 @@ class WorkHost:
                 session.declare(path)
 
     def _warn_of_hidden_paths(self, work: Work, names: Iterable[str]) -> None:
-        attributes = vars(work)
-        self._hidden_paths.look(attributes, names, lambda: [*find_paths(attributes), *self._given])
+        attributes = attributes_of(work)
+        self._hidden_paths.look(attributes, names, lambda: [*find_paths(attributes.snapshot()), *self._given])
 
     def _apply(self, work: Work, changes: Changes) -> None:
-        attributes = vars(work)
+        attributes = attributes_of(work)
         for name, pickled in changes.assigned.items():
             value = pickle.loads(pickled)  # noqa: S301  from the App that started this process
             attributes[name] = value
@@ -228,7 +273,7 @@ class WorkHost:
         if work is None or self._teller is None:
             return make(Changes())
         own_paths(work)
-        self._declare_own(vars(work))
+        self._declare_own(attributes_of(work).snapshot())
         return self._teller.report(make)
 
     def _pickle_value(self, value: Any) -> bytes:
@@ -265,7 +310,7 @@ class WorkHost:
         """Publish before the Flow hears that ``run`` returned: what it starts next can rely on it."""
         assert self._session is not None
         own_paths(work)
-        self._declare_own(vars(work))
+        self._declare_own(attributes_of(work).snapshot())
         self._begin_publishing()
         try:
             self._session.publish()

@@ -50,6 +50,8 @@ class Start:
     """What `join` takes."""
     fresh_run_id: str = ""
     """Of the run of the App, if the Work finds an empty storage root at its first start in it."""
+    persist: str | None = None
+    """As of the Work; None is what its pickle says, which a class may make by its own rules."""
 
 
 @dataclass(frozen=True, slots=True)

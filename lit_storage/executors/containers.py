@@ -209,17 +209,31 @@ def _is_plain(cls: type, attributes: Any, slots: tuple[Any, ...]) -> bool:
         return True
     if not cls.__flags__ & _HEAP_TYPE or (attributes is None and not slots):
         return False  # of C, or without a field: such an object is nothing but its identity
-    words = len(slots) + (cls.__dictoffset__ > 0) + (cls.__weakrefoffset__ > 0)
-    if cls.__basicsize__ > object.__basicsize__ + words * _POINTER_BYTES:
-        return False  # it keeps something where only its own code in C finds it
+    if _is_opaque(cls, slots):
+        return False
     reduce = _lookup(cls, "__reduce__")
     return (
         _lookup(cls, "__reduce_ex__") is None
         and (reduce is None or reduce is vars(types.SimpleNamespace)["__reduce__"])
         and cls not in copyreg.dispatch_table
         and not any(_lookup(cls, name) for name in _METHODS_THAT_MEET_LOADING)
-        and all(_is_generated(_lookup(cls, name)) for name in ("__getstate__", "__setstate__"))
+        and all(_is_none_or_generated(_lookup(cls, name)) for name in ("__getstate__", "__setstate__"))
     )
+
+
+def _is_opaque(cls: type, slots: tuple[Any, ...]) -> bool:
+    """Say whether instances keep something where only code in C finds it."""
+    words = len(slots) + (cls.__dictoffset__ > 0) + (cls.__weakrefoffset__ > 0)
+    return cls.__basicsize__ > object.__basicsize__ + words * _POINTER_BYTES or cls.__itemsize__ > 0
+
+
+def base_in_c(cls: type) -> type | None:
+    """Return the base of `cls`, such as list, that keeps contents outside of ``__dict__`` and slots."""
+    if not _is_opaque(cls, _slots(cls)):
+        return None
+    while cls.__base__ is not None and _is_opaque(cls.__base__, _slots(cls.__base__)):
+        cls = cls.__base__
+    return cls
 
 
 def _lookup(cls: type, name: str) -> Any:
@@ -227,8 +241,13 @@ def _lookup(cls: type, name: str) -> Any:
     return next((vars(each)[name] for each in cls.__mro__[:-1] if name in vars(each)), None)
 
 
-def _is_generated(method: Any) -> bool:
-    return method is None or getattr(method, "__module__", None) in _GENERATORS_OF_STATE_METHODS
+def _is_none_or_generated(method: Any) -> bool:
+    return method is None or is_generated(method)
+
+
+def is_generated(method: Any) -> bool:
+    """Say whether dataclasses or attrs made a method of the protocol of pickle."""
+    return getattr(method, "__module__", None) in _GENERATORS_OF_STATE_METHODS
 
 
 def _refuses_changes(cls: type) -> bool:

@@ -18,13 +18,29 @@ class Train(Work):
         os.listdir(data)
 
 
+class Loop:
+    def run(self, steps: int) -> int:
+        return steps
+
+
+class FromMixin(Loop, Work):
+    pass
+
+
+class Async(Work):
+    async def run(self, steps: int) -> int:
+        return steps
+
+
 class Pipeline(Flow):
     def __init__(self) -> None:
         super().__init__()
         self.train = Train(3)
+        self.mixed = FromMixin()
 
     def run(self) -> None:
         self.train.run(self.train.checkpoint_dir, rate=0.2)
+        assert_type(self.mixed.run(3), int)
         assert_type(self.train.status, Status)
         assert_type(self.train.exception, BaseException | None)
         assert_type(self.train.wait(timeout=1.0), Any)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from lit_storage import App, Flow, Work
-from lit_storage.apps.work import internals
+from lit_storage.apps.internals import internals
 from lit_storage.executors import Resources
 
 

@@ -9,7 +9,9 @@ import pytest
 
 import lit_storage
 from lit_storage import App, Flow, Path, Work, WorkError
-from lit_storage.apps.work import internals
+from lit_storage.apps.internals import internals
+from lit_storage.apps.work import _rebuild
+from lit_storage.executors import Resources
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -254,5 +256,5 @@ def test_the_setting_travels_with_the_work(tmp_path):
     """Pickled and back it is the same, and a pickle from before there was a choice keeps links."""
     work = Download(str(tmp_path), symlinks="follow")
     assert internals(pickle.loads(pickle.dumps(work))).symlinks == "follow"
-    rebuild, arguments = work.__reduce__()
-    assert internals(rebuild(*arguments[:-1])).symlinks == "keep"
+    arguments = (Download, False, "stop", Resources(), {}, "follow")
+    assert internals(_rebuild(*arguments[:-1])).symlinks == "keep"
