@@ -8,13 +8,15 @@ both, and every waiter waits on it.
 from __future__ import annotations
 
 import enum
+import logging
 import pickle
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 from lit_storage.apps.arguments import Arguments
+from lit_storage.apps.flow_state import FlowState
 from lit_storage.executors import (
     Changed,
     Executor,
@@ -25,11 +27,11 @@ from lit_storage.executors import (
     Run,
     Start,
     Worker,
-    by_value,
 )
-from lit_storage.executors.work_state import Changes, Ledger, NotState, is_public, pickled_state
 from lit_storage.paths.path import Path
 from lit_storage_proto.errors import NotAttached, TransferTimeout, WorkError
+
+_LOG = logging.getLogger("lit_storage.app")
 
 
 class Status(enum.StrEnum):
@@ -66,7 +68,7 @@ class Supervisor:
 
     Args:
         name: the Work's name.
-        attributes: the ``__dict__`` of the Flow's copy of the Work, kept up to date here.
+        attributes: those of the Flow's copy of the Work, kept up to date here.
         executor: starts the process.
         make_start: gives the first command, with the attributes as they are then.
         parallel: whether `run` returns at once.
@@ -79,7 +81,7 @@ class Supervisor:
     def __init__(
         self,
         name: str,
-        attributes: dict[str, Any],
+        attributes: MutableMapping[str, Any],
         executor: Executor,
         make_start: Callable[[], Start],
         *,
@@ -89,16 +91,13 @@ class Supervisor:
         ended: Callable[[str | None], None],
     ) -> None:
         self.name = name
-        self.withheld: dict[str, str] = {}
-        self._attributes = attributes
+        self._state = FlowState(name, attributes)
         self._executor = executor
         self._make_start = make_start
         self._parallel = parallel
         self._stop_grace_seconds = stop_grace_seconds
         self._publish_seconds = publish_seconds
         self._process_ended = ended
-        self._ledger = Ledger()
-        self._to_send: set[str] = set()
         self._changed = threading.Condition()
         self._status = Status.NOT_STARTED
         self._exception: BaseException | None = None
@@ -132,11 +131,15 @@ class Supervisor:
         with self._changed:
             if self._worker is not None:
                 return
+            if restored := self._state.restore():
+                _LOG.info(
+                    "the next process of %r has the last state of %s, and not the values that stayed in the "
+                    "former process",
+                    self.name,
+                    ", ".join(sorted(restored)),
+                )
             start = self._make_start()
-            for name, value in self._attributes.items():
-                if is_public(name):
-                    self._ledger.note(name, value)
-            self._to_send.clear()
+            self._state.begin()
             self._generation += 1
             self._stopping = False
             generation = self._generation
@@ -172,7 +175,7 @@ class Supervisor:
             self.start()
             worker = self._worker
             assert worker is not None
-            changes = self._changes_of_flow()
+            changes = self._state.changes()
             self._exception, self._exception_was_raised, self._value = None, False, None
             self._become(Status.RUNNING)
             worker.send(Run(arguments.pickled, changes))
@@ -234,42 +237,14 @@ class Supervisor:
         """Return what ``run`` raised if nobody has been told yet."""
         return None if self._exception_was_raised else self._exception
 
+    @property
+    def withheld(self) -> Mapping[str, str]:
+        """What the attributes are that stay in the Work's process, by name."""
+        return self._state.withheld
+
     def assigned(self, name: str) -> None:
         """Know that the Flow assigned or deleted an attribute: the next `run` brings it along."""
-        self.withheld.pop(name, None)
-        self._to_send.add(name)
-
-    def _changes_of_flow(self) -> Changes:
-        known_there = {n: v for n, v in self._attributes.items() if n not in self.withheld}
-        of_any_type = self._assigned()
-        changes = self._ledger.changes(known_there)
-        # What is withheld from the Flow has no value here: its absence is no deletion.
-        deleted = tuple(name for name in changes.deleted if name not in self.withheld)
-        return Changes({**of_any_type, **changes.assigned}, {}, deleted)
-
-    def _assigned(self) -> dict[str, bytes]:
-        """Return what the Flow assigned, pickled, whatever its type.
-
-        Raises:
-            TypeError: something cannot be pickled.
-        """
-        names = list(self._to_send)
-        assigned = {n: self._pickled(n) for n in names if is_public(n) and n in self._attributes}
-        self._to_send.difference_update(names)
-        return assigned
-
-    def _pickled(self, name: str) -> bytes:
-        value = self._attributes[name]
-        try:
-            return pickled_state(value)
-        except NotState:
-            pass
-        try:
-            return by_value.dumps(value)
-        except Exception as error:
-            raise TypeError(
-                f"attribute {name!r} cannot be sent to the process of {self.name!r}: {error}"
-            ) from error
+        self._state.assigned(name)
 
     def _receive(self, generation: int, report: Report) -> None:
         with self._changed:
@@ -279,7 +254,7 @@ class Supervisor:
                 self._instance_ids[generation] = report.instance_id
                 self._cancel_start_deadline()
                 return
-            self._apply(report.changes)
+            self._state.apply(report.changes)
             if isinstance(report, Changed):
                 return
             if isinstance(report, Returned):
@@ -367,26 +342,6 @@ class Supervisor:
             assert status in _NEXT[self._status], f"{self._status} -> {status}"
             self._status = status
         self._changed.notify_all()
-
-    def _apply(self, changes: Changes) -> None:
-        for name, pickled in changes.assigned.items():
-            try:
-                value = pickle.loads(pickled)  # noqa: S301  from the App's own process
-            except Exception as error:  # noqa: BLE001  its class may be one that only the Work can import
-                self._attributes.pop(name, None)
-                self.withheld[name] = f"value that cannot be loaded in the Flow ({error})"
-                warnings.warn(f"attribute {name!r} of {self.name!r} cannot be loaded: {error}", stacklevel=2)
-                continue
-            self._attributes[name] = value
-            self._ledger.note(name, value)
-            self.withheld.pop(name, None)
-        for name, kind in changes.withheld.items():
-            self._attributes.pop(name, None)
-            self.withheld[name] = kind
-        for name in changes.deleted:
-            self._attributes.pop(name, None)
-            self._ledger.forget(name)
-            self.withheld.pop(name, None)
 
 
 def _refuse_nameless(arguments: Arguments) -> None:

@@ -152,8 +152,9 @@ def _finish(cls: type, state: tuple[Callable[[type, Any], None], Any]) -> None:
 
 
 def _function_of(attribute: Any) -> Any:
-    """Return the function of a method, static method, class method or property."""
+    """Return the function of a method, static method, class method, property, or of the `run` of a Work."""
     function = getattr(attribute, "__func__", getattr(attribute, "fget", attribute))
+    function = getattr(function, "__wrapped__", function)
     return inspect.unwrap(function) if isinstance(function, types.FunctionType) else function
 
 

@@ -23,6 +23,7 @@ ALLOWED = {
     ("lit_storage/executors/guard.py", "subprocess.Popen"): "this interpreter and a file of ours",
     ("lit_storage/apps/arguments.py", "pickle.Unpickler"): "from the App that started this process",
     ("lit_storage/apps/arguments.py", "pickle.loads"): "from the App that started this process",
+    ("lit_storage/apps/flow_state.py", "pickle.loads"): "from the App's own process of a Work",
     ("lit_storage/apps/supervisor.py", "pickle.loads"): "from the App's own process of a Work",
     ("lit_storage/executors/work_state.py", "importlib.import_module"): "the other process of one App",
     ("lit_storage/executors/by_value.py", "pickle.loads"): "from the App that started this process",
