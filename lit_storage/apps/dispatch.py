@@ -68,6 +68,10 @@ class Dispatcher:
             raise AttributeError("run")
         del vars(work)["run"]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # cloudpickle takes a class apart. The function that dispatches is of this process.
+        return Dispatcher, (self._owner,) if self._run is _INHERITED else (self._owner, self._run)
+
     @property
     def __isabstractmethod__(self) -> bool:
         return bool(getattr(self._find(self._owner), "__isabstractmethod__", False))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from lit_storage.apps.attributes import INTERNALS, slots_of
+from lit_storage.apps.attributes import INTERNALS
 from lit_storage.apps.internals import Internals, attributes_of, internals
 from lit_storage.executors.containers import base_in_c, is_generated
 from lit_storage_proto.errors import InvalidApp
@@ -50,9 +50,7 @@ def restore(work: object, state: Any) -> None:
     """Give `work` the attributes of a `default_state`, or of what a user's ``__getstate__`` made of it."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     vars(work).update(_without_internals(attributes or {}))
-    for name, value in (slots or {}).items():
-        if name in slots_of(type(work)):
-            slots_of(type(work))[name].__set__(work, value)
+    attributes_of(work).update(slots or {})  # a class that cloudpickle made again has no slots
 
 
 def _without_internals(state: Any) -> Any:

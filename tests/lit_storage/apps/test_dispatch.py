@@ -1,11 +1,14 @@
 """Wherever a Work has its run from, a call in the Flow's process runs in the Work's process."""
 
 import abc
+import ast
 import contextlib
 import dataclasses
 import functools
 import inspect
 import os
+import subprocess
+import sys
 import types
 
 import pytest
@@ -338,3 +341,32 @@ def test_what_consumes_a_generator_is_none():
 
     assert not is_generator_function(wait)
     assert not is_generator_function(functools.partial(opened))
+
+
+@pytest.mark.slow
+def test_a_class_may_be_pickled_by_value():
+    """cloudpickle takes a class apart and makes it again in another process."""
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    class Mixed(Loop, Work):
+        pass
+
+    @dataclasses.dataclass(slots=True)
+    class Slotted(Mixed):
+        rate: float = 0.5
+
+        def run(self):
+            return super(Slotted, self).run(), self.rate
+
+    cloudpickle.register_pickle_by_value(sys.modules[Loop.__module__])
+    try:
+        pickled = cloudpickle.dumps((Mixed(), Slotted()))
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[Loop.__module__])
+    code = "import pickle, sys; a, b = pickle.load(sys.stdin.buffer); print((a.run(), b.run()))"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], input=pickled, capture_output=True, check=True
+    ).stdout
+    first, (second, rate) = ast.literal_eval(printed.decode())
+    assert first == second != os.getpid()
+    assert rate == 0.5
