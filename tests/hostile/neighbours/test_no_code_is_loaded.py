@@ -124,7 +124,7 @@ def test_signals_go_to_processes_of_our_own_alone():
         and isinstance(node.value, ast.Name)
         and node.value.id in ("os", "signal")
     }
-    works = ("apps/process_child", "executors/guard", "executors/process")
+    works = ("apps/async_run", "apps/process_child", "executors/guard", "executors/process")
     assert found == {"core/lit_storage_core/system/process.py", *(f"lit_storage/{name}.py" for name in works)}
 
 
