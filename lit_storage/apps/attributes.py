@@ -25,9 +25,12 @@ class Attributes(MutableMapping[str, Any]):
 
     def __init__(self, holder: object, managed: set[str] | None = None) -> None:
         self._holder = holder
-        self._dict = vars(holder)
         self._slots = slots_of(type(holder))
         self._managed = set() if managed is None else managed
+
+    @property
+    def _dict(self) -> dict[str, Any]:
+        return vars(self._holder)  # which a class may replace
 
     def __getitem__(self, name: str) -> Any:
         if name in self._slots:
@@ -80,8 +83,8 @@ class Attributes(MutableMapping[str, Any]):
         return self.stored() | {name: self[name] for name in list(self._managed) if name in self}
 
     def note(self, name: str) -> None:
-        """Know that an attribute was assigned, which is a managed one unless it is stored."""
-        if name not in self._dict and name not in self._slots:
+        """Know that an attribute was assigned, which is a managed one unless it is stored or private."""
+        if name not in self._dict and name not in self._slots and not name.startswith("_"):
             self._managed.add(name)
 
 

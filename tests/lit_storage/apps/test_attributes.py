@@ -164,6 +164,14 @@ def test_attributes_of_an_object():
     assert (work.rate, attributes.get("_lit")) == (2, None)
 
 
+def test_a_dict_that_was_replaced():
+    """A Work may replace its __dict__ while it is watched."""
+    work = WithState()
+    attributes = attributes_of(work)
+    work.__dict__ = {"rate": 0.25}
+    assert attributes.snapshot() == {"rate": 0.25}
+
+
 def test_a_property_is_an_attribute_once_it_was_assigned():
     """Getters are called of what was assigned alone; one that raises means that there is no value."""
 
