@@ -238,7 +238,7 @@ def test_a_cleanup_that_takes_too_long_is_interrupted(caplog):
         work.stop()
         return work.status
 
-    status = run_steps(steps, Lingering(parallel=True), limits=Limits(stop_grace_seconds=10))
+    status = run_steps(steps, Lingering(parallel=True), limits=Limits(stop_grace_seconds=20))
     assert status is Status.STOPPED
     assert "is killed" not in caplog.text
 

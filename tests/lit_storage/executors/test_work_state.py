@@ -291,7 +291,8 @@ def test_numbers_of_numpy_are_numbers():
 def test_what_no_number_of_python_holds_is_no_state(name):
     """It would lose digits or its unit; an array, also one of no dimensions, may be changed in place."""
     numpy = pytest.importorskip("numpy")
-    value = numpy.datetime64("2020") if name == "datetime64" else getattr(numpy, name)(1)
+    arguments = {"datetime64": ("2020",), "timedelta64": (1, "s")}.get(name, (1,))
+    value = getattr(numpy, name)(*arguments)
     assert not is_state([value])
     with pytest.raises(NotState):
         to_state([value])
