@@ -132,7 +132,7 @@ class _Entered:
     """The variables that `enter` replaced."""
     advise: Callable[[Location], str] | None
     parent: Home | None
-    """The home of the process that started this one, if that had a session."""
+    """The home of the process that started this one, if that had a session; else of an App of this one."""
     former: _Entered | None
     """What this process inherited by fork, and has again after `leave`."""
 
@@ -163,7 +163,7 @@ def enter(
     if _entered is not None and _entered.pid == os.getpid():
         raise RuntimeError("this process has a session already; close it before it joins or connects again")
     before = {variable: os.environ.get(variable) for variable in _VARIABLES}
-    parent = current() if is_child() else None
+    parent = current() if is_child() else _expected
     _entered = _Entered(home, transport, os.getpid(), before, advise, parent, former=_entered)
     if hand_on:
         values = (home.name, home.storage_root, str(os.getpid()), home.machine_id)

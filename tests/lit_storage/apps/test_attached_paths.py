@@ -5,6 +5,7 @@ import types
 
 import pytest
 
+import lit_storage
 from lit_storage import App, Flow, Path, Work
 from tests.lit_storage.apps.containers import IMMUTABLE, KINDS, Box, item_of
 
@@ -79,3 +80,19 @@ def test_an_object_that_is_no_state_is_not_touched():
     """Its Path has no origin."""
     value = types.SimpleNamespace(path=Path("lit://out"), lock=threading.Lock())
     assert built(value).train.value.path.origin_name is None
+
+
+@pytest.mark.slow
+def test_a_path_of_the_flow_after_the_run(root):
+    """The Path that the Flow holds is copied to the same place without a session, and in one."""
+    flow = Two(Path("lit://out"))
+    App(flow).run()
+    path = flow.train.value
+    lit_storage.join("train", root=root).close()
+    (root / "works" / "train" / "out").write_text("x")
+    with lit_storage.join("train", root=root) as session:
+        session.declare(Path("lit://out"))
+    with lit_storage.connect(root=root):
+        path.get()
+        assert path.read_text() == "x"
+    assert path.read_text() == "x"
