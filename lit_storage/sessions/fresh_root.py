@@ -182,7 +182,8 @@ class _Start:
         """Remove the versions whose files lie in older storage roots, which are not kept."""
         try:
             for each in _older(self._aside, self._name):
-                self._remove_versions(instances_of(os.path.join(self._aside, each)))
+                if instances := instances_of(os.path.join(self._aside, each)):
+                    self._remove_versions(instances)
         except (StorageError, OSError) as error:  # their files are gone in any case
             tell([f"what {self._name!r} left before its former storage root stays listed: {error}"])
 

@@ -17,8 +17,8 @@ _SEARCH_SECONDS = 0.05  # whoever can register names chooses what a comparison c
 _LIKENESS = 0.6  # as difflib.get_close_matches has it
 
 _UNDECLARED = (
-    "{name!r} has ended and did not declare this path: what is read after the end is declared with "
-    "session.declare(path) in a process that joined, and is an attribute of a Work of an App"
+    "{name!r} has ended and did not declare this path; only declared paths stay readable: the Paths in "
+    "the attributes of a Work, and what session.declare(path) names"
 )
 _OTHER_ROOT = "the root here is {root}; if the Work has another one, name that with root= or LIT_STORAGE_ROOT"
 

@@ -332,3 +332,13 @@ def test_no_get_replaces_it(old, tmp_path):
         Path("lit://@train/out").get(overwrite=True, to=old / "former" / "train")
     with lit_storage.connect(root=old), pytest.raises(PathNotFound):
         Path("lit://@train/none").get()
+
+
+def test_a_work_that_published_nothing(old, recwarn):
+    """The removal of its older storage roots warns of no store, which there never was."""
+    for run in range(3):
+        (old / "works" / "quiet").mkdir(exist_ok=True)
+        (old / "works" / "quiet" / str(run)).touch()
+        begin(old, f"run {run}", "quiet")
+    assert names(old / "former" / "quiet") == ["2", MARKER]
+    assert not [str(each.message) for each in recwarn]

@@ -72,7 +72,7 @@ class TestUndeclared:
         """By whoever gets it."""
         with (
             lit_storage.connect(root=ended),
-            pytest.raises(PathNotFound, match="did not declare this path: .*session.declare"),
+            pytest.raises(PathNotFound, match="did not declare this path; .*session.declare"),
         ):
             Path("lit://@trainer/out").get()
 
