@@ -290,7 +290,10 @@ def load_app(path: str | os.PathLike[str], arguments: list[str] | None = None) -
     """
     file = os.path.abspath(path)
     if not os.path.isfile(file) and not os.path.isfile(os.path.join(file, "__main__.py")):
-        raise InvalidApp(f"{os.fspath(path)!r} is not a file; give the Python file that defines the app")
+        raise InvalidApp(
+            f"{os.fspath(path)!r} is not a file; give a Python file that defines the app, "
+            "an archive of zipapp, or a directory with a __main__.py"
+        )
     sys.argv = [os.fspath(path), *(arguments or [])]
     module = vars(app_file.load_program(file))
     named = module.get("app")

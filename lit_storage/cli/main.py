@@ -68,7 +68,11 @@ def run(
     root: Root = None,
     registry: Registry = None,
 ) -> None:
-    """Run the App that a file defines."""
+    """Run the App that a file defines.
+
+    An archive of zipapp, or a directory with a __main__.py, will do too. Options of this command come before
+    APP.PY; what follows it is for the app.
+    """
     place = place_of(context, root, registry)
     for name, value in (("LIT_STORAGE_ROOT", place.root), ("LIT_STORAGE_REGISTRY", place.registry)):
         if value is not None:

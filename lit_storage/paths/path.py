@@ -229,6 +229,11 @@ class Path(LookupPath):
         return name
 
     def _refuse_unattached(self, action: str) -> None:
+        if homes.current() is not None:
+            raise NotAttached(
+                f"{action}: {str(self)!r} means files of this process, and one that only connected has none; "
+                "write lit://@NAME/PATH"
+            )
         raise NotAttached(
             f"{action}: {str(self)!r} is not attached yet; call it in a Work's run(), "
             "or after lit_storage.join() or lit_storage.connect()"
