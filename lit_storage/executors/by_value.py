@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from lit_storage.executors.app_file import MAIN_NAMES, main_file
+from lit_storage_proto.errors import InvalidApp
 
 _lock = threading.Lock()
 _keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
@@ -102,7 +103,18 @@ def _pickler_by_value() -> Any:
 
 def _with_key(cls: type, made: tuple[Any, ...]) -> tuple[Any, ...]:
     make, arguments, state, _, _, set_state = made
+    if "__slots__" in vars(cls) and not issubclass(cls, tuple):
+        _keep_slots(cls, arguments[3], state[0])
     return _begin, (_key_of(cls), make, arguments, cls.__qualname__), (set_state, state), None, None, _finish
+
+
+def _keep_slots(cls: type, namespace: dict[str, Any], attributes: dict[str, Any]) -> None:
+    """Have a class made again with its slots, which cloudpickle leaves out."""
+    slots = vars(cls)["__slots__"]
+    namespace["__slots__"] = slots
+    for name in (slots,) if isinstance(slots, str) else slots:  # making the class makes their descriptors
+        is_private = name.startswith("__") and not name.endswith("__")
+        attributes.pop(f"_{cls.__name__.lstrip('_')}{name}" if is_private else name, None)
 
 
 def _key_of(cls: type) -> str:
@@ -122,7 +134,13 @@ def _key_of_known(value: Any) -> str | None:
 
 
 def _load(data: bytes) -> Any:
-    value = pickle.loads(data)  # noqa: S301  from the App that started this process
+    try:
+        value = pickle.loads(data)  # noqa: S301  from the App that started this process
+    except Exception as error:
+        raise InvalidApp(
+            f"a class or function that has no file cannot be made again in this process ({error}); "
+            "write it into a file and import it"
+        ) from error
     if isinstance(value, types.FunctionType):
         _show_in_main(value, [value])
     return value

@@ -208,3 +208,46 @@ def test_what_can_be_imported_is_named_and_not_sent():
 
     value = [Named, inspect.signature, type(None), warnings.warn, Path]
     assert by_value.dumps(value) == pickle.dumps(value)
+
+
+@pytest.mark.slow
+def test_slots_of_local_classes():
+    """Instances come back with their slots, in attributes and in what `run` returns."""
+
+    @dataclasses.dataclass(slots=True)
+    class Point:
+        x: int
+
+    class Hidden(Work):
+        __slots__ = ("__hidden", "point")
+
+        def __init__(self):
+            super().__init__()
+            self.__hidden, self.point = 1, Point(1)
+
+        def run(self):
+            self.point = Point(self.__hidden + 1)
+            return Point(3), [self.point]
+
+    returned = []
+    work = run_app(Hidden(), lambda work: returned.append(work.run()))
+    assert returned == [(Point(3), [Point(2)])]
+    assert work.point == Point(2)
+
+
+@pytest.mark.slow
+def test_a_class_that_cannot_be_made_again():
+    """The error says that a class in a file can."""
+
+    class Base(Work):
+        def __init_subclass__(cls, /, kind, **options):
+            super().__init_subclass__(**options)
+
+        def run(self):
+            pass
+
+    class Derived(Base, kind="x"):
+        pass
+
+    with pytest.raises(InvalidApp, match="cannot be made again .*'kind'.*; write it into a file"):
+        run_app(Derived(), lambda work: work.run())
