@@ -43,9 +43,14 @@ class AsyncRun:
     def run(self) -> Any:
         """Return what the awaitable returns, or raise what it raises."""
         threading.Thread(target=self._escalate, name="lit-async-stop", daemon=True).start()
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             return asyncio.run(self._main())
         finally:
+            if (
+                signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            ):  # a loop whose handler the user set ends so
+                signal.signal(signal.SIGTERM, handler)
             self._ended.set()
             self._requests.put(False)
             if inspect.iscoroutine(self._awaitable):

@@ -283,3 +283,23 @@ def test_anything_awaitable_is_awaited():
     assert AsyncRun(Later(), 1).run() == "value"
     with pytest.raises(KeyboardInterrupt):
         AsyncRun(interrupted(), 1).run()
+
+
+@pytest.mark.slow
+def test_a_loop_with_a_signal_handler_leaves_that_of_the_work():
+    """asyncio takes a handler of the user away for good; afterwards the Work unwinds at SIGTERM again."""
+
+    class Handling(Work):
+        async def run(self):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print)
+            return await asyncio.sleep(0)
+
+    class Plain(Handling):
+        async def run(self, handles):
+            if handles:
+                await super().run()
+            return repr(signal.getsignal(signal.SIGTERM))
+
+    work = Plain()
+    before, _, after = run_steps(lambda work: [work.run(each) for each in (False, True, False)], work)
+    assert before.partition(" at ")[0] == after.partition(" at ")[0] != repr(signal.SIG_DFL)
