@@ -112,6 +112,9 @@ def _dispatched(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _bound(work: object, run: Callable[..., Any]) -> Callable[..., Any]:
+    if internals(work).supervisor is None and not _adopters:
+        return run  # outside of an App it is what the user put there, such as a mock, with all its attributes
+
     @functools.wraps(run, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         return _dispatch(work, run, args, kwargs)

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import types
+import unittest.mock
 
 import pytest
 
@@ -370,3 +371,15 @@ def test_a_class_may_be_pickled_by_value():
     first, (second, rate) = ast.literal_eval(printed.decode())
     assert first == second != os.getpid()
     assert rate == 0.5
+
+
+def test_outside_of_an_app_a_mock_is_itself():
+    """Whoever tests a Work replaces its run by a mock, and asks the mock through the Work."""
+    work = Base()
+    with unittest.mock.patch.object(Base, "run") as replaced:
+        work.run(2)
+        work.run.assert_called_once_with(2)
+    assert replaced.call_count == 1
+    with unittest.mock.patch.object(work, "run", wraps=work.run):
+        work.run()
+        work.run.assert_called_once_with()
