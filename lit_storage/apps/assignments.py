@@ -5,11 +5,11 @@ A refused assignment raises and leaves the attribute as it was.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
+from lit_storage.apps.attributes import is_managed
 from lit_storage.apps.internals import attributes_of, internals, is_work
 from lit_storage.apps.paths_in_values import Copies, replace_paths
 from lit_storage.executors.work_state import MOST_LEVELS, is_public, is_too_deep
@@ -17,8 +17,6 @@ from lit_storage.paths import home
 from lit_storage.paths.mistypes import warn_of_mistyped_value
 from lit_storage.paths.path import Path, attach, with_consumer, with_origin
 from lit_storage_proto.uri import SCHEME
-
-_ABSENT: Final = object()
 
 
 def accepted(work: object, name: str, value: Any) -> Any:
@@ -28,6 +26,8 @@ def accepted(work: object, name: str, value: Any) -> Any:
         TypeError: `value` is a Work.
         ValueError: `value` is state that is nested too deeply.
     """
+    if value is None or type(value) in (bool, int, float):
+        return value
     if is_work(value):
         raise TypeError(f"{name!r} cannot hold a Work: assign it to the Flow, and pass its Paths to run()")
     if is_public(name) and is_too_deep(value):
@@ -53,28 +53,27 @@ def _placed(work: object, path: Path) -> Path:
     return attach(path, origin, here) if here is not None and origin.name is not None else path
 
 
-@contextlib.contextmanager
-def assignment(work: object, name: str, *, is_accepted: bool) -> Iterator[None]:
-    """Notify who watches `work` of the attribute that the block assigns; restore it where that raises.
+def assign(work: object, name: str, set_attribute: Callable[[], None], *, is_accepted: bool) -> None:
+    """Assign an attribute and notify who watches `work`; restore what is stored where that raises.
+
+    No getter of the user is called: it may take a lock that the caller holds.
 
     Args:
         work: the Work.
         name: of the attribute.
+        set_attribute: assigns it.
         is_accepted: whether the value is what `accepted` returned; otherwise it is replaced by that.
     """
     attributes = attributes_of(work)
-    before = attributes.get(name, _ABSENT)
-    yield
+    before = attributes.stored(None if is_managed(type(work), name) else name)
+    set_attribute()
     attributes.note(name)
     try:
         if not is_accepted:
             accept_stored(work, name)
         report_assignment(work, name)
     except Exception:
-        if before is _ABSENT:
-            attributes.pop(name, None)
-        else:
-            attributes[name] = before
+        attributes.restore(before, None if is_managed(type(work), name) else name)
         raise
 
 
@@ -97,8 +96,7 @@ def followed(set_attribute: Callable[[Any, str, Any], None]) -> Callable[[Any, s
 
     @functools.wraps(set_attribute)
     def set_and_report(work: object, name: str, value: Any) -> None:
-        with assignment(work, name, is_accepted=False):
-            set_attribute(work, name, value)
+        assign(work, name, lambda: set_attribute(work, name, value), is_accepted=False)
 
     set_and_report._lit_follows = True  # type: ignore[attr-defined]
     return set_and_report
@@ -107,7 +105,7 @@ def followed(set_attribute: Callable[[Any, str, Any], None]) -> Callable[[Any, s
 def accept_stored(work: object, name: str) -> None:
     """Let an attribute be what `accepted` makes of it, where it was assigned without."""
     attributes = attributes_of(work)
-    if name in attributes:
+    if attributes.is_stored(name) and name in attributes:
         value = attributes[name]
         new = accepted(work, name, value)
         if new is not value:

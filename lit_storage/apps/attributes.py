@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -64,7 +65,8 @@ class Attributes(MutableMapping[str, Any]):
         else:
             self._managed.discard(name)
             if is_managed(type(self._holder), name):
-                self._read(lambda holder: object.__delattr__(holder, name), name)
+                with contextlib.suppress(Exception):  # without a deleter, a property keeps its value
+                    object.__delattr__(self._holder, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.snapshot())
@@ -72,19 +74,32 @@ class Attributes(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self.snapshot())
 
-    def stored(self) -> dict[str, Any]:
-        """Return a copy of what lies in ``__dict__`` and in slots."""
+    def stored(self, name: str | None = None) -> dict[str, Any]:
+        """Return a copy of what lies in ``__dict__`` and in slots, or of the one attribute `name` there."""
+        if name is not None:
+            return {name: self[name]} if self.is_stored(name) and name in self else {}
         found = self._dict.copy()
         found.pop(INTERNALS, None)
         return found | {name: self[name] for name in self._slots if name in self}
+
+    def restore(self, before: Mapping[str, Any], name: str | None = None) -> None:
+        """Let ``__dict__`` and slots hold what `stored` returned `before`, of the same attributes."""
+        for each in self.stored(name).keys() - before.keys():
+            del self[each]
+        for each, value in before.items():
+            self[each] = value
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all attributes, which other threads do not change."""
         return self.stored() | {name: self[name] for name in list(self._managed) if name in self}
 
+    def is_stored(self, name: str) -> bool:
+        """Say whether an attribute is read and written without code of the user."""
+        return name in self._slots or name in self._dict
+
     def note(self, name: str) -> None:
-        """Know that an attribute was assigned, which is a managed one unless it is stored or private."""
-        if name not in self._dict and name not in self._slots and not name.startswith("_"):
+        """Know that an attribute was assigned: a public one may be a managed one."""
+        if not self.is_stored(name) and not name.startswith("_") and is_managed(type(self._holder), name):
             self._managed.add(name)
 
 
@@ -113,3 +128,11 @@ def is_managed(cls: type, name: str) -> bool:
     """Say whether a class has a descriptor of this name that takes assignments, other than a slot."""
     found = next((vars(each)[name] for each in cls.__mro__ if name in vars(each)), None)
     return hasattr(type(found), "__set__") and not isinstance(found, types.MemberDescriptorType)
+
+
+def setter_refused(work: str, name: str, error: Exception) -> str:
+    """Return the warning for an attribute whose setter raised for what its getter returned elsewhere."""
+    return (
+        f"attribute {name!r} of {work!r} stays as it is in this process, since its setter refused the value "
+        f"that the other process has ({error!r}); let the setter take what the getter returns"
+    )

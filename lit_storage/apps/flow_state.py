@@ -11,6 +11,7 @@ import warnings
 from collections.abc import MutableMapping
 from typing import Any
 
+from lit_storage.apps.attributes import setter_refused
 from lit_storage.executors import by_value
 from lit_storage.executors.work_state import Changes, Ledger, NotState, is_public, pickled_state
 
@@ -108,14 +109,17 @@ class FlowState:
     def _take(self, name: str, pickled: bytes) -> None:
         try:
             value = pickle.loads(pickled)  # noqa: S301  from the App's own process
-            self._attributes[name] = value
         except Exception as error:  # noqa: BLE001  its class may be one that only the Work can import
             self._withhold(name, f"value that cannot be loaded in the Flow ({error})")
             self._kept.pop(name, None)
             self._not_loaded[name] = pickled
             warnings.warn(f"attribute {name!r} of {self._work!r} cannot be loaded: {error}", stacklevel=2)
             return
-        self._ledger.note(name, value)
+        try:
+            self._attributes[name] = value
+        except Exception as error:  # noqa: BLE001  a setter of the user may raise anything
+            warnings.warn(setter_refused(self._work, name, error), stacklevel=2)
+        self._ledger.note(name, self._attributes.get(name, value))  # a setter may have changed it
         self._forget_withheld(name)
 
     def _withhold(self, name: str, kind: str) -> None:

@@ -50,7 +50,7 @@ def restore(work: object, state: Any) -> None:
     """Give `work` the attributes of a `default_state`, or of what a user's ``__getstate__`` made of it."""
     attributes, slots = state if isinstance(state, tuple) else (state, None)
     vars(work).update(_without_internals(attributes or {}))
-    attributes_of(work).update(slots or {})  # a class that cloudpickle made again has no slots
+    attributes_of(work).update(slots or {})
 
 
 def _without_internals(state: Any) -> Any:

@@ -11,7 +11,7 @@ import abc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from lit_storage.apps.assignments import accepted, assignment, followed, report_assignment
+from lit_storage.apps.assignments import accepted, assign, followed, report_assignment
 from lit_storage.apps.attributes import INTERNALS
 from lit_storage.apps.dispatch import Dispatcher
 from lit_storage.apps.internals import Internals, internals
@@ -147,8 +147,7 @@ class Work(metaclass=_WorkType):
         if name == INTERNALS:
             raise AttributeError("'_lit' is kept for lit-storage; choose another name for this attribute")
         value = accepted(self, name, value)
-        with assignment(self, name, is_accepted=True):
-            super().__setattr__(name, value)
+        assign(self, name, lambda: super(Work, self).__setattr__(name, value), is_accepted=True)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)

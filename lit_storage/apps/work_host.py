@@ -26,6 +26,7 @@ from lit_storage.apps.arguments import unpack
 from lit_storage.apps.arrivals import Arrivals
 from lit_storage.apps.assignments import own_paths
 from lit_storage.apps.async_run import AsyncRun
+from lit_storage.apps.attributes import setter_refused
 from lit_storage.apps.dispatch import is_awaitable_or_generator
 from lit_storage.apps.handover import fetch_all
 from lit_storage.apps.hidden_paths import HiddenPaths
@@ -162,9 +163,11 @@ class WorkHost:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""
         if os.getpid() != self._process:
             return  # a forked child of the Work has a Work of its own
-        own_paths(work, name)
-        self._declare_own(attributes_of(work).get(name))
-        self._warn_of_hidden_paths(work, [name])
+        attributes = attributes_of(work)
+        if attributes.is_stored(name):  # a getter of the user may take a lock that the caller holds
+            own_paths(work, name)
+            self._declare_own(attributes.get(name))
+            self._warn_of_hidden_paths(work, [name])
         if self._teller is not None:
             self._teller.assigned(name)
 
@@ -260,9 +263,12 @@ class WorkHost:
         attributes = attributes_of(work)
         for name, pickled in changes.assigned.items():
             value = pickle.loads(pickled)  # noqa: S301  from the App that started this process
-            attributes[name] = value
+            try:
+                attributes[name] = value
+            except Exception as error:  # noqa: BLE001  a setter of the user may raise anything
+                tell([setter_refused(self._start.name, name, error)])
             assert self._teller is not None
-            self._teller.received(name, value)
+            self._teller.received(name, attributes.get(name, value))
         for name in changes.deleted:
             attributes.pop(name, None)
             assert self._teller is not None

@@ -1,11 +1,12 @@
 """A refused assignment raises and leaves the attribute as it was."""
 
 import dataclasses
+import threading
 
 import pytest
 
 from lit_storage import AccessDenied, App, Flow, InvalidURI, Path, Work
-from lit_storage.apps.internals import internals
+from lit_storage.apps.internals import attributes_of, internals
 
 attrs = pytest.importorskip("attrs")
 
@@ -160,3 +161,137 @@ def test_a_path_that_cannot_be_shared_is_not_assigned(root):
     flow = Steps(Declaring())
     App(flow).run()
     assert flow.name == "out"
+
+
+def run_steps(steps, work):
+    """Run an App whose Flow calls `steps`; return what it returned."""
+
+    class Steps(Flow):
+        def __init__(self):
+            super().__init__()
+            self.work = work
+
+        def run(self):
+            self.outcome = steps()
+
+    flow = Steps()
+    App(flow).run()
+    return flow.outcome
+
+
+class Symmetric(Work):
+    """A property that keeps whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = None
+
+    @property
+    def model(self):
+        return self._model
+
+    @model.setter
+    def model(self, value):
+        self._model = value
+
+    def run(self):
+        self.model = self.model or object()
+        return "ended"
+
+
+class Converting(Work):
+    """A setter that does not take what its getter returns, and one that changes it each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.scale = "a,b", 1
+
+    @property
+    def tags(self):
+        return self._tags
+
+    @tags.setter
+    def tags(self, text):
+        self._tags = text.split(",")
+
+    @property
+    def scale(self):
+        return self._scale
+
+    @scale.setter
+    def scale(self, value):
+        self._scale = 2 * value
+
+    def run(self, tags=""):
+        if tags:
+            self.tags = tags
+        return self.tags, self.scale
+
+
+def test_a_setter_under_a_lock_of_its_getter():
+    """An assignment calls no getter, so the caller may hold the lock that the getter takes."""
+
+    class Locked(Holding):
+        @property
+        def value(self):
+            with lock:
+                return self._value
+
+        @value.setter
+        def value(self, value):
+            self._value = value
+
+    lock = threading.Lock()
+    work = Locked()
+    with lock:
+        work.value = "after"
+    assert work.value == "after"
+
+
+@pytest.mark.slow
+def test_a_property_that_run_sets_to_an_object():
+    """The Flow has no value of it to take, and a property without a deleter keeps the one it had."""
+    work = Symmetric()
+    assert run_steps(lambda: work.run(), work) == "ended"
+    assert work.model is None
+
+
+@pytest.mark.slow
+def test_a_setter_that_refuses_what_its_getter_returned():
+    """Each process keeps its own value and says which attribute that is; the Work runs on."""
+    work = Converting()
+    with pytest.warns(
+        UserWarning, match=r"'tags' of '.*' stays as it is .* let the setter take what the getter"
+    ):
+        assert run_steps(lambda: work.run("c,d"), work) == (["c", "d"], 2)
+    assert work.tags == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_a_setter_that_changes_its_value_is_not_called_again():
+    """What the setter made of a report is no assignment of the Flow, so the next run brings nothing along."""
+    work = Converting()
+    assert run_steps(lambda: [work.run()[1] for _ in range(3)], work) == [2, 2, 2]
+
+
+def test_an_attribute_that_a_class_keeps_elsewhere_stays_there():
+    """A `__setattr__` of the user that stores by itself is left alone."""
+
+    class Store(Work):
+        def __init__(self):
+            object.__setattr__(self, "_store", {})
+            super().__init__()
+            self.rate = 0.5
+
+        def __setattr__(self, name, value):
+            self._store[name] = value
+
+        def __getattr__(self, name):
+            return self._store[name] if name in self._store else super().__getattr__(name)
+
+        def run(self):
+            pass
+
+    work = Store()
+    assert "rate" not in attributes_of(work)
+    assert work.rate == 0.5
