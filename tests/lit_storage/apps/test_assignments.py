@@ -8,6 +8,8 @@ import pytest
 from lit_storage import AccessDenied, App, Flow, InvalidURI, Path, Work
 from lit_storage.apps.internals import attributes_of, internals
 
+pytestmark = pytest.mark.usefixtures("root")
+
 attrs = pytest.importorskip("attrs")
 
 
