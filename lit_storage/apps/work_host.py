@@ -19,6 +19,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -50,7 +51,7 @@ from lit_storage.executors import (
 )
 from lit_storage.executors.work_state import Changes, NotState, pickled_state
 from lit_storage.paths.path import Path
-from lit_storage.sessions.fresh_root import begin_empty, discard_older
+from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
 from lit_storage_core.system.process import ProcessIdentity
@@ -121,17 +122,19 @@ class WorkHost:
         """Join, then do as commanded until stopped or until ``run`` raises."""
         work: Work | None = None
         try:
-            self._begin_empty()
-            self._session = join(
-                self._start.name,
-                root=self._start.root,
-                registry=self._start.registry,
-                bind=self._start.bind,
-                artifacts=self._start.artifacts,
-                symlinks=getattr(self._start, "symlinks", "keep"),  # of an App of before, as on a Ray node
-                security=self._start.security,
-                limits=self._start.limits,
-            )
+            with self._begin_empty():
+                self._session = join(
+                    self._start.name,
+                    root=self._start.root,
+                    registry=self._start.registry,
+                    bind=self._start.bind,
+                    artifacts=self._start.artifacts,
+                    symlinks=getattr(
+                        self._start, "symlinks", "keep"
+                    ),  # of an App of before, as on a Ray node
+                    security=self._start.security,
+                    limits=self._start.limits,
+                )
             self._arrivals = Arrivals(self._session)
             if self._app is not None:
                 self._session.leave_rest_to_app(self._app)
@@ -150,14 +153,21 @@ class WorkHost:
             return
         self._end(self._state, work, Stopped)
 
-    def _begin_empty(self) -> None:
-        """Move aside what earlier runs of the App left in the storage root, if the App asks for that."""
+    def _begin_empty(self) -> AbstractContextManager[None]:
+        """Move aside what earlier runs of the App left in the storage root, if the App asks for that.
+
+        Returns:
+            a context to join in.
+        """
         start = self._start
-        if run_id := getattr(start, "fresh_run_id", ""):  # an App of an older version has none
-            begin_empty(start.root, start.registry, start.name, run_id, start.limits)
-            threading.Thread(
-                target=discard_older, args=(start.root, start.name), name="lit-former", daemon=True
-            ).start()
+        run_id = getattr(start, "fresh_run_id", "")  # an App of an older version has none
+        if not run_id:
+            return nullcontext()
+        begin_empty(start.root, start.registry, start.name, run_id, start.limits)
+        threading.Thread(
+            target=discard_older, args=(start.root, start.name), name="lit-former", daemon=True
+        ).start()
+        return joining_in_run(start.root, start.name, run_id)
 
     def assigned(self, work: Work, name: str) -> None:
         """Tell the Flow at once that `run` assigned or deleted an attribute."""

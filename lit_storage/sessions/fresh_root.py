@@ -8,9 +8,10 @@
 No Work can have a name with "@". What published versions need is told by `former_root.py` of core.
 
 Invariant: nothing is moved while a process lives that has the name, or that declared files in the storage
-root; nor before what a killed Work declared is published. Every step can be repeated: the run is noted last,
-so the next start begins anew after a crash, and an empty storage root is not moved, so a former one is not
-replaced by nothing.
+root; nor before what a killed Work declared is published. The storage root is moved and the run is noted under
+one lock. A Work registers only while its own run is noted, so of two Apps that start at once one is refused.
+Every step can be repeated: the run is noted after the move, so the next start begins anew after a crash, and an
+empty storage root is not moved, so a former one is not replaced by nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from lit_storage.sessions import environment
 from lit_storage.sessions.persistence import tell
-from lit_storage.sessions.start_lock import moving
+from lit_storage.sessions.start_lock import moving, registering_only_if
 from lit_storage_client.fetch.removal import remove
 from lit_storage_core.artifacts.former_root import FORMER, MARKER, former_root_of, instances_of, mark
 from lit_storage_core.artifacts.urls import in_place_url, open_store
@@ -72,13 +73,30 @@ def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits
     root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
     own_id = machine_id(root)
     start = _Start(root, name, own_id, limits)
-    if start.run_id() == run_id:
-        return
-    with contextlib.closing(open_registry(registry, machine_id=own_id, limits=limits)) as opened:
-        start.publish_unpublished(opened)
-        start.move(opened)
-    start.remove_older_versions()
-    start.note_run(run_id)
+    if _noted_run(root, name) != run_id:
+        with contextlib.closing(open_registry(registry, machine_id=own_id, limits=limits)) as opened:
+            start.publish_unpublished(opened)
+            start.begin(opened, run_id)
+    start.remove_older_versions()  # also after a crash between the two
+
+
+@contextlib.contextmanager
+def joining_in_run(root: str, name: str, run_id: str) -> Iterator[None]:
+    """Within the block, let a session of this thread register only while the run is the noted one.
+
+    To be called after `begin_empty`, with the same arguments. Registering raises NameTaken if another App has
+    begun with the name since.
+    """
+
+    def check() -> None:
+        if _noted_run(root, name) != run_id:
+            raise NameTaken(
+                f"another App with fresh has started {name!r} in the meantime, and the storage root is its own "
+                "now; stop that App first, or take another name or root"
+            )
+
+    with registering_only_if(check):
+        yield
 
 
 def discard_older(root: str, name: str) -> None:
@@ -120,21 +138,6 @@ class _Start:
         self._limits = limits
         self._aside = os.path.join(root, FORMER)
         self._former = former_root_of(root, name)
-        self._run_file = os.path.join(self._aside, f"@{name}:run")
-
-    def run_id(self) -> str:
-        """Return the last run of an App in which the Work began with an empty storage root; "" if none."""
-        try:
-            fd = os.open(self._run_file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return ""
-        with os.fdopen(fd, "rb") as file:
-            return file.read(_MOST_RUN_BYTES).decode("ascii", "replace").strip()
-
-    def note_run(self, run_id: str) -> None:
-        """Note that the Work has begun in a run of an App: from now on its files are its own."""
-        environment.make_storage_root(self._root, FORMER)
-        replace_file(self._run_file, lambda _inode: f"{run_id}\n", mode=0o644)
 
     def publish_unpublished(self, registry: Registry) -> None:
         """Publish what the last instance declared and did not publish, since it was killed.
@@ -153,30 +156,35 @@ class _Start:
             )
         tell(sentences)
 
-    def move(self, registry: Registry) -> None:
-        """Move the storage root aside, if it holds anything, and make an empty one in its place."""
+    def begin(self, registry: Registry, run_id: str) -> None:
+        """Move the storage root aside, if it holds anything; make an empty one in its place, and note the run."""
         from lit_storage_server.publishing.publication_lock import alone
 
-        directory = f"works/{self._name}"
-        storage_root = environment.make_storage_root(self._root, directory)
+        storage_root = environment.make_storage_root(self._root, f"works/{self._name}")
+        environment.make_storage_root(self._root, FORMER)
         deadline = time.monotonic() + self._limits.publish_seconds
-        with alone(storage_root, self._name, deadline):
-            if not _holds_files(storage_root):
-                return
+        with alone(storage_root, self._name, deadline), moving(self._root, self._limits):
             self._refuse_live(registry)
-            self._refuse_immovable(storage_root)
-            mode = stat.S_IMODE(os.stat(storage_root).st_mode)
-            try:
-                self._mark(storage_root)
-                with moving(self._root, self._limits):
-                    self._refuse_live(registry)  # one may have registered meanwhile
-                    self._exchange(storage_root)
-                    os.chmod(environment.make_storage_root(self._root, directory), mode)
-            except Exception:
-                with contextlib.suppress(OSError):
-                    os.unlink(os.path.join(storage_root, MARKER))
-                raise
+            if _holds_files(storage_root):
+                self._refuse_immovable(storage_root)
+                self._move(storage_root)
+            self._note(run_id)
+
+    def _move(self, storage_root: str) -> None:
+        mode = stat.S_IMODE(os.stat(storage_root).st_mode)
+        try:
+            self._mark(storage_root)
+            self._exchange(storage_root)
+            os.chmod(environment.make_storage_root(self._root, f"works/{self._name}"), mode)
+        except Exception:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(storage_root, MARKER))
+            raise
         _LOG.info("%s begins with an empty storage root; the former is %s", self._name, shown(self._former))
+
+    def _note(self, run_id: str) -> None:
+        """Note that the Work has begun in a run of an App: from now on its files are its own."""
+        replace_file(_run_file(self._root, self._name), lambda _inode: f"{run_id}\n", mode=0o644)
 
     def remove_older_versions(self) -> None:
         """Remove the versions whose files lie in older storage roots, which are not kept."""
@@ -203,7 +211,6 @@ class _Start:
             )
 
     def _refuse_immovable(self, storage_root: str) -> None:
-        environment.make_storage_root(self._root, FORMER)
         if os.path.islink(storage_root):
             raise self._immovable(storage_root, "it is a link")
         if os.path.ismount(storage_root) or os.stat(storage_root).st_dev != os.stat(self._aside).st_dev:
@@ -255,6 +262,20 @@ class _Start:
                     if kept.version.instance_id in instances and not _is_elsewhere(store, kept)
                 ]
             )
+
+
+def _run_file(root: str, name: str) -> str:
+    return os.path.join(root, FORMER, f"@{name}:run")
+
+
+def _noted_run(root: str, name: str) -> str:
+    """Return the last run of an App in which a Work began with an empty storage root; "" if none."""
+    try:
+        fd = os.open(_run_file(root, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    with os.fdopen(fd, "rb") as file:
+        return file.read(_MOST_RUN_BYTES).decode("ascii", "replace").strip()
 
 
 def _is_elsewhere(store: ArtifactStore, kept: Kept) -> bool:

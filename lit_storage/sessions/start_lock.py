@@ -2,7 +2,8 @@
 
 Invariant: whoever moves a storage root holds the lock on ``<root>/works`` alone, and looks under the lock
 whether the name is taken. A process that registers shares the lock with others, and looks whether the
-directory that it serves is still the storage root. So one of the two sees the other.
+directory that it serves is still the storage root. So one of the two sees the other. A process may have a
+condition of its own under which it registers, which it checks under the lock too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 from lit_storage_core.system.file_lock import unlock, wait_for_lock
 from lit_storage_core.system.names import shown
@@ -19,6 +21,18 @@ from lit_storage_proto.limits import Limits
 
 _PAUSE_SECONDS = 0.02
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+_condition: ContextVar[Callable[[], None] | None] = ContextVar("_condition", default=None)
+
+
+@contextlib.contextmanager
+def registering_only_if(check: Callable[[], None]) -> Iterator[None]:
+    """Within the block, let this thread register only if `check` raises nothing under the lock."""
+    token = _condition.set(check)
+    try:
+        yield
+    finally:
+        _condition.reset(token)
 
 
 @contextlib.contextmanager
@@ -33,6 +47,7 @@ def registering(root: str, storage_root: str, served: os.stat_result, limits: Li
 
     Raises:
         NameTaken: another process moved it before.
+        StorageError: as of the condition of `registering_only_if`.
         TransferTimeout: another process starts for too long.
     """
     with _locked(root, limits, shared=True):
@@ -41,6 +56,8 @@ def registering(root: str, storage_root: str, served: os.stat_result, limits: Li
                 f"the storage root {shown(storage_root)} was moved aside by another process that starts "
                 "under the same name; stop that process first, or take another name"
             )
+        if (check := _condition.get()) is not None:
+            check()
         yield
 
 

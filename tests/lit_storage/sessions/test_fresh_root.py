@@ -9,7 +9,8 @@ import pytest
 
 import lit_storage
 from lit_storage import Path
-from lit_storage.sessions.fresh_root import begin_empty, discard_older
+from lit_storage.sessions import fresh_root
+from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run
 from lit_storage.sessions.start_lock import registering
 from lit_storage_core.artifacts.artifact import Artifact
 from lit_storage_core.artifacts.former_root import MARKER
@@ -238,6 +239,43 @@ class TestRefused:
         registry.unregister("train", "i")
         registry.close()
         assert read(old) == "original"
+
+    def test_a_live_name_without_files(self, root):
+        """Its run stays noted, so the Work keeps what it writes later when it is started again."""
+        begin(root, "run 1")
+        with lit_storage.join("train"):
+            with pytest.raises(NameTaken, match="stop that process"):
+                begin(root, "run 2")
+            Path("lit://x").write_text("1")
+        begin(root, "run 1")
+        assert names(root / "works" / "train") == ["x"]
+
+    def test_two_apps_at_once(self, root):
+        """The one whose note was replaced does not register, and the other one does."""
+        for run_id in ("run 1", "run 2"):
+            begin(root, run_id)
+        with joining_in_run(str(root), "train", "run 1"), pytest.raises(NameTaken, match="another App"):
+            lit_storage.join("train")
+        with joining_in_run(str(root), "train", "run 2"), lit_storage.join("train") as session:
+            assert session.name == "train"
+
+    def test_nobody_registers_before_the_run_is_noted(self, old, monkeypatch):
+        """The run is noted under the lock under which the storage root is moved."""
+        replace = fresh_root.replace_file
+
+        def note(path, *args, **kwargs):
+            if path.endswith(":run"):
+                directory = old / "works" / "train"
+                with (
+                    pytest.raises(TransferTimeout),
+                    registering(str(old), str(directory), directory.stat(), LIMITS),
+                ):
+                    pass
+            replace(path, *args, **kwargs)
+
+        monkeypatch.setattr(fresh_root, "replace_file", note)
+        begin(old)
+        assert (old / "former" / "@train:run").read_text() == "run\n"
 
     def test_a_live_process_without_the_name(self, old):
         """One that declared files there, and joined by another registry or lost its name."""
