@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("lit_storage.work")
 
 _MOST_RUN_BYTES = 100
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits) -> None:
@@ -112,13 +112,27 @@ def discard_older(root: str, name: str) -> None:
     aside = os.path.join(root, FORMER)
     try:
         for each in [*_older(aside, name), *_beginning(aside, f"@{name}:run.")]:  # the latter cut short
-            fd = os.open(aside, _DIRECTORY)
-            try:
-                remove(fd, each)
-            finally:
-                os.close(fd)
+            _discard(aside, each)
     except OSError as error:
         tell([f"an older storage root of {name!r} in {shown(aside)} cannot be removed: {error}"])
+
+
+def _discard(aside: str, name: str) -> None:
+    """Remove an older storage root. What a removal that is cut short has moved stays within it."""
+    path = os.path.join(aside, name)
+    with contextlib.suppress(FileNotFoundError):  # another process removes it too
+        try:
+            fd = os.open(path, _DIRECTORY)
+        except NotADirectoryError:  # also a link
+            os.unlink(path)
+            return
+        try:
+            os.fchmod(fd, 0o700)
+            for inner in os.listdir(fd):
+                remove(fd, inner)
+        finally:
+            os.close(fd)
+        os.rmdir(path)
 
 
 class _Start:

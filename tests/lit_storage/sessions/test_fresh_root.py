@@ -201,6 +201,39 @@ class TestRuns:
         begin(old, "run 2")
         assert read(old, "train.a") == "original"
 
+    def test_a_removal_that_is_cut_short(self, root, monkeypatch):
+        """Nothing of an older storage root is left after the next one."""
+        older = root / "former" / "@train:old-0"
+        (older / "a" / "b").mkdir(parents=True)
+        (older / "a" / "b" / "file").touch()
+        rename, left = os.rename, iter(range(1))
+
+        def stop_after(*args, **fds):
+            rename(*args, **fds)
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+
+        (older / "c" / "d").mkdir(parents=True)
+        monkeypatch.setattr(os, "rename", stop_after)
+        with pytest.raises(KeyboardInterrupt):
+            discard_older(str(root), "train")
+        monkeypatch.undo()
+        assert names(root / "former") == ["@train:old-0"]
+        discard_older(str(root), "train")
+        assert names(root / "former") == []
+
+    @pytest.mark.parametrize(
+        "make", [lambda path, to: path.write_text(""), lambda path, to: path.symlink_to(to)]
+    )
+    def test_what_is_no_directory_in_the_place_of_an_older_one(self, root, tmp_path, make):
+        """A file or a link is removed, and what the link leads to stays."""
+        (root / "former").mkdir(parents=True)
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "file").touch()
+        make(root / "former" / "@train:old-0", tmp_path / "elsewhere")
+        discard_older(str(root), "train")
+        assert (names(root / "former"), names(tmp_path / "elsewhere")) == ([], ["file"])
+
     @pytest.mark.parametrize("step", range(14))
     def test_a_crash_at_any_step(self, old, monkeypatch, step):
         """The next start repeats what was done, and nothing is lost."""
