@@ -51,7 +51,7 @@ from lit_storage.executors import (
 )
 from lit_storage.executors.work_state import Changes, NotState, pickled_state
 from lit_storage.paths.path import Path
-from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run
+from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run, restore_former
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.session import Session, join
 from lit_storage_core.system.process import ProcessIdentity
@@ -162,6 +162,7 @@ class WorkHost:
         start = self._start
         run_id = getattr(start, "fresh_run_id", "")  # an App of an older version has none
         if not run_id:
+            restore_former(start.root, start.name, start.limits)
             return nullcontext()
         begin_empty(start.root, start.registry, start.name, run_id, start.limits)
         threading.Thread(

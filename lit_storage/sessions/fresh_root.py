@@ -3,7 +3,8 @@
     <root>/works/NAME             the storage root
     <root>/former/NAME            the former one, as it was moved; one of each Work is kept
     <root>/former/@NAME:run       the run of an App that NAME began with an empty storage root
-    <root>/former/@NAME:…         an older one, which is being removed
+    <root>/former/@NAME:old-…     an older one, in whose place the storage root is moved
+    <root>/former/@NAME:gone-…    an older one whose place was taken, which is being removed
 
 No Work can have a name with "@". What published versions need is told by `former_root.py` of core.
 
@@ -11,7 +12,8 @@ Invariant: nothing is moved while a process lives that has the name, or that dec
 root; nor before what a killed Work declared is published. The storage root is moved and the run is noted under
 one lock. A Work registers only while its own run is noted, so of two Apps that start at once one is refused.
 Every step can be repeated: the run is noted after the move, so the next start begins anew after a crash, and an
-empty storage root is not moved, so a former one is not replaced by nothing.
+empty storage root is not moved, so a former one is not replaced by nothing. An older one whose place is still
+free is the former one, and gets its name back.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits
     root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
     own_id = machine_id(root)
     start = _Start(root, name, own_id, limits)
+    restore_former(root, name, limits)
     if _noted_run(root, name) != run_id:
         with contextlib.closing(open_registry(registry, machine_id=own_id, limits=limits)) as opened:
             start.publish_unpublished(opened)
@@ -99,6 +102,22 @@ def joining_in_run(root: str, name: str, run_id: str) -> Iterator[None]:
         yield
 
 
+def restore_former(root: str, name: str, limits: Limits) -> None:
+    """Give a former storage root its place back, if a process was killed while it replaced that.
+
+    Raises:
+        TransferTimeout: another process starts for too long.
+        OSError: it cannot be renamed.
+    """
+    aside, former = os.path.join(root, FORMER), former_root_of(root, name)
+    if os.path.lexists(former) or not _older(aside, name):
+        return
+    with moving(root, limits):
+        older = _older(aside, name)
+        if len(older) == 1 and not os.path.lexists(former):
+            os.rename(os.path.join(aside, older[0]), former)
+
+
 def discard_older(root: str, name: str) -> None:
     """Remove the storage roots of a Work that are older than its former one; never raise.
 
@@ -111,10 +130,20 @@ def discard_older(root: str, name: str) -> None:
     """
     aside = os.path.join(root, FORMER)
     try:
-        for each in [*_older(aside, name), *_beginning(aside, f"@{name}:run.")]:  # the latter cut short
-            _discard(aside, each)
+        _condemn_older(root, name)
+        for each in [*_beginning(aside, f"@{name}:gone-"), *_beginning(aside, f"@{name}:run.")]:
+            _discard(aside, each)  # a note of a run that was cut short, too
     except OSError as error:
         tell([f"an older storage root of {name!r} in {shown(aside)} cannot be removed: {error}"])
+
+
+def _condemn_older(root: str, name: str) -> None:
+    """Note of each older storage root, by its name, that its place was taken."""
+    aside = os.path.join(root, FORMER)
+    older = _older(aside, name)
+    if os.path.lexists(former_root_of(root, name)):  # looked for after they were listed
+        for each in older:
+            os.rename(os.path.join(aside, each), os.path.join(aside, each.replace(":old-", ":gone-")))
 
 
 def _discard(aside: str, name: str) -> None:

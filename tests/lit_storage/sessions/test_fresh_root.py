@@ -10,7 +10,7 @@ import pytest
 import lit_storage
 from lit_storage import Path
 from lit_storage.sessions import fresh_root
-from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run
+from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run, restore_former
 from lit_storage.sessions.start_lock import registering
 from lit_storage_core.artifacts.artifact import Artifact
 from lit_storage_core.artifacts.former_root import MARKER
@@ -201,9 +201,41 @@ class TestRuns:
         begin(old, "run 2")
         assert read(old, "train.a") == "original"
 
+    def test_a_kill_before_the_former_one_is_replaced(self, old, monkeypatch):
+        """The next start gives the former storage root its place back, whether or not it is with fresh."""
+        begin(old, "run 1")
+        (old / "works" / "train" / "new").touch()
+        rename = os.rename
+
+        def kill(source, target, **fds):
+            if str(target).endswith("former/train"):
+                raise KeyboardInterrupt
+            rename(source, target, **fds)
+
+        monkeypatch.setattr(os, "rename", kill)
+        with pytest.raises(KeyboardInterrupt):
+            begin(old, "run 2")
+        monkeypatch.undo()
+        discard_older(str(old), "train")
+        assert not exists(old)
+        restore_former(str(old), "train", LIMITS)
+        assert (read(old), names(old / "works" / "train")) == ("original", [MARKER, "new"])
+
+    def test_an_older_one_that_was_replaced(self, root, monkeypatch):
+        """It does not come back where the former one is removed while the removal of the older one goes on."""
+        for directory in ("train", "@train:old-0"):
+            (root / "former" / directory / "inner").mkdir(parents=True)
+        monkeypatch.setattr(os, "rmdir", lambda *args, **fds: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            discard_older(str(root), "train")
+        monkeypatch.undo()
+        shutil.rmtree(root / "former" / "train")
+        restore_former(str(root), "train", LIMITS)
+        assert names(root / "former") == ["@train:gone-0"]
+
     def test_a_removal_that_is_cut_short(self, root, monkeypatch):
         """Nothing of an older storage root is left after the next one."""
-        older = root / "former" / "@train:old-0"
+        older = root / "former" / "@train:gone-0"
         (older / "a" / "b").mkdir(parents=True)
         (older / "a" / "b" / "file").touch()
         rename, left = os.rename, iter(range(1))
@@ -218,7 +250,7 @@ class TestRuns:
         with pytest.raises(KeyboardInterrupt):
             discard_older(str(root), "train")
         monkeypatch.undo()
-        assert names(root / "former") == ["@train:old-0"]
+        assert names(root / "former") == ["@train:gone-0"]
         discard_older(str(root), "train")
         assert names(root / "former") == []
 
@@ -230,7 +262,7 @@ class TestRuns:
         (root / "former").mkdir(parents=True)
         (tmp_path / "elsewhere").mkdir()
         (tmp_path / "elsewhere" / "file").touch()
-        make(root / "former" / "@train:old-0", tmp_path / "elsewhere")
+        make(root / "former" / "@train:gone-0", tmp_path / "elsewhere")
         discard_older(str(root), "train")
         assert (names(root / "former"), names(tmp_path / "elsewhere")) == ([], ["file"])
 
