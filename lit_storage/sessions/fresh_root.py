@@ -36,6 +36,7 @@ from lit_storage_core.artifacts.former_root import FORMER, MARKER, former_root_o
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries import open_registry
 from lit_storage_core.system.machine import machine_id
+from lit_storage_core.system.mounts import mount_points_below
 from lit_storage_core.system.names import shown
 from lit_storage_core.system.replace_file import replace_file
 from lit_storage_proto.errors import AccessDenied, IntegrityError, NameTaken, StorageError
@@ -66,7 +67,8 @@ def begin_empty(root: str, registry: str, name: str, run_id: str, limits: Limits
 
     Raises:
         NameTaken: a live process has the name, or declared files in the storage root.
-        AccessDenied: the storage root is a link or on another file system, or cannot be moved.
+        AccessDenied: the storage root is a link or on another file system, holds a mount point, or cannot be
+            moved.
         StorageError: what the Work declared before it was killed cannot be published.
         RegistryUnavailable: the registry does not answer.
         TransferTimeout: another process publishes, or starts under the name, for too long.
@@ -258,6 +260,8 @@ class _Start:
             raise self._immovable(storage_root, "it is a link")
         if os.path.ismount(storage_root) or os.stat(storage_root).st_dev != os.stat(self._aside).st_dev:
             raise self._immovable(storage_root, "it is on another file system than its root")
+        if points := mount_points_below(storage_root):
+            raise self._immovable(storage_root, f"something is mounted at {shown(points[0])} in it")
 
     def _mark(self, storage_root: str) -> None:
         """Name in the storage root the instances that published from it."""

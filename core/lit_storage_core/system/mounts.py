@@ -1,10 +1,11 @@
 """In which mount a file or directory lies, and on which kind of file system.
 
-Invariant: each answer is a pure function of what the kernel lists under ``/proc/self``. Three uses:
+Invariant: each answer is a pure function of what the kernel lists under ``/proc/self``. Four uses:
 names can be exchanged only within one mount, which the device does not tell, as of bind mounts.
 And a database in WAL mode needs memory that all its users share, which no file system over a
 network or between a host and its guests gives (https://www.sqlite.org/wal.html, section 1). And two
-directories that are shared under two names must not be one.
+directories that are shared under two names must not be one. And a directory that is moved takes the mounts
+below it along.
 """
 
 from __future__ import annotations
@@ -106,6 +107,22 @@ def places_of(mountinfo: str, path: str) -> list[tuple[str, str]]:
         elif below_path(point, path) is not None:
             below.append((device, root))
     return [own, *below]
+
+
+def mount_points_below(directory: str) -> list[str]:
+    """Return the mount points below `directory`, an absolute path without links; none without ``/proc``."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return points_below(file.read(), directory)
+    except FileNotFoundError:
+        return []
+
+
+def points_below(mountinfo: str, directory: str) -> list[str]:
+    """Return the mount points that a text of ``/proc/<pid>/mountinfo`` lists below `directory`."""
+    lines = (line.split(" ") for line in mountinfo.splitlines())
+    points = (_unescaped(fields[4]) for fields in lines if len(fields) > 4)
+    return [point for point in points if below_path(point, directory)]
 
 
 def below_path(path: str, directory: str) -> str | None:

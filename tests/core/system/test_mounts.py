@@ -2,7 +2,13 @@
 
 import pytest
 
-from lit_storage_core.system.mounts import file_system_of, mount_id_in, spans_machines, type_of_mount
+from lit_storage_core.system.mounts import (
+    file_system_of,
+    mount_id_in,
+    points_below,
+    spans_machines,
+    type_of_mount,
+)
 
 MOUNTINFO = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw
@@ -17,6 +23,20 @@ MOUNTINFO = """\
 def test_a_mount_is_found_by_its_id(mount_id, kind):
     """The type stands after the dash of the line with that id; an id that is not listed has none."""
     assert type_of_mount(MOUNTINFO, mount_id) == kind
+
+
+@pytest.mark.parametrize(
+    ("directory", "points"),
+    [
+        ("/mnt", ["/mnt/with space"]),
+        ("/mnt/with space", []),
+        ("/mnt/wi", []),
+        ("/", ["/home", "/mnt/with space"]),
+    ],
+)
+def test_mount_points_below_a_directory(directory, points):
+    """They are those that lie in it, without the directory itself."""
+    assert points_below(MOUNTINFO, directory) == points
 
 
 def test_the_mount_id_is_read_from_a_descriptor():

@@ -383,6 +383,14 @@ class TestRefused:
             begin(old, "run 2")
         assert (read(old), names(old / "former")) == ("newer", ["@train:run", "train"])
 
+    def test_a_mount_point_within(self, old, monkeypatch):
+        """What somebody mounted below the storage root is not moved along, and the error names it."""
+        point = str(old / "works" / "train" / "data")
+        monkeypatch.setattr(fresh_root, "mount_points_below", lambda directory: [f"{directory}/data"])
+        with pytest.raises(AccessDenied, match=f"mounted at '{point}'"):
+            begin(old)
+        assert names(old / "works" / "train") == ["out"]
+
     def test_a_work_that_starts_meanwhile(self, root, monkeypatch):
         """A process that has opened the storage root does not register once it was moved."""
         leave(root)
