@@ -9,11 +9,11 @@
 No Work can have a name with "@". What published versions need is told by `former_root.py` of core.
 
 Invariant: nothing is moved while a process lives that has the name, or that declared files in the storage
-root; nor before what a killed Work declared is published. The storage root is moved and the run is noted under
-one lock. A Work registers only while its own run is noted, so of two Apps that start at once one is refused.
-Every step can be repeated: the run is noted after the move, so the next start begins anew after a crash, and an
-empty storage root is not moved, so a former one is not replaced by nothing. An older one whose place is still
-free is the former one, and gets its name back.
+root; nor before what a killed Work declared is published. The storage root is moved and the run is noted
+under one lock. A Work registers only while its own run is noted, so of two Apps that start at once one is
+refused. Every step can be repeated: the run is noted after the move, so the next start begins anew after a
+crash, and an empty storage root is not moved, so a former one is not replaced by nothing. An older one whose
+place is still free is the former one, and gets its name back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ from lit_storage.sessions import environment
 from lit_storage.sessions.persistence import tell
 from lit_storage.sessions.start_lock import moving, registering_only_if
 from lit_storage_client.fetch.removal import remove
-from lit_storage_core.artifacts.former_root import FORMER, MARKER, former_root_of, instances_of, mark
+from lit_storage_core.artifacts.former_root import (
+    FORMER,
+    MARKER,
+    former_root_of,
+    instances_of,
+    mark,
+    read_small,
+)
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.registries import open_registry
 from lit_storage_core.system.machine import machine_id
@@ -96,8 +103,8 @@ def joining_in_run(root: str, name: str, run_id: str) -> Iterator[None]:
     def check() -> None:
         if _noted_run(root, name) != run_id:
             raise NameTaken(
-                f"another App with fresh has started {name!r} in the meantime, and the storage root is its own "
-                "now; stop that App first, or take another name or root"
+                f"another App with fresh has started {name!r} in the meantime, and has the storage root now; "
+                "stop that App first, or take another name or root"
             )
 
     with registering_only_if(check):
@@ -202,7 +209,7 @@ class _Start:
         tell(sentences)
 
     def begin(self, registry: Registry, run_id: str) -> None:
-        """Move the storage root aside, if it holds anything; make an empty one in its place, and note the run."""
+        """Move the storage root aside, if it holds anything; make an empty one instead, and note the run."""
         from lit_storage_server.publishing.publication_lock import alone
 
         storage_root = environment.make_storage_root(self._root, f"works/{self._name}")
@@ -317,12 +324,7 @@ def _run_file(root: str, name: str) -> str:
 
 def _noted_run(root: str, name: str) -> str:
     """Return the last run of an App in which a Work began with an empty storage root; "" if none."""
-    try:
-        fd = os.open(_run_file(root, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    with os.fdopen(fd, "rb") as file:
-        return file.read(_MOST_RUN_BYTES).decode("ascii", "replace").strip()
+    return read_small(_run_file(root, name), _MOST_RUN_BYTES).decode("ascii", "replace").strip()
 
 
 def _is_elsewhere(store: ArtifactStore, kept: Kept) -> bool:

@@ -39,13 +39,7 @@ def former_root_of(root: str, name: str) -> str:
 
 def instances_of(storage_root: str) -> frozenset[str]:
     """Return the instances that published from a storage root that was moved; none if it was not."""
-    try:
-        fd = os.open(os.path.join(storage_root, MARKER), _READ)
-    except OSError:
-        return frozenset()
-    with os.fdopen(fd, "rb") as file:
-        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        data = file.read(_MOST_BYTES) if is_file else b""
+    data = read_small(os.path.join(storage_root, MARKER), _MOST_BYTES)
     with contextlib.suppress(ValueError, RecursionError):
         match json.loads(data):
             case {"version": 1, "instances": list(instances)}:
@@ -53,6 +47,23 @@ def instances_of(storage_root: str) -> frozenset[str]:
             case _:
                 pass
     return frozenset()
+
+
+def read_small(path: str, most_bytes: int) -> bytes:
+    """Return the first bytes of a regular file; none if it is absent, unreadable or anything else."""
+    try:
+        fd = os.open(path, _READ)
+    except OSError:
+        return b""
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(most_bytes)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def mark(storage_root: str, instances: Iterable[str]) -> None:

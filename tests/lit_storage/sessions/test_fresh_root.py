@@ -169,6 +169,15 @@ class TestRuns:
         begin(old, "run 2")
         assert read(old) == "original"
 
+    @pytest.mark.parametrize("name", ["former/@train:run", f"works/train/{MARKER}"])
+    def test_a_directory_in_the_place_of_a_file(self, old, name):
+        """The error names it, and no descriptor stays open."""
+        (old / name).mkdir(parents=True)
+        begun = len(os.listdir("/proc/self/fd"))
+        with pytest.raises(IsADirectoryError, match=name):
+            begin(old)
+        assert len(os.listdir("/proc/self/fd")) == begun
+
     def test_a_damaged_version(self, old):
         """It keeps no Work from starting, and goes with its files."""
         begin(old, "run 1")
@@ -222,7 +231,7 @@ class TestRuns:
         assert (read(old), names(old / "works" / "train")) == ("original", [MARKER, "new"])
 
     def test_an_older_one_that_was_replaced(self, root, monkeypatch):
-        """It does not come back where the former one is removed while the removal of the older one goes on."""
+        """It does not come back where the former one is removed during its own removal."""
         for directory in ("train", "@train:old-0"):
             (root / "former" / directory / "inner").mkdir(parents=True)
         monkeypatch.setattr(os, "rmdir", lambda *args, **fds: (_ for _ in ()).throw(KeyboardInterrupt))
