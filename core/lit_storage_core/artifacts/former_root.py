@@ -24,6 +24,7 @@ MARKER = "@.former"
 
 _VERSION = 1
 _MOST_BYTES = 16 << 20  # some hundred thousand instances
+_Seen = tuple[int, int, int, int, int]
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -47,6 +48,38 @@ def instances_of(storage_root: str) -> frozenset[str]:
             case _:
                 pass
     return frozenset()
+
+
+class FormerInstances:
+    """The instances that published from a storage root, read again only when its marker was replaced.
+
+    May be used from any thread.
+
+    Args:
+        storage_root: where the former storage root would be.
+    """
+
+    def __init__(self, storage_root: str) -> None:
+        self._storage_root = storage_root
+        self._known: tuple[_Seen | None, frozenset[str]] = (None, frozenset())
+
+    def get(self) -> frozenset[str]:
+        """Return what `instances_of` returns."""
+        seen = self._look()
+        before, instances = self._known
+        if seen is None:
+            return frozenset()
+        if seen != before:
+            instances = instances_of(self._storage_root)
+            self._known = (seen, instances)  # looked at first, so one that is replaced now is read again
+        return instances
+
+    def _look(self) -> _Seen | None:
+        try:
+            status = os.lstat(os.path.join(self._storage_root, MARKER))
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size
 
 
 def read_small(path: str, most_bytes: int) -> bytes:

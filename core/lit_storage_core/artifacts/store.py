@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from lit_storage_core.artifacts.former_root import instances_of
+from lit_storage_core.artifacts.former_root import FormerInstances
 from lit_storage_core.artifacts.objects import Found, Objects
 from lit_storage_core.artifacts.writer import Writer
 from lit_storage_core.system.names import check_path, shown
@@ -91,6 +91,7 @@ class ArtifactStore:
         self.limits = limits
         self.in_place = in_place
         self._former_root = former_root
+        self._former_instances = FormerInstances(former_root)
         self._decoded: OrderedDict[str, Manifest] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -166,7 +167,7 @@ class ArtifactStore:
         """Return the storage root in which the files of a version are now; "" if they are not in place."""
         if not manifest.in_place or not self.in_place:
             return manifest.in_place
-        is_former = self._former_root and manifest.version.instance_id in instances_of(self._former_root)
+        is_former = self._former_root and manifest.version.instance_id in self._former_instances.get()
         return self._former_root if is_former else self.in_place
 
     def _decode(self, kept: Kept) -> Manifest:
