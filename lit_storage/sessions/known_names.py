@@ -1,4 +1,4 @@
-"""Says why files of a Work are probably not there: its name, its root, or what it did not declare."""
+"""Says why files of a Work are probably not there: its name, its root, or what is not published."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import time
 from collections.abc import Iterable
 
-from lit_storage_core.system.names import shown
+from lit_storage_core.artifacts.former_root import former_root_of
+from lit_storage_core.system.names import is_id, shown
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import Registry, WorkRecord
 from lit_storage_proto.uri import SCHEME, Location, check_name
@@ -19,6 +20,11 @@ _LIKENESS = 0.6  # as difflib.get_close_matches has it
 _UNDECLARED = (
     "{name!r} has ended and did not declare this path; only declared paths stay readable: the Paths in "
     "the attributes of a Work, and what session.declare(path) names"
+)
+_FORMER = "; the former storage root {directory} holds it: copy it from there"
+_UNPUBLISHED = (
+    "what {name!r} declared is not published yet: 'lit-storage serve' on its root publishes it, and so does "
+    "the next run of {name!r}"
 )
 _OTHER_ROOT = "the root here is {root}; if the Work has another one, name that with root= or LIT_STORAGE_ROOT"
 
@@ -74,19 +80,45 @@ def hint_for_remote(registry: Registry, location: Location, *, root: str, machin
         if registry.resolve(name) is not None:
             return ""
         if (work := registry.work(name)) is not None:
-            return _UNDECLARED.format(name=name) if _was_undeclared(work, location, root, machine_id) else ""
+            return _ended(work, location, root, machine_id)
         hint = unknown_name(registry, name).partition("; ")[2]
     except StorageError:
         return ""
     return hint or (_OTHER_ROOT.format(root=shown(root)) if root in registry.url else "")
 
 
-def _was_undeclared(work: WorkRecord, location: Location, root: str, machine_id: str) -> bool:
-    """Say whether a Work that ended had the path, as far as is known, and did not declare it."""
+def _ended(work: WorkRecord, location: Location, root: str, machine_id: str) -> str:
+    """Return why a path of a Work that ended is not there, as far as is known."""
+    undeclared = _UNDECLARED.format(name=work.name)
     if work.machine_id != machine_id:
-        return not work.artifacts_url
-    storage_root = os.path.join(root, "works", work.name)
-    return os.path.lexists(os.path.join(storage_root, location.path))
+        return "" if work.artifacts_url else undeclared
+    if _is_unpublished(root, work, location.path):
+        return _UNPUBLISHED.format(name=work.name)
+    if os.path.lexists(os.path.join(root, "works", work.name, location.path)):
+        return undeclared
+    former = former_root_of(root, work.name)
+    if not location.path.startswith("/") and os.path.lexists(os.path.join(former, location.path)):
+        return undeclared + _FORMER.format(directory=shown(former))
+    return ""
+
+
+def _is_unpublished(root: str, work: WorkRecord, path: str) -> bool:
+    """Say whether a Work declared a path, or one above or below it, and nobody has published that yet."""
+    from lit_storage_server.publishing.notes import Note
+
+    try:
+        declaration = Note(root, work.instance_id).read() if is_id(work.instance_id) else None
+    except OSError:
+        return False
+    if declaration is None or declaration.name != work.name:
+        return False
+    return any(_lies_in(path, declared) or _lies_in(declared, path) for declared in declaration.paths)
+
+
+def _lies_in(path: str, directory: str) -> bool:
+    if not directory:
+        return not path.startswith("/")  # all that is below the storage root
+    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
 
 
 def hint_for_own(registry: Registry, location: Location) -> str:

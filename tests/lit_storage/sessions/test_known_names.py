@@ -1,13 +1,18 @@
 """Which name of a Work is suggested, and what that costs."""
 
+import re
+import subprocess
+import sys
 import time
 
 import pytest
 
 import lit_storage
 from lit_storage import Path, PathNotFound
+from lit_storage.sessions.fresh_root import begin_empty
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote, unknown_name
 from lit_storage_core.registries.memory import MemoryRegistry
+from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord, WorkRecord, WorkState
 from lit_storage_proto.uri import Location
 
@@ -90,6 +95,46 @@ class TestUndeclared:
         registry.update_work(WorkRecord("trainer", "i", WorkState.STOPPED, "there", url))
         hint = hint_for_remote(registry, Location("trainer", "x"), root=str(tmp_path), machine_id="here")
         assert ("session.declare" in hint) is is_likely
+
+
+KILLED = """
+import os, sys
+import lit_storage
+session = lit_storage.join("trainer", root=sys.argv[1])
+os.makedirs(f"{session.storage_root}/a/b")
+session.declare("lit://a/b")
+os._exit(9)
+"""
+
+
+class TestUnpublished:
+    """What a process declared that was killed."""
+
+    @pytest.fixture
+    def killed(self, tmp_path):
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False, timeout=60)
+        return tmp_path
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("path", "is_declared"), [("", True), ("a", True), ("a/b", True), ("a/b/c", True), ("a/bc", False)]
+    )
+    def test_whoever_publishes_it_is_named(self, killed, path, is_declared):
+        """Nobody says that a declared path, or one above or below it, was not declared."""
+        with lit_storage.connect(root=killed), pytest.raises(PathNotFound) as error:
+            Path(f"lit://@trainer/{path}").get()
+        assert ("'lit-storage serve' on its root" in str(error.value)) is is_declared
+        assert "did not declare" not in str(error.value)
+
+
+def test_a_file_in_the_former_storage_root(tmp_path):
+    """The directory is named from which it can be copied."""
+    with lit_storage.join("trainer", root=tmp_path):
+        Path("lit://out").write_text("1")
+    begin_empty(str(tmp_path), f"sqlite://{tmp_path}/registry.db", "trainer", "run", Limits())
+    former = re.escape(str(tmp_path / "former" / "trainer"))
+    with lit_storage.connect(root=tmp_path), pytest.raises(PathNotFound, match=f"not declare.*'{former}'"):
+        Path("lit://@trainer/out").get()
 
 
 def test_a_root_without_the_work(tmp_path):
