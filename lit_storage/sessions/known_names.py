@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from lit_storage_core.artifacts.former_root import former_root_of
 from lit_storage_core.system.names import is_id, shown
@@ -25,6 +26,10 @@ _FORMER = "; the former storage root {directory} holds it: copy it from there"
 _UNPUBLISHED = (
     "what {name!r} declared is not published yet: 'lit-storage serve' on its root publishes it, and so does "
     "the next run of {name!r}"
+)
+_PARTS = (
+    "{name!r} has ended, and only parts of this directory stay readable: list them with "
+    "'lit-storage ls {remote}', and copy them one by one"
 )
 _OTHER_ROOT = "the root here is {root}; if the Work has another one, name that with root= or LIT_STORAGE_ROOT"
 
@@ -66,7 +71,14 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return best
 
 
-def hint_for_remote(registry: Registry, location: Location, *, root: str, machine_id: str) -> str:
+def hint_for_remote(
+    registry: Registry,
+    location: Location,
+    *,
+    root: str,
+    machine_id: str,
+    is_listed: Callable[[], bool] = lambda: False,
+) -> str:
     """Return what to add to the error that `location` is not there; "" where nothing helps.
 
     Args:
@@ -74,17 +86,27 @@ def hint_for_remote(registry: Registry, location: Location, *, root: str, machin
         location: of a path of another Work.
         root: of this session.
         machine_id: of this session.
+        is_listed: says whether `location` can be listed all the same; it may raise StorageError or OSError.
     """
     name = location.origin or ""
     try:
         if registry.resolve(name) is not None:
             return ""
         if (work := registry.work(name)) is not None:
-            return _ended(work, location, root, machine_id)
+            return _parts(location, is_listed) or _ended(work, location, root, machine_id)
         hint = unknown_name(registry, name).partition("; ")[2]
     except StorageError:
         return ""
     return hint or (_OTHER_ROOT.format(root=shown(root)) if root in registry.url else "")
+
+
+def _parts(location: Location, is_listed: Callable[[], bool]) -> str:
+    """Return how to read a directory of which an ended Work left parts; "" if it left none."""
+    with contextlib.suppress(StorageError, OSError):
+        if is_listed():
+            remote = f"{location.origin}:{location.path}"
+            return _PARTS.format(name=location.origin, remote=shown(remote)[1:-1])
+    return ""
 
 
 def _ended(work: WorkRecord, location: Location, root: str, machine_id: str) -> str:

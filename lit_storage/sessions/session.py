@@ -461,7 +461,13 @@ class Session:
         try:
             yield
         except PathNotFound as error:
-            hint = hint_for_remote(self.registry, location, root=self.root, machine_id=self.home.machine_id)
+            hint = hint_for_remote(
+                self.registry,
+                location,
+                root=self.root,
+                machine_id=self.home.machine_id,
+                is_listed=lambda: next(iter(self.origins.list(location, recursive=False)), None) is not None,
+            )
             if hint:
                 error.args = (f"{error}; {hint}",)
             raise

@@ -137,6 +137,20 @@ def test_a_file_in_the_former_storage_root(tmp_path):
         Path("lit://@trainer/out").get()
 
 
+@pytest.mark.parametrize("ask", [Path.get, Path.stat_remote])
+def test_a_directory_of_which_parts_are_kept(tmp_path, ask):
+    """The command that lists them is named, and nobody says that it was not declared."""
+    with lit_storage.join("trainer", root=tmp_path) as session:
+        Path("lit://out/a").mkdir(parents=True)
+        session.declare("lit://out/a")
+    with (
+        lit_storage.connect(root=tmp_path),
+        pytest.raises(PathNotFound, match="parts of .* 'lit-storage ls trainer:out'") as error,
+    ):
+        ask(Path("lit://@trainer/out"))
+    assert "did not declare" not in str(error.value)
+
+
 def test_a_root_without_the_work(tmp_path):
     """A process that joined elsewhere is told which root it has, and how to name another one."""
     with lit_storage.join("deploy", root=tmp_path), pytest.raises(PathNotFound) as error:
