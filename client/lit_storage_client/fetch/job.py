@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from lit_storage_client.fetch.commit import STREAM, commit, seal
@@ -35,11 +35,27 @@ from lit_storage_proto.errors import (
     PathNotFound,
     ProtocolViolation,
     RegistryUnavailable,
+    StorageError,
     TransferTimeout,
 )
 from lit_storage_proto.frames import Frame
 from lit_storage_proto.tree_options import Held, TreeOptions
 from lit_storage_proto.uri import Location
+
+
+@dataclass(slots=True)
+class _Sealed:
+    """What is to be put in place."""
+
+    status: os.stat_result | None = None
+    """Of the staged tree, once it is whole."""
+
+    def is_at(self, destination: Destination) -> bool:
+        """Say whether it is in its place; raise OSError if nothing is there."""
+        if self.status is None or destination.missing:
+            return False
+        now = os.stat(destination.name, dir_fd=destination.anchor_fd, follow_symlinks=False)
+        return os.path.samestat(self.status, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +90,12 @@ class Job:
                 refuse_protected(destination, self.session_root, copy_name=name)
             if not self.overwrite:
                 destination.check_absent()
-            area = self._area(destination)
+            area, sealed = self._area(destination), _Sealed()
             try:
                 area.discard_dead(self.remote.limits.staging_seconds)
-                received, how = self._copy(destination, area)
+                received, how = self._copy(destination, area, sealed)
             except KeyboardInterrupt as interrupt:
-                interrupt.add_note(self._kept(area))
+                interrupt.add_note(self._completed(sealed) or self._kept(area))
                 raise
             finally:
                 area.close()
@@ -97,6 +113,14 @@ class Job:
             received.unsettled_count,
         )
 
+    def _completed(self, sealed: _Sealed) -> str:
+        """Return what a person who interrupted the get after its last step is to know; "" before that."""
+        with suppress(StorageError, OSError), self._destination() as destination:
+            if sealed.is_at(destination):
+                what = shown(str(self.location))
+                return f"interrupted: the copy of {what} at {shown(self.target)} is complete"
+        return ""
+
     def _kept(self, area: StagingArea) -> str:
         """Return what a person who interrupted the get is to know."""
         kept = area.kept_bytes(self.remote.limits.staging_seconds)
@@ -104,8 +128,8 @@ class Job:
         if not kept:
             return f"interrupted: no part of an unfinished copy of {what} is kept; get it again to begin anew"
         return (
-            f"interrupted: {shown(self.target)} is as it was; {kept} bytes of {what} are verified and kept, "
-            "and the same get goes on from them"
+            f"interrupted: {shown(self.target)} is as it was; {_decimal(kept)} of {what} are verified and "
+            "kept, and the same get goes on from them"
         )
 
     def make_room(self) -> bool:
@@ -131,7 +155,7 @@ class Job:
         copied = {"from": str(self.location), "to": destination.path, "follow_links": follow_links}
         return area_for(destination, confined=self.root is not None, copied=copied)
 
-    def _copy(self, destination: Destination, area: StagingArea) -> tuple[Received, str]:
+    def _copy(self, destination: Destination, area: StagingArea, sealed: _Sealed) -> tuple[Received, str]:
         patience = Patience(self.remote.limits, self.remote.return_seconds, self.deadline)
 
         def advance(done: int, total: int | None) -> None:
@@ -170,7 +194,7 @@ class Job:
                 raise ProtocolViolation(
                     "the peer ended with files that were still changing, which it was not asked to accept"
                 )
-            return received, self._put_in_place(received, area, staging)
+            return received, self._put_in_place(received, area, staging, sealed)
 
     def _stream(self, staging: Staging | None) -> Frames:
         held = [] if staging is None else staging.journal.held
@@ -197,8 +221,9 @@ class Job:
         if self.discards is not None and not destination.missing:
             self.discards.discard(target_in(destination.anchor_fd, destination.name))
 
-    def _put_in_place(self, received: Received, area: StagingArea, staging: Staging) -> str:
+    def _put_in_place(self, received: Received, area: StagingArea, staging: Staging, sealed: _Sealed) -> str:
         seal(staging, label=self.target, durable=self.durable)
+        sealed.status = os.stat(TREE, dir_fd=staging.fd, follow_symlinks=False)
         with exclusive(area.fd, self.target), self._destination() as destination, ExitStack() as stack:
             # Opened anew: a get of a tree that this target lies in may have replaced the directory.
             how = STREAM
@@ -236,3 +261,13 @@ class Job:
             raise TransferTimeout(
                 f"the transfer of {shown(str(self.location))} did not end within {self.timeout:g} s"
             )
+
+
+def _decimal(size_bytes: int) -> str:
+    """Return a size in the units of progress bars, such as ``1.5 MB``."""
+    size, unit = float(size_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size_bytes} bytes" if unit == "bytes" else f"{size:.1f} {unit}"

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from lit_storage_client.fetch import fetch
+from lit_storage_client.fetch.job import Job
 from lit_storage_proto.errors import (
     AccessDenied,
     IntegrityError,
@@ -354,6 +355,23 @@ def test_interrupt(lies, keep, frames_of, directory_entry):
     (note,) = keep(lies, KeyboardInterrupt).__notes__
     assert "no part of an unfinished copy" in note
     released.set()
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_interrupt_after_the_swap(lies, frames_of, directory_entry, monkeypatch, replaces):
+    """Ctrl-C once the copy is in its place says that it is complete."""
+    if replaces:
+        os.makedirs(lies.path("t"))
+    lies.script.frames = frames_of((directory_entry(), b""))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "_check_place", interrupt)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        lies("t", overwrite=True)
+    (note,) = interrupted.value.__notes__
+    assert note.endswith("is complete")
 
 
 @pytest.mark.slow

@@ -383,6 +383,7 @@ def test_an_interrupt_keeps_what_is_there(get, content):
     with pytest.raises(KeyboardInterrupt) as interrupted:
         get(interrupt)
     (note,) = interrupted.value.__notes__
+    assert " MB of " in note
     assert "verified and kept" in note
     get()
     assert get.jump > HALF - 16 * MIB
