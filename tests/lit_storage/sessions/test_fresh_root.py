@@ -275,7 +275,7 @@ class TestRuns:
         discard_older(str(root), "train")
         assert (names(root / "former"), names(tmp_path / "elsewhere")) == ([], ["file"])
 
-    @pytest.mark.parametrize("step", range(14))
+    @pytest.mark.parametrize("step", range(20))
     def test_a_crash_at_any_step(self, old, monkeypatch, step):
         """The next start repeats what was done, and nothing is lost."""
         begin(old, "run 1")
