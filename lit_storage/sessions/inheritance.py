@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping
 from typing import Protocol
 
+from lit_storage_core.registries.database import file_of
 from lit_storage_core.security.secret import TOKEN_FILE
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import split_address
@@ -40,15 +41,22 @@ def variables_of(session: Settings, *, artifacts_url: str | None = None, bind: s
         artifacts_url: of the store of what this process declares; None: none was named.
         bind: ``HOST:PORT`` that this process was given to listen on; a port of its own is not handed on.
     """
-    root, registry_url = session.root, session.registry.url
-    variables: dict[str, str | None] = {"LIT_STORAGE_ROOT": root}
-    if not registry_url.startswith("memory:"):  # which another process could not open
-        variables["LIT_STORAGE_REGISTRY"] = registry_url
+    root = session.root
+    variables: dict[str, str | None] = {"LIT_STORAGE_ROOT": root, **_registry_of(session.registry.url, root)}
     if artifacts_url is not None:
         variables["LIT_STORAGE_ARTIFACTS"] = artifacts_url
     if bind and split_address(bind)[1] == 0:
         variables["LIT_STORAGE_BIND"] = bind
     return {**variables, **_files_of(session.security.with_absolute_paths(), root)}
+
+
+def _registry_of(url: str, root: str) -> Variables:
+    if url.startswith("memory:"):  # which another process could not open
+        return {}
+    if url == os.environ.get("LIT_STORAGE_REGISTRY"):  # the user's own, for whatever root
+        return {}
+    is_of_root = file_of(url) == file_of(f"sqlite://{root}/registry.db")
+    return {"LIT_STORAGE_REGISTRY": None if is_of_root else url}  # a child with another root has another one
 
 
 def _files_of(security: Security, root: str) -> Variables:

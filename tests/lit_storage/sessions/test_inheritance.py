@@ -1,6 +1,8 @@
 """What the programs that a session's process starts find in their environment."""
 
 import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -98,6 +100,33 @@ def test_a_store_is_handed_on():
     """What a child declares goes where the declarations of its parent go."""
     variables = variables_of(session_with(), artifacts_url="file:///kept")
     assert variables["LIT_STORAGE_ARTIFACTS"] == "file:///kept"
+
+
+@pytest.mark.parametrize(
+    ("url", "handed_on"),
+    [("sqlite:///r/registry.db", None), ("sqlite:///r/other.db", "sqlite:///r/other.db")],
+)
+def test_the_registry_of_the_root_follows_the_root(monkeypatch, url, handed_on):
+    """Only a registry elsewhere is named, whatever the environment said."""
+    monkeypatch.setenv("LIT_STORAGE_REGISTRY", "sqlite:///unrelated.db")
+    assert variables_of(session_with(url=url))["LIT_STORAGE_REGISTRY"] == handed_on
+
+
+def test_a_registry_that_the_user_names_stays(monkeypatch):
+    """A variable that says what the session uses is the user's own, and stays for any root."""
+    monkeypatch.setenv("LIT_STORAGE_REGISTRY", "sqlite:///r/registry.db")
+    assert "LIT_STORAGE_REGISTRY" not in variables_of(session_with())
+
+
+@pytest.mark.slow
+def test_a_child_that_names_another_root_has_its_registry(tmp_path):
+    """A program that a session's process starts joins another root as if there were no session."""
+    child = "import lit_storage, sys; print(lit_storage.join('b', root=sys.argv[1]).registry.url)"
+    other = tmp_path / "other"
+    with lit_storage.join("a", root=tmp_path / "root"):
+        command = [sys.executable, "-c", child, str(other)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == f"sqlite://{other}/registry.db", done.stderr
 
 
 def test_a_registry_of_one_process_is_not_handed_on():
