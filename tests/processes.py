@@ -2,6 +2,8 @@
 
 import contextlib
 import glob
+import os
+import pickle
 
 
 def kill_all(programs):
@@ -19,3 +21,23 @@ def children_of(pid):
         with contextlib.suppress(OSError), open(path) as file:
             found += [int(child) for child in file.read().split()]
     return found
+
+
+def forked(function):
+    """Return what a function returns in a forked child; raise what it raises."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            answer = (function(), None)
+        except BaseException as error:  # noqa: BLE001  it is raised in the parent
+            answer = (None, error)
+        os.write(writing, pickle.dumps(answer))
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        value, error = pickle.load(file)  # noqa: S301
+    os.waitpid(child, 0)
+    if error is not None:
+        raise error
+    return value

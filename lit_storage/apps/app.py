@@ -25,6 +25,7 @@ from lit_storage.executors.ray.refusals import refuse_open_door, refuse_what_sta
 from lit_storage.paths import home
 from lit_storage.paths.home import Home
 from lit_storage.sessions import environment
+from lit_storage.sessions.inheritance import variable
 from lit_storage.sessions.persistence import see_to_end, tell
 from lit_storage.sessions.session import Session, connect_flow
 from lit_storage.sessions.stray_directory import StrayDirectory
@@ -98,7 +99,7 @@ class App:
         self._root = environment.find_root(root)
         self._registry = registry
         self._artifacts = environment.artifacts_url(artifacts)
-        self._bind = os.environ.get("LIT_STORAGE_BIND")  # on another machine it is not in the environment
+        self._bind = variable("LIT_STORAGE_BIND")  # on another machine it is not in the environment
         self._security = security
         self._limits = limits or Limits()
         self._supervisors: list[Supervisor] = []

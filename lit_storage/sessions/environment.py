@@ -18,8 +18,8 @@
     LIT_STORAGE_MACHINE_ID         a random value kept in <root>/machine-id (read where that file is)
 
 An argument beats its variable. While a session is open, its children find what it was given in code in these
-variables, but for secrets: see `lit_storage.sessions.inheritance`. Those of etcd are read by
-`lit_storage_core.registries.etcd.access`.
+variables, but for secrets. This process itself reads what it was given: see
+`lit_storage.sessions.inheritance`. Those of etcd are read by `lit_storage_core.registries.etcd.access`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import stat
 import sys
 from dataclasses import replace
 
+from lit_storage.sessions.inheritance import variable
 from lit_storage_client.peers.direct import Ways
 from lit_storage_core.artifacts.urls import check_url
 from lit_storage_core.registries.database import file_of
@@ -58,7 +59,7 @@ def find_root(root: str | os.PathLike[str] | None) -> str:
     Raises:
         AccessDenied: the one that was found is another user's, or every user can write it.
     """
-    given = os.fspath(root) if root is not None else os.environ.get("LIT_STORAGE_ROOT")
+    given = os.fspath(root) if root is not None else variable("LIT_STORAGE_ROOT")
     if given:
         return os.path.realpath(given)
     here = os.getcwd()
@@ -82,7 +83,7 @@ def refuse_no_root(root: str | os.PathLike[str] | None) -> None:
         PathNotFound: there is none.
         AccessDenied: as of `find_root`.
     """
-    if root is not None or os.environ.get("LIT_STORAGE_ROOT") or os.environ.get("LIT_STORAGE_REGISTRY"):
+    if root is not None or variable("LIT_STORAGE_ROOT") or variable("LIT_STORAGE_REGISTRY"):
         return
     found = find_root(None)
     if not os.path.isdir(found):
@@ -191,7 +192,7 @@ def make_storage_root(root: str, directory: str) -> str:
 
 def registry_url(registry: str | None, root: str) -> str:
     """Return the URL of the registry to use."""
-    return registry or os.environ.get("LIT_STORAGE_REGISTRY") or f"sqlite://{root}/registry.db"
+    return registry or variable("LIT_STORAGE_REGISTRY") or f"sqlite://{root}/registry.db"
 
 
 def artifacts_url(artifacts: str | None) -> str | None:
@@ -200,18 +201,18 @@ def artifacts_url(artifacts: str | None) -> str | None:
     Raises:
         InvalidURI: it is none, or holds a password.
     """
-    given = artifacts or os.environ.get("LIT_STORAGE_ARTIFACTS")
+    given = artifacts or variable("LIT_STORAGE_ARTIFACTS")
     return check_url(given) if given else None
 
 
 def bind_address(bind: str | None) -> str:
     """Return ``host:port`` to listen on; port 0 takes a free one."""
-    return bind or os.environ.get("LIT_STORAGE_BIND") or "127.0.0.1:0"
+    return bind or variable("LIT_STORAGE_BIND") or "127.0.0.1:0"
 
 
 def advertised_address(advertise: str | None) -> str | None:
     """Return the ``host:port`` or host that others should dial, or None to tell from what is bound."""
-    return advertise or os.environ.get("LIT_STORAGE_ADVERTISE") or None
+    return advertise or variable("LIT_STORAGE_ADVERTISE") or None
 
 
 def security_of(security: Security | None, root: str) -> Security:
@@ -229,8 +230,8 @@ def token_of(root: str) -> Security:
     Raises:
         AccessDenied: as of `root_token_file`; or both are given.
     """
-    token = os.environ.get("LIT_STORAGE_TOKEN") or None
-    file = os.environ.get("LIT_STORAGE_TOKEN_FILE") or None
+    token = variable("LIT_STORAGE_TOKEN") or None
+    file = variable("LIT_STORAGE_TOKEN_FILE") or None
     if token is None:
         file = os.path.abspath(file) if file is not None else root_token_file(root)
     made = Security(token, token_file=file)
@@ -240,15 +241,13 @@ def token_of(root: str) -> Security:
 
 def tls_files() -> tuple[str | None, str | None, str | None]:
     """Return the files of certificate, key and CA, each None where it is not named."""
-    certificate, key, ca = (
-        os.environ.get(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA")
-    )
+    certificate, key, ca = (variable(f"LIT_STORAGE_TLS_{kind}") or None for kind in ("CERT", "KEY", "CA"))
     return certificate, key, ca
 
 
 def executor_name(executor: str | None) -> str:
     """Return the name of what starts the Works of an App."""
-    return executor or os.environ.get("LIT_STORAGE_EXECUTOR") or "process"
+    return executor or variable("LIT_STORAGE_EXECUTOR") or "process"
 
 
 def direct_ways() -> Ways:
@@ -260,10 +259,10 @@ def direct_ways() -> Ways:
     return Ways.ALL if _switch("LIT_STORAGE_LOCAL_COPY", default="1") else Ways.TCP
 
 
-def _switch(variable: str, *, default: str) -> bool:
-    given = os.environ.get(variable) or default
+def _switch(name: str, *, default: str) -> bool:
+    given = variable(name) or default
     if given not in ("0", "1"):
-        raise AccessDenied(f"{variable} is {given!r}; set it to 1 or 0")
+        raise AccessDenied(f"{name} is {given!r}; set it to 1 or 0")
     return given == "1"
 
 

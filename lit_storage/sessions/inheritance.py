@@ -7,6 +7,8 @@ Rules
  2. No token and no password is put there, since an environment can be read for as long as its process lives.
     A child gets them from files: ``<root>/token``, LIT_STORAGE_TOKEN_FILE, LIT_STORAGE_ETCD_PASSWORD_FILE.
  3. After the session the environment is as it was before, except for what the program itself has set since.
+ 4. What a session puts there is meant for its children. The process itself reads the former values, by
+    `variable`.
 """
 
 from __future__ import annotations
@@ -77,16 +79,39 @@ class Inheritance:
     """Variables that are set in the environment of this process until they are taken back."""
 
     def __init__(self, variables: Variables) -> None:
+        global _open
+        self.process = os.getpid()
         self._variables = variables
         self._former = {name: os.environ.get(name) for name in variables}
         for name, value in variables.items():
             _set(name, value)
+        _open = self
 
     def take_back(self) -> None:
         """Make each variable what it was, unless the program has changed it since."""
-        for name, value in self._variables.items():
-            if os.environ.get(name) == value:
-                _set(name, self._former[name])
+        global _open
+        for name in self._variables:
+            _set(name, self.former(name))
+        if _open is self:
+            _open = None
+
+    def former(self, name: str) -> str | None:
+        """Return what a variable was before, or what the program has made of it since."""
+        value = os.environ.get(name)
+        is_handed_on = name in self._variables and self._variables[name] == value
+        return self._former[name] if is_handed_on else value
+
+
+_open: Inheritance | None = None
+
+
+def variable(name: str) -> str | None:
+    """Return a variable as this process itself was given it, not as its open session hands it on.
+
+    To a forked child, what the session of its parent handed on is what it was given.
+    """
+    is_own = _open is not None and _open.process == os.getpid()
+    return _open.former(name) if _open is not None and is_own else os.environ.get(name)
 
 
 def _set(name: str, value: str | None) -> None:

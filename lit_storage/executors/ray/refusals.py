@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from lit_storage.sessions import environment
+from lit_storage.sessions.inheritance import variable
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import is_loopback, split_address
 from lit_storage_proto.errors import AccessDenied, InvalidApp, InvalidURI
@@ -27,11 +28,11 @@ def refuse_what_stays_here(root: str | os.PathLike[str] | None, registry: str | 
     """
     _refuse_root(root)
     _refuse_registry(environment.registry_url(registry, ""))
-    for variable in ("LIT_STORAGE_BIND", "LIT_STORAGE_ADVERTISE"):
-        given = os.environ.get(variable)
+    for name in ("LIT_STORAGE_BIND", "LIT_STORAGE_ADVERTISE"):
+        given = variable(name)
         if given and is_loopback(_host(given)):
             raise InvalidApp(
-                f"{variable}={given} is reached from one machine only, and executor='ray' runs Works on "
+                f"{name}={given} is reached from one machine only, and executor='ray' runs Works on "
                 "many; unset it, and each Work listens on its node's address"
             )
 
@@ -55,7 +56,7 @@ def refuse_open_door(security: Security) -> None:
 
 
 def _refuse_root(root: str | os.PathLike[str] | None) -> None:
-    given = os.fspath(root) if root is not None else os.environ.get("LIT_STORAGE_ROOT") or ""
+    given = os.fspath(root) if root is not None else variable("LIT_STORAGE_ROOT") or ""
     if not os.path.isabs(given):
         what = (
             f"the root {given!r} is relative to a directory" if given else "no root is given, so it would be"

@@ -1,7 +1,6 @@
 """What a forked child of a process with a session does: it joins or connects, its parent goes on."""
 
 import os
-import pickle
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import lit_storage
 from lit_storage import Path
 from lit_storage.paths import home
+from tests.processes import forked
 
 SPAWNED = """
 import multiprocessing, os, sys
@@ -34,26 +34,6 @@ if __name__ == "__main__":
             process.join()
     print("ok")
 """
-
-
-def forked(function):
-    """Return what a function returns in a forked child; raise what it raises."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            answer = (function(), None)
-        except BaseException as error:  # noqa: BLE001  it is raised in the parent
-            answer = (None, error)
-        os.write(writing, pickle.dumps(answer))
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        value, error = pickle.load(file)  # noqa: S301
-    os.waitpid(child, 0)
-    if error is not None:
-        raise error
-    return value
 
 
 @pytest.fixture

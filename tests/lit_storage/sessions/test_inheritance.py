@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 import lit_storage
-from lit_storage import Path, Security
-from lit_storage.sessions.inheritance import Inheritance, variables_of
+from lit_storage import App, Flow, Path, Security
+from lit_storage.sessions.inheritance import Inheritance, variable, variables_of
 from lit_storage_core.registries.memory import MemoryRegistry
+from tests.processes import forked
 
 CHILD = """
 import lit_storage, sys, tempfile
@@ -47,6 +48,11 @@ class Both(Flow):
 if __name__ == "__main__":
     App(Both(), root=sys.argv[1]).run()
 """
+
+
+class Nothing(Flow):
+    def run(self):
+        pass
 
 
 def session_with(security=None, url="sqlite:///r/registry.db"):
@@ -144,6 +150,33 @@ def test_what_the_program_changes_meanwhile_stays(monkeypatch):
     inheritance.take_back()
     assert os.environ["LIT_STORAGE_ROOT"] == "/mine"
     assert os.environ["LIT_STORAGE_REGISTRY"] == "sqlite:///before"
+
+
+def test_a_session_does_not_hand_on_to_its_own_process(monkeypatch):
+    """Here a variable is what it was before the session, or what the program has made of it since."""
+    monkeypatch.setenv("LIT_STORAGE_ROOT", "/before")
+    inheritance = Inheritance({"LIT_STORAGE_ROOT": "/r"})
+    assert (variable("LIT_STORAGE_ROOT"), os.environ["LIT_STORAGE_ROOT"]) == ("/before", "/r")
+    os.environ["LIT_STORAGE_ROOT"] = "/mine"
+    assert variable("LIT_STORAGE_ROOT") == "/mine"
+    inheritance.take_back()
+    assert variable("LIT_STORAGE_ROOT") == "/mine"
+
+
+def test_a_session_hands_on_to_forked_children(monkeypatch):
+    """A forked child reads what the session of its parent has put into the environment."""
+    inheritance = Inheritance({"LIT_STORAGE_ROOT": "/r"})
+    assert forked(lambda: variable("LIT_STORAGE_ROOT")) == "/r"
+    inheritance.take_back()
+
+
+def test_an_app_that_is_built_within_a_session(tmp_path, monkeypatch):
+    """It has the root that it would have without the session, and keeps it."""
+    (tmp_path / ".lit").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with lit_storage.connect(root=tmp_path / "other"):
+        app = App(Nothing())
+    assert app._root == str(tmp_path / ".lit")
 
 
 @pytest.mark.slow
