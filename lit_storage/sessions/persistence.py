@@ -195,12 +195,19 @@ class Persistence:
 
     @property
     def pending(self) -> Mapping[str, bool]:
-        """The declared paths that a note still names, for whoever publishes in place of this instance."""
+        """The declared paths that a note still names, for whoever publishes in place of this instance.
+
+        There are none where the note cannot be read: nothing is known of it then.
+        """
         from lit_storage_server.publishing.notes import Note
 
-        if not self._seen or Note(self._root, self._instance_id).read() is None:
+        if not self._seen:
             return {}
-        return dict(self._seen)
+        try:
+            is_noted = Note(self._root, self._instance_id).read() is not None
+        except OSError:
+            return {}
+        return dict(self._seen) if is_noted else {}
 
     def _left_to_app(self, outcome: Outcome) -> dict[str, bool]:
         """Return what the App publishes when this process is gone, and tells of.

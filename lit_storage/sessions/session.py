@@ -277,26 +277,26 @@ class Session:
     def _leave(self, state: WorkState, *, at_exit: bool, is_ending: bool) -> None:
         global _current
         atexit.unregister(self._close_at_exit)
+        departure = Departure(self.name)
         with contextlib.ExitStack() as leaving:  # each step is taken whatever befell the ones before
             if _current is self:
                 _current = None
-                leaving.callback(home.leave)
+                leaving.callback(departure.step, home.leave)
                 if self._inheritance is not None:
-                    leaving.callback(self._inheritance.take_back)
-            departure = Departure(self.name)
+                    leaving.callback(departure.step, self._inheritance.take_back)
             for release in (self.registry, self._discards, self.origins, self._channels):
                 leaving.callback(departure.step, release.close)
             if self._server is not None:
                 leaving.callback(departure.step, self._server.stop, 1.0)
             if self._record is not None and self._taken is None:
-                leaving.callback(self._warn_of_unrecorded, departure)
+                leaving.callback(departure.step, self._warn_of_unrecorded, departure)
                 leaving.callback(departure.record, self._unregister)
                 leaving.callback(departure.record, self._leave_registry, state)
             if self._server is not None:  # from here on it is no other instance
                 leaving.callback(departure.step, self._server.release)
-            leaving.callback(self._hurry_registry)
+            leaving.callback(departure.step, self._hurry_registry)
             if self._stop_exiting is not None:
-                leaving.callback(self._stop_exiting)
+                leaving.callback(departure.step, self._stop_exiting)
             if not self._is_of_app:  # the App warns for all of its Works
                 tell(self._stray.sentences())
             if self._taken is not None:

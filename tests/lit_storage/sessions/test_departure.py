@@ -1,5 +1,6 @@
 """The end of a session: whatever fails in it, the program ends as it would have, and in bounded time."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 
 import lit_storage
 from lit_storage import Path, RegistryUnavailable
+from lit_storage_server.publishing import notes
 from tests.etcd_server import EtcdServers
 
 JOINED = """
@@ -117,6 +119,42 @@ def test_a_step_that_fails_does_not_stop_the_others(root, monkeypatch):
         session.close()
     with lit_storage.connect() as other:
         assert other.registry.resolve("a") is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOTDIR, errno.ESTALE, errno.EIO])
+def test_an_exit_code_is_kept_where_the_note_cannot_be_read(silent, monkeypatch, number):
+    """Where the file system of the root fails too, the warning tells of the registry alone."""
+    silent.declare(Path("lit://x")).write_text("1")
+
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(notes, "_open_trusted", fail)
+    with (
+        pytest.warns(UserWarning, match="does not record") as caught,
+        pytest.raises(SystemExit) as raised,
+        silent,
+    ):
+        raise SystemExit(7)
+    assert raised.value.code == 7
+    assert not any("custodian" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("step", ["_hurry_registry", "_warn_of_unrecorded"])
+def test_no_step_replaces_the_result(silent, monkeypatch, step):
+    """Whatever fails at the end of a session is a warning."""
+
+    def fail(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(silent, step, fail)
+    with (
+        pytest.warns(UserWarning, match="could not leave properly: .*Stale"),
+        pytest.raises(KeyError),
+        silent,
+    ):
+        raise KeyError("mine")
+    assert lit_storage.current() is None
 
 
 def test_a_sigterm_while_publishing_does_not_replace_an_exception(root, monkeypatch):
