@@ -3,7 +3,8 @@
 Invariant: the end of a session never replaces the result of the program. Each step is taken whatever befell
 the ones before, what fails is warned of, and the registry may take no longer than `LEAVE_SECONDS` in all.
 So `Session.close` warns too, instead of raising: it stands in ``finally`` blocks and exit handlers, and what
-the registry still says of this process ends with its lease or its process anyway.
+the registry still says of this process ends with its lease or its process anyway. A SIGTERM that would raise
+SystemExit waits until all steps are taken.
 """
 
 from __future__ import annotations

@@ -260,7 +260,14 @@ class Session:
             if not self._is_closing(at_exit=at_exit):
                 return
             self._closed = True
-            self._leave(state, at_exit=at_exit, is_ending=is_ending)
+            try:
+                with deferring_sigterm() as received:
+                    self._leave(state, at_exit=at_exit)
+            finally:
+                if self._stop_exiting is not None:
+                    self._stop_exiting()
+        if received and not is_ending:
+            raise SystemExit(128 + received[0])
 
     def _is_closing(self, *, at_exit: bool) -> bool:
         """Say whether a `close` ends this session."""
@@ -274,7 +281,7 @@ class Session:
             return False
         return not self._closed
 
-    def _leave(self, state: WorkState, *, at_exit: bool, is_ending: bool) -> None:
+    def _leave(self, state: WorkState, *, at_exit: bool) -> None:
         global _current
         atexit.unregister(self._close_at_exit)
         departure = Departure(self.name)
@@ -295,17 +302,12 @@ class Session:
             if self._server is not None:  # from here on it is no other instance
                 leaving.callback(departure.step, self._server.release)
             leaving.callback(departure.step, self._hurry_registry)
-            if self._stop_exiting is not None:
-                leaving.callback(departure.step, self._stop_exiting)
             if not self._is_of_app:  # the App warns for all of its Works
                 tell(self._stray.sentences())
             if self._taken is not None:
                 tell([f"what {self.name!r} declared is not published any more: {self._taken}"])
             elif self._persistence is not None:
-                with deferring_sigterm() as received:
-                    self._persistence.publish_last(at_exit=at_exit)
-                if received and not is_ending:
-                    raise SystemExit(128 + received[0])
+                self._persistence.publish_last(at_exit=at_exit)
 
     def _serve(self, bind: str, advertise: str | None, artifacts_url: str, symlinks: str) -> None:
         """Start the peer server and register its endpoint under this session's name."""

@@ -171,6 +171,36 @@ def test_a_sigterm_while_publishing_does_not_replace_an_exception(root, monkeypa
         raise KeyError("mine")
 
 
+@pytest.fixture
+def terminated(root, monkeypatch):
+    """A session whose end is sent SIGTERM while it asks the registry."""
+    session = lit_storage.join("a")
+    unregister = session.registry.unregister
+
+    def unregister_terminated(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        unregister(*args)
+
+    monkeypatch.setattr(session.registry, "unregister", unregister_terminated)
+    yield session
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with lit_storage.connect() as other:
+        assert other.registry.resolve("a") is None
+
+
+def test_a_sigterm_while_the_registry_is_asked_does_not_replace_an_exception(terminated):
+    """The program ends by its own exception, when the session has ended."""
+    with pytest.raises(KeyError, match="mine"), terminated:
+        raise KeyError("mine")
+
+
+def test_a_sigterm_while_close_asks_the_registry_ends_the_program_afterwards(terminated):
+    """A program that would go on unwinds, when the session has ended."""
+    with pytest.raises(SystemExit) as raised:
+        terminated.close()
+    assert raised.value.code == 128 + signal.SIGTERM
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("ending", "code"), ENDINGS)
 def test_the_root_was_removed(root, started, ending, code):
