@@ -133,6 +133,11 @@ class Session:
         return self._server.endpoint if self._server else None
 
     @property
+    def _times_to_close(self) -> str:
+        """How often `close` ends this session, as a clause; "" where once is enough."""
+        return f" {self._holders} times, once for each connect()," if self._holders > 1 else ""
+
+    @property
     def persisted(self) -> frozenset[str]:
         """The declared paths that stay readable when this process has stopped."""
         return frozenset(self._persistence.paths) if self._persistence is not None else frozenset()
@@ -231,10 +236,12 @@ class Session:
             self._persistence.keeper = app
 
     def close(self, state: WorkState = WorkState.STOPPED) -> None:
-        """Leave: give the name back, stop serving, release everything. A second call does nothing.
+        """Leave: give the name back, stop serving, release everything.
 
-        A session that several calls of `connect` returned ends with the last `close`, or with the program.
-        In a forked child the session of its parent goes on, and the child lets go of it.
+        Each call undoes one call of `connect`: a session that several of them returned ends with the last
+        `close`, or with the program. The end of a ``with`` block is such a call. When the session has ended,
+        further calls do nothing. In a forked child the session of its parent goes on, and the child lets go
+        of it.
 
         What fails, as where the registry or the store is out of reach, is warned of and never raised: see
         `lit_storage.sessions.departure`. The registry may take 5 s, and publishing `Limits.publish_seconds`.
@@ -616,7 +623,7 @@ def _shared(
     if others := differing(opened, root, registry, security, limits):
         raise RuntimeError(
             f"this process has a session already, {opened!r}, with another {' and '.join(others)}; leave "
-            "that out to use it, or close() it before another one"
+            f"that out to use it, or close() it{opened._times_to_close} before another one"
         )
     if opened.name is not None:
         return _View(opened)
@@ -659,7 +666,7 @@ def _open(
         if not opened_before.gives_way:
             raise RuntimeError(
                 f"this process has a session already, {opened_before!r}; use lit_storage.current(), or "
-                "close() it before another one"
+                f"close() it{opened_before._times_to_close} before another one"
             )
         opened_before.close()
     limits = limits or Limits()

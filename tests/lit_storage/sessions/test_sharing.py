@@ -29,6 +29,20 @@ def test_more_closes_than_connects_do_nothing(root):
         assert lit_storage.current() is session
 
 
+@pytest.mark.parametrize(
+    "open_another", [lambda: lit_storage.connect(root="/elsewhere"), lambda: lit_storage.join("a")]
+)
+def test_the_error_says_how_often_to_close(root, open_another):
+    """A session that was returned three times is closed three times before another one."""
+    sessions = [lit_storage.connect() for _ in range(3)]
+    with pytest.raises(RuntimeError, match=r"close\(\) it 3 times"):
+        open_another()
+    for session in sessions:
+        assert lit_storage.current() is session
+        session.close()
+    assert lit_storage.current() is None
+
+
 def test_the_same_settings_in_other_words(root, monkeypatch, tmp_path):
     """A relative root, the path of the registry's file and equal limits mean the same session."""
     with lit_storage.connect(limits=Limits(resolve_seconds=4)) as session:
