@@ -6,6 +6,7 @@ Rules
     inherited itself. A variable that a child sets for its own children wins in turn.
  2. No token and no password is put there, since an environment can be read for as long as its process lives.
     A child gets them from files: ``<root>/token``, LIT_STORAGE_TOKEN_FILE, LIT_STORAGE_ETCD_PASSWORD_FILE.
+    A forked child also has them in its memory.
  3. After the session the environment is as it was before, except for what the program itself has set since.
  4. What a session puts there is meant for its children. The process itself reads the former values, by
     `variable`.
@@ -73,6 +74,30 @@ def _files_of(security: Security, root: str) -> Variables:
         variables["LIT_STORAGE_TOKEN_FILE"] = None if is_of_root else security.token_file
         variables["LIT_STORAGE_TOKEN"] = None  # of both, a child would not know which one counts
     return variables
+
+
+class ForkingParent:
+    """The process that forked this one, as far as a session of this one needs it. Made right after the fork.
+
+    Args:
+        session: of the parent.
+    """
+
+    def __init__(self, session: Settings) -> None:
+        self.session = session
+        self._named = _named_tokens()
+
+    def security_in(self, root: str) -> Security | None:
+        """Return what a session in the root `root` has if it is given no security; None: what is named there.
+
+        It is that of the parent, unless this process has named another token in its environment since.
+        """
+        is_same = root == self.session.root and _named_tokens() == self._named
+        return self.session.security if is_same else None
+
+
+def _named_tokens() -> tuple[str | None, str | None]:
+    return variable("LIT_STORAGE_TOKEN"), variable("LIT_STORAGE_TOKEN_FILE")
 
 
 class Inheritance:

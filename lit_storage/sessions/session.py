@@ -27,7 +27,7 @@ from lit_storage.paths.path import Path, with_origin
 from lit_storage.sessions import environment
 from lit_storage.sessions.advertise import advertised_endpoint
 from lit_storage.sessions.departure import LEAVE_SECONDS, Departure
-from lit_storage.sessions.inheritance import Inheritance, Variables, variables_of
+from lit_storage.sessions.inheritance import ForkingParent, Inheritance, Variables, variables_of
 from lit_storage.sessions.known_names import hint_for_own, hint_for_remote
 from lit_storage.sessions.launcher import launched_name, work_of_launched
 from lit_storage.sessions.persistence import Persistence, tell
@@ -62,17 +62,20 @@ if TYPE_CHECKING:
 _TRANSFERS = logging.getLogger("lit_storage.transfer")
 
 _current: Session | None = None
+_parent: ForkingParent | None = None
 _opening = threading.RLock()  # a signal handler may close what its thread is opening
 _making = threading.local()
 
 
-def _renew_lock() -> None:
-    """Give a forked child a lock of its own: another thread may have held it at the fork."""
-    global _opening
+def _begin_as_child() -> None:
+    """Give a forked child a lock of its own, since another thread may have held it, and note its parent."""
+    global _opening, _parent
     _opening = threading.RLock()
+    if _current is not None and (_parent is None or _parent.session is not _current):
+        _parent = ForkingParent(_current)
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+os.register_at_fork(after_in_child=_begin_as_child)
 
 
 class Session:
@@ -673,6 +676,8 @@ def _open(
     root = environment.open_root(root, registry, timeout_seconds=limits.resolve_seconds)
     storage_root = environment.make_storage_root(root, directory)
     machine = machine_id(root)
+    if security is None and _parent is not None:
+        security = _parent.security_in(root)
     security = environment.security_of(security, root)
     opened = open_registry(environment.registry_url(registry, root), machine_id=machine, limits=limits)
     is_copy(root, file_of(opened.url))  # keeps the inode of the registry too, which may be new

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import lit_storage
-from lit_storage import Path
+from lit_storage import Path, Security
 from lit_storage.paths import home
 from tests.processes import forked
 
@@ -77,6 +77,33 @@ def test_a_child_lets_go_of_its_parents_session(parent):
             return Path("lit://@parent/x").exists_remote()
 
     assert forked(child) is True
+
+
+def connected_token(**settings):
+    """Return the token of a session that is given none."""
+    with lit_storage.connect(**settings) as session:
+        return session.security.token
+
+
+def test_a_child_has_the_token_of_its_parent(root):
+    """A token that the parent was given in code counts, in a second session and in a grandchild too."""
+    with lit_storage.connect(security=Security("in code")):
+        assert (
+            forked(lambda: [connected_token(), connected_token(), forked(connected_token)]) == ["in code"] * 3
+        )
+
+
+def test_a_child_may_name_another_token(root, tmp_path, monkeypatch):
+    """In another root, or where it names a token in its environment, it does not have that of its parent."""
+
+    def child():
+        os.environ["LIT_STORAGE_TOKEN"] = "of the child"
+        return connected_token()
+
+    monkeypatch.setenv("LIT_STORAGE_TOKEN", "of the environment")
+    with lit_storage.connect(security=Security("in code")):
+        assert forked(lambda: connected_token(root=tmp_path / "other")) != "in code"
+        assert forked(child) == "of the child"
 
 
 def test_a_child_of_a_child(parent):
