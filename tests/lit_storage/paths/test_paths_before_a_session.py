@@ -136,6 +136,15 @@ def test_pickled_it_means_the_same_file_in_another_session(session, tmp_path):
         homes.leave()
 
 
+def test_what_arrives_in_a_session_has_its_place_there(session):
+    """A Path of another Work that was made elsewhere before any session is one of this session by now."""
+    pickled, data = pickle.dumps(FOREIGN), FOREIGN.to_dict()
+    with session as root:
+        for arrived in (pickle.loads(pickled), Path.from_dict(data)):
+            assert arrived == Path("lit://@other/a")
+            assert str(arrived) == f"{root}/@other/a"
+
+
 def test_a_process_without_a_name_has_no_files_of_its_own(session):
     """Where it only connected, others' Paths have a place and lit://a has none."""
     homes.enter(Home(None, session.root, "m"), Nobody())
