@@ -6,7 +6,9 @@ Rules
     inherited itself. A variable that a child sets for its own children wins in turn.
  2. No token and no password is put there, since an environment can be read for as long as its process lives.
     A child gets them from files: ``<root>/token``, LIT_STORAGE_TOKEN_FILE, LIT_STORAGE_ETCD_PASSWORD_FILE.
-    A forked child also has them in its memory.
+    A forked child also has them in its memory. Where the token was given in code and the environment names
+    another one, the variables of tokens are unset, since rule 1 forbids that one: a child then has the token
+    of its root, and whoever asks for the one in code refuses it.
  3. After the session the environment is as it was before, except for what the program itself has set since.
  4. What a session puts there is meant for its children. The process itself reads the former values, by
     `variable`.
@@ -14,14 +16,16 @@ Rules
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from typing import Protocol
 
 from lit_storage_core.registries.database import file_of
-from lit_storage_core.security.secret import TOKEN_FILE
+from lit_storage_core.security.secret import TOKEN_FILE, read_tokens
 from lit_storage_core.security.settings import Security
 from lit_storage_proto.endpoint import split_address
+from lit_storage_proto.errors import AccessDenied
 from lit_storage_proto.registry import Registry
 
 Variables = Mapping[str, str | None]
@@ -73,7 +77,19 @@ def _files_of(security: Security, root: str) -> Variables:
         is_of_root = security.token_file == os.path.join(root, TOKEN_FILE)
         variables["LIT_STORAGE_TOKEN_FILE"] = None if is_of_root else security.token_file
         variables["LIT_STORAGE_TOKEN"] = None  # of both, a child would not know which one counts
+    elif security.token is not None and not _is_named(security.token):
+        variables["LIT_STORAGE_TOKEN"] = variables["LIT_STORAGE_TOKEN_FILE"] = None
     return variables
+
+
+def _is_named(token: str) -> bool:
+    """Say whether the environment names this token."""
+    named, file = os.environ.get("LIT_STORAGE_TOKEN"), os.environ.get("LIT_STORAGE_TOKEN_FILE")
+    if named or not file:
+        return named == token
+    with contextlib.suppress(AccessDenied, OSError):
+        return read_tokens(file)[0] == token
+    return False
 
 
 class ForkingParent:

@@ -89,6 +89,21 @@ def test_the_files_of_secrets_are_handed_on(tmp_path, monkeypatch):
     assert [variables[f"LIT_STORAGE_{name}"] for name in names] == [*files, "1", None]
 
 
+@pytest.mark.parametrize(
+    ("named", "is_kept"), [({"TOKEN": "other"}, 0), ({"TOKEN": "t"}, 1), ({"TOKEN_FILE": "t"}, 1)]
+)
+def test_another_token_than_that_in_code_is_not_handed_on(tmp_path, monkeypatch, named, is_kept):
+    """A child sends the token of its root, and no token that its parent would not send."""
+    monkeypatch.chdir(tmp_path)
+    os.close(os.open("t", os.O_CREAT, 0o600))
+    Path("t").write_text("t\n")
+    for name, value in named.items():
+        monkeypatch.setenv(f"LIT_STORAGE_{name}", value)
+    with lit_storage.connect(root=tmp_path / "root", security=Security("t")):
+        assert len({"LIT_STORAGE_TOKEN", "LIT_STORAGE_TOKEN_FILE"} & set(os.environ)) == is_kept
+    assert {f"LIT_STORAGE_{name}" for name in named} <= set(os.environ)
+
+
 def test_the_token_of_the_root_is_found_there():
     """A child with another root in code is not sent the token of this one."""
     assert variables_of(session_with(Security(token_file="/r/token")))["LIT_STORAGE_TOKEN_FILE"] is None
