@@ -113,6 +113,15 @@ class TestMoved:
             path.get()
             assert path.read_text() == "original"
 
+    def test_a_store_reads_the_marker_once(self, old, monkeypatch):
+        """However many manifests are looked at."""
+        begin(old)
+        store = open_store(in_place_url(str(old), machine_id(str(old))), "train", limits=LIMITS)
+        (kept,) = store.versions()
+        found = store.manifest(kept)
+        monkeypatch.setattr("lit_storage_core.artifacts.former_root.instances_of", None)
+        assert store.manifest(kept).in_place == found.in_place == str(old / "former" / "train")
+
     def test_a_custodian_hands_it_out(self, old):
         """Consumers of other machines read it too."""
         registry = opened(old)
