@@ -215,23 +215,34 @@ class _Start:
         storage_root = environment.make_storage_root(self._root, f"works/{self._name}")
         environment.make_storage_root(self._root, FORMER)
         deadline = time.monotonic() + self._limits.publish_seconds
-        with alone(storage_root, self._name, deadline), moving(self._root, self._limits):
-            self._refuse_live(registry)
-            if _holds_files(storage_root):
-                self._refuse_immovable(storage_root)
-                self._move(storage_root)
-            self._note(run_id)
+        with alone(storage_root, self._name, deadline), self._unmarked_on_error(storage_root):
+            self._prepare(registry, storage_root)  # before the lock, which every Work of the root waits for
+            with moving(self._root, self._limits):
+                self._prepare(registry, storage_root)  # somebody may have registered or written meanwhile
+                if _holds_files(storage_root):
+                    self._move(storage_root)
+                self._note(run_id)
 
-    def _move(self, storage_root: str) -> None:
-        mode = stat.S_IMODE(os.stat(storage_root).st_mode)
-        try:
+    def _prepare(self, registry: Registry, storage_root: str) -> None:
+        """Refuse what must not be moved, and mark the rest. A second call writes only what has changed."""
+        self._refuse_live(registry)
+        if _holds_files(storage_root):
+            self._refuse_immovable(storage_root)
             self._mark(storage_root)
-            self._exchange(storage_root)
-            os.chmod(environment.make_storage_root(self._root, f"works/{self._name}"), mode)
+
+    @contextlib.contextmanager
+    def _unmarked_on_error(self, storage_root: str) -> Iterator[None]:
+        try:
+            yield
         except Exception:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(storage_root, MARKER))
             raise
+
+    def _move(self, storage_root: str) -> None:
+        mode = stat.S_IMODE(os.stat(storage_root).st_mode)
+        self._exchange(storage_root)
+        os.chmod(environment.make_storage_root(self._root, f"works/{self._name}"), mode)
         _LOG.info("%s begins with an empty storage root; the former is %s", self._name, shown(self._former))
 
     def _note(self, run_id: str) -> None:
@@ -275,7 +286,10 @@ class _Start:
         older = [os.path.join(self._aside, each) for each in _older(self._aside, self._name)]
         gone = frozenset[str]().union(*map(instances_of, [self._former, *older]))
         with self._versions() as (_store, versions):
-            mark(storage_root, {kept.version.instance_id for kept in versions} - gone)
+            instances = frozenset(kept.version.instance_id for kept in versions) - gone
+        is_marked = os.path.exists(os.path.join(storage_root, MARKER))
+        if not is_marked or instances_of(storage_root) != instances:
+            mark(storage_root, instances)
 
     def _exchange(self, storage_root: str) -> None:
         """Move the storage root aside, in place of the former one; undo it where it fails."""

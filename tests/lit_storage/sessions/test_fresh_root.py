@@ -13,7 +13,7 @@ from lit_storage.sessions import fresh_root
 from lit_storage.sessions.fresh_root import begin_empty, discard_older, joining_in_run, restore_former
 from lit_storage.sessions.start_lock import registering
 from lit_storage_core.artifacts.artifact import Artifact
-from lit_storage_core.artifacts.former_root import MARKER
+from lit_storage_core.artifacts.former_root import MARKER, mark
 from lit_storage_core.artifacts.urls import in_place_url, open_store
 from lit_storage_core.system.machine import machine_id
 from lit_storage_core.system.process import ProcessIdentity
@@ -36,6 +36,13 @@ def begin(root, run_id="run", name="train"):
 
 def names(directory):
     return sorted(os.listdir(directory))
+
+
+def wait_for_registration(root):
+    """Raise TransferTimeout if no Work can register now."""
+    directory = root / "works" / "train"
+    with registering(str(root), str(directory), directory.stat(), LIMITS):
+        pass
 
 
 def exists(root, path="out"):
@@ -342,18 +349,20 @@ class TestRefused:
         with joining_in_run(str(root), "train", "run 2"), lit_storage.join("train") as session:
             assert session.name == "train"
 
+    def test_the_marker_is_written_before_the_lock_is_held(self, old, monkeypatch):
+        """Other Works of the root, which wait for the lock, do not wait for that."""
+        monkeypatch.setattr(fresh_root, "mark", lambda *args: wait_for_registration(old) or mark(*args))
+        begin(old)
+        assert read(old) == "original"
+
     def test_nobody_registers_before_the_run_is_noted(self, old, monkeypatch):
         """The run is noted under the lock under which the storage root is moved."""
         replace = fresh_root.replace_file
 
         def note(path, *args, **kwargs):
             if path.endswith(":run"):
-                directory = old / "works" / "train"
-                with (
-                    pytest.raises(TransferTimeout),
-                    registering(str(old), str(directory), directory.stat(), LIMITS),
-                ):
-                    pass
+                with pytest.raises(TransferTimeout):
+                    wait_for_registration(old)
             replace(path, *args, **kwargs)
 
         monkeypatch.setattr(fresh_root, "replace_file", note)
