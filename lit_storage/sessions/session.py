@@ -473,15 +473,16 @@ class Session:
         try:
             yield
         except PathNotFound as error:
+            asked, unknown = self.origins.asked(location)
             hint = hint_for_remote(
                 self.registry,
-                location,
+                asked,
                 root=self.root,
                 machine_id=self.home.machine_id,
                 is_listed=lambda: next(iter(self.origins.list(location, recursive=False)), None) is not None,
             )
-            if hint:
-                error.args = (f"{error}; {hint}",)
+            if unknown or hint:
+                error.args = ("; ".join(filter(None, (str(error), unknown, hint))),)
             raise
 
 

@@ -15,6 +15,7 @@ from lit_storage_client.fetch.source import Frames
 from lit_storage_client.origins.origins import Origins
 from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_proto.entry import Entry
+from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import MAX_NAME_CHARACTERS
 from lit_storage_proto.registry import Registry
 from lit_storage_proto.tree_options import TreeOptions
@@ -71,15 +72,36 @@ class SiblingOrigins:
         """See `Origins.close`."""
         self._origins.close()
 
+    def asked(self, location: Location) -> tuple[Location, str]:
+        """Return what is asked for in place of `location`, for an error about it, which names all of that.
+
+        Returns:
+            The location with the name under which its origin joined, and a clause that names the sibling
+            that is not known; "" where one is, none was looked for, or the name is written in full.
+        """
+        sibling = self._sibling_name(location)
+        try:
+            meant = self._meant(location)
+        except StorageError:  # the error is about something else
+            return location, ""
+        if not sibling or meant.origin == sibling or sibling.startswith(f"{self._work}.{self._work}."):
+            return meant, ""
+        return meant, f"{sibling!r}, which was looked for first, is not known"
+
     def _meant(self, location: Location) -> Location:
         """Return `location` with the name under which its origin joined.
 
         Raises:
             RegistryUnavailable: the registry does not answer.
         """
+        sibling = self._sibling_name(location)
+        if not sibling or not is_known(self._registry, sibling):
+            return location
+        return dataclasses.replace(location, origin=sibling)
+
+    def _sibling_name(self, location: Location) -> str:
+        """Return the name that a sibling has joined under, if `location` is one of a sibling; "" for none."""
         if self._work is None or location.origin is None:
-            return location
+            return ""
         name = f"{self._work}.{location.origin}"
-        if len(name) > MAX_NAME_CHARACTERS or not is_known(self._registry, name):
-            return location
-        return dataclasses.replace(location, origin=name)
+        return name if len(name) <= MAX_NAME_CHARACTERS else ""

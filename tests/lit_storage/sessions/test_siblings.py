@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import lit_storage
+from lit_storage import Path, PathNotFound
 from lit_storage.sessions.siblings import SiblingOrigins
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.limits import Limits
@@ -70,6 +71,31 @@ def test_without_a_launcher_names_are_as_they_are_written(meant):
 def test_a_name_that_becomes_too_long_is_as_it_is_written(meant):
     """What could be no name of a sibling is not looked up as one."""
     assert meant("x" * 127, []) == "x" * 127
+
+
+@pytest.fixture
+def launched(root, monkeypatch):
+    """A session that a launcher started within the Work "fit", which another Work "fit.rank-1" joined."""
+    monkeypatch.setenv("LIT_STORAGE_WORK_NAME", "fit")
+    monkeypatch.setenv("LIT_STORAGE_WORK_PID", "1")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with lit_storage.connect() as session:
+        session.registry.register(LiveRecord("fit.rank-1", "i", "127.0.0.1:1", ""))
+        yield session
+
+
+def test_an_error_names_the_sibling_that_is_not_known(launched):
+    """Whoever reads it learns that the name was looked up within the Work too."""
+    with pytest.raises(PathNotFound, match=r"'fit.rank-9', which was looked for first, is not known"):
+        Path("lit://@rank-9/x").stat_remote()
+
+
+def test_an_error_about_a_sibling_that_is_known_suggests_no_other(launched):
+    """The sibling was asked, so its name is no advice."""
+    with pytest.raises(PathNotFound) as raised, launched.hinting(Location("rank-1", "x")):
+        raise PathNotFound("'lit://@fit.rank-1/x' is not there")
+    assert str(raised.value) == "'lit://@fit.rank-1/x' is not there"
 
 
 def start(rank):
