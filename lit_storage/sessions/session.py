@@ -38,7 +38,6 @@ from lit_storage.sessions.stray_directory import StrayDirectory
 from lit_storage.sessions.termination import deferring_sigterm, exit_at_sigterm
 from lit_storage_client.fetch import Discards, Transfer, fetch
 from lit_storage_client.fetch.aside import discard_aside, move_aside
-from lit_storage_client.origins.origins import Origins
 from lit_storage_client.peers.channels import Channels
 from lit_storage_client.peers.remote import Remote
 from lit_storage_core.artifacts.own_root import OwnRoot
@@ -100,8 +99,7 @@ class Session:
         self._discards = Discards(limits.reader_seconds)
         self.remote = Remote(registry, self._channels, limits, environment.direct_ways())
         own_root = OwnRoot(root, home_.machine_id, registry.url)
-        origins = Origins(self.remote, registry, home_.machine_id, limits, own_root)
-        self.origins = SiblingOrigins(origins, registry, work_above)
+        self.origins = SiblingOrigins(work_above, self.remote, registry, home_.machine_id, limits, own_root)
         self.instance_id = uuid.uuid4().hex
         self.is_flow = False
         """Whether a Flow runs here, which hands Paths around and moves no files itself."""

@@ -9,68 +9,59 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from lit_storage.sessions.known_names import is_known
-from lit_storage_client.fetch.source import Frames
 from lit_storage_client.origins.origins import Origins
-from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_proto.entry import Entry
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.limits import MAX_NAME_CHARACTERS
-from lit_storage_proto.registry import Registry
 from lit_storage_proto.tree_options import TreeOptions
 from lit_storage_proto.uri import Location
 
+if TYPE_CHECKING:
+    from lit_storage_client.peers.tree_call import TreeCall
+    from lit_storage_core.artifacts.store import ArtifactStore
+    from lit_storage_core.artifacts.stream import ArtifactStream
 
-class SiblingOrigins:
+
+class SiblingOrigins(Origins):
     """The Works that one session can ask, siblings by their short names too. It raises what `Origins` raises.
 
     Args:
-        origins: asks them.
-        registry: knows who lives or has lived.
         work: within which a launcher started this process; None: every name is as it is written.
+        arguments: of `Origins`.
     """
 
-    def __init__(self, origins: Origins, registry: Registry, work: str | None) -> None:
-        self._origins = origins
-        self._registry = registry
+    def __init__(self, work: str | None, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._work = work
-        self.limits = origins.limits
-
-    @property
-    def return_seconds(self) -> float:
-        """See `Origins.return_seconds`."""
-        return self._origins.return_seconds
 
     def exists(self, location: Location) -> bool:
         """See `Origins.exists`."""
-        return self._origins.exists(self._meant(location))
+        return super().exists(self._meant(location))
 
     def stat(self, location: Location) -> Entry:
         """See `Origins.stat`."""
-        return self._origins.stat(self._meant(location))
+        return super().stat(self._meant(location))
 
     def list(self, location: Location, *, recursive: bool = True) -> Iterator[Entry]:
         """See `Origins.list`."""
-        return self._origins.list(self._meant(location), recursive=recursive)
+        return super().list(self._meant(location), recursive=recursive)
 
     def stream(
         self, location: Location, options: TreeOptions | None = None, *, deadline: float | None = None
-    ) -> Frames:
+    ) -> TreeCall | ArtifactStream:
         """See `Origins.stream`."""
-        return self._origins.stream(self._meant(location), options, deadline=deadline)
+        return super().stream(self._meant(location), options, deadline=deadline)
 
-    def stream_part(self, location: Location, offset: int, length: int | None) -> Frames:
+    def stream_part(self, location: Location, offset: int, length: int | None) -> TreeCall | ArtifactStream:
         """See `Origins.stream_part`."""
-        return self._origins.stream_part(self._meant(location), offset, length)
+        return super().stream_part(self._meant(location), offset, length)
 
     def store(self, name: str) -> ArtifactStore | None:
         """See `Origins.store`."""
-        return self._origins.store(self._meant(Location(name, "")).origin or name)
-
-    def close(self) -> None:
-        """See `Origins.close`."""
-        self._origins.close()
+        return super().store(self._meant(Location(name, "")).origin or name)
 
     def asked(self, location: Location) -> tuple[Location, str]:
         """Return what is asked for in place of `location`, for an error about it, which names all of that.

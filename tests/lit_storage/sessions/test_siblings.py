@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
 import lit_storage
 from lit_storage import Path, PathNotFound
 from lit_storage.sessions.siblings import SiblingOrigins
+from lit_storage_client.origins.origins import Origins
 from lit_storage_core.registries.memory import MemoryRegistry
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import LiveRecord
@@ -30,26 +32,18 @@ with lit_storage.join() as session:
 """
 
 
-class Asked:
-    """Notes whom it is asked for."""
-
-    limits = Limits()
-    return_seconds = 0.0
-
-    def exists(self, location):
-        return location.origin
-
-
 @pytest.fixture
-def meant(tmp_path):
+def meant(tmp_path, monkeypatch):
     """Return under which name an origin is asked, where some names are known."""
 
     def ask(origin, known, work="fit"):
         registry = MemoryRegistry(f"{tmp_path}/{known}")
         for name in known:
             registry.register(LiveRecord(name, name, "127.0.0.1:4000", ""))
-        return SiblingOrigins(Asked(), registry, work).exists(Location(origin, "x"))
+        remote = types.SimpleNamespace(return_seconds=0.0)
+        return SiblingOrigins(work, remote, registry, "machine", Limits()).exists(Location(origin, "x"))
 
+    monkeypatch.setattr(Origins, "exists", lambda _, location: location.origin)
     return ask
 
 
