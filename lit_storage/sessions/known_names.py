@@ -12,7 +12,7 @@ from lit_storage_core.artifacts.former_root import former_root_of
 from lit_storage_core.system.names import is_id, shown
 from lit_storage_proto.errors import StorageError
 from lit_storage_proto.registry import Registry, WorkRecord
-from lit_storage_proto.uri import SCHEME, Location, check_name
+from lit_storage_proto.uri import SCHEME, Location, check_name, lies_below
 
 _MOST_NAMES = 1000  # that a name is compared with
 _SEARCH_SECONDS = 0.05  # whoever can register names chooses what a comparison costs
@@ -134,13 +134,10 @@ def _is_unpublished(root: str, work: WorkRecord, path: str) -> bool:
         return False
     if declaration is None or declaration.name != work.name:
         return False
-    return any(_lies_in(path, declared) or _lies_in(declared, path) for declared in declaration.paths)
-
-
-def _lies_in(path: str, directory: str) -> bool:
-    if not directory:
-        return not path.startswith("/")  # all that is below the storage root
-    return path == directory or path.startswith(f"{directory.rstrip('/')}/")
+    return any(
+        path == declared or lies_below(path, declared) or lies_below(declared, path)
+        for declared in declaration.paths
+    )
 
 
 def hint_for_own(registry: Registry, location: Location) -> str:

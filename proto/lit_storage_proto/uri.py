@@ -69,6 +69,18 @@ def is_reserved(path: str) -> bool:
     return first.startswith("@") or first == STAGING
 
 
+def lies_below(path: str, directory: str) -> bool:
+    """Say whether a path of a Work is another one than `directory`, and within it.
+
+    Args:
+        path: as of `Location`.
+        directory: the same; "" is the storage root, in which no absolute path lies.
+    """
+    if path == directory:
+        return False
+    return path.startswith(f"{directory.rstrip('/')}/") if directory else not path.startswith("/")
+
+
 def normalise(path: str) -> str:
     """Return `path` without empty and "." parts; it stays relative or absolute.
 

@@ -13,7 +13,7 @@ from lit_storage_core.artifacts.artifact import Artifact
 from lit_storage_core.artifacts.store import ArtifactStore
 from lit_storage_proto.entry import Entry, Kind
 from lit_storage_proto.errors import IntegrityError, PathNotFound
-from lit_storage_proto.uri import Location
+from lit_storage_proto.uri import Location, lies_below
 
 
 def entries_at(store: ArtifactStore, location: Location, *, recursive: bool) -> Iterator[Entry]:
@@ -44,7 +44,7 @@ def _below(store: ArtifactStore, location: Location) -> Iterator[tuple[str, Arti
     """Yield each declared path that lies below a path, and in no other one, with what is left of it."""
     outer = ""
     for path in sorted(_declared_paths(store), key=lambda path: path.split("/")):
-        if _is_below(path, location.path) and not (outer and _is_below(path, outer)):
+        if lies_below(path, location.path) and not (outer and lies_below(path, outer)):
             try:
                 artifact = Artifact.find(store, Location(location.origin, path))
             except PathNotFound:
@@ -85,10 +85,3 @@ def _entries(directory: str, below: list[tuple[str, Artifact]], recursive: bool)
 def _directory(path: str, artifact: Artifact) -> Entry:
     """Return the entry of a directory of which nothing is known but that it holds something."""
     return Entry(path, Kind.DIRECTORY, 0, 0o755, artifact.entry.mtime_ns)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    if path == directory:
-        return False
-    prefix = f"{directory.rstrip('/')}/"
-    return path.startswith(prefix) if directory else not path.startswith("/")

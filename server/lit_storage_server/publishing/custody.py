@@ -29,6 +29,7 @@ from lit_storage_proto.artifact import Manifest, Version
 from lit_storage_proto.errors import PathNotFound, StorageError, TransferTimeout
 from lit_storage_proto.limits import Limits
 from lit_storage_proto.registry import Registry, WorkRecord
+from lit_storage_proto.uri import lies_below
 from lit_storage_server.publishing.notes import FOLLOW, Declaration, Note
 from lit_storage_server.publishing.publication_lock import alone
 from lit_storage_server.publishing.publish import publish, publish_removed
@@ -129,7 +130,7 @@ class _Round:
                 self._publish(path)
             except Exception as error:  # noqa: BLE001  as in `publish_all`
                 self.outcome.failed[path] = error
-                pending += _outermost(inner for inner in paths if _lies_in(inner, path))
+                pending += _outermost(inner for inner in paths if lies_below(inner, path))
 
     def _publish(self, path: str) -> None:
         if time.monotonic() > self.deadline:
@@ -267,16 +268,9 @@ def _outermost(paths: Iterable[str]) -> list[str]:
     """Return each path that lies in no other."""
     kept: list[str] = []
     for path in sorted(paths):
-        if not any(_lies_in(path, other) for other in kept):
+        if not any(lies_below(path, other) for other in kept):
             kept.append(path)
     return kept
-
-
-def _lies_in(path: str, other: str) -> bool:
-    """Say whether a path is another one than `other`, and within it."""
-    if path == other:
-        return False
-    return not path.startswith("/") if not other else path.startswith(other + "/")
 
 
 def main(arguments: list[str]) -> None:
