@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lit_storage.executors.containers import Kind, fields, kind_of
-from lit_storage.executors.work_state import is_flat, is_state
+from lit_storage.executors.work_state import is_flat, is_state, levels_of
 from lit_storage.paths.path import Path
 
 _MOST_OBJECTS = 1000  # that a search for a hidden Path looks at: a few milliseconds in each assignment
@@ -66,20 +66,7 @@ def replace_paths(value: Any, change: Callable[[Path], Path], copies: Copies | N
 
 def _may_hold_path(value: Any) -> bool:
     """Say whether there is a Path in `value`, also in plain objects that are no state."""
-    entered: dict[int, Any] = {}
-    level = [value]
-    while level:
-        parts: list[Any] = []
-        for item in level:
-            kind = kind_of(type(item))
-            if kind is None:
-                if issubclass(type(item), Path):
-                    return True
-            elif not is_flat(held := kind.parts(item)) and id(item) not in entered:
-                entered[id(item)] = item
-                parts += held
-        level = parts
-    return False
+    return any(issubclass(type(item), Path) for level in levels_of(value) for item in level)
 
 
 class _Replacement:

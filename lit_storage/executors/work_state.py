@@ -13,7 +13,7 @@ import importlib
 import io
 import pickle
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,22 +99,26 @@ def is_too_deep(value: Any) -> bool:
     """Say whether `value` would be state if it were not nested more than `MOST_LEVELS` deep."""
     if type(value) in _SCALARS:
         return False
-    levels: list[list[Any]] = [[value]]
-    entered: dict[int, Any] = {}
-    while level := _next_level(levels[-1], entered):
-        levels.append(level)
+    levels = list(levels_of(value))
     return len(levels) > MOST_LEVELS and all(_may_be_state(part) for level in levels for part in level)
 
 
-def _next_level(level: Iterable[Any], entered: dict[int, Any]) -> list[Any]:
-    """Return what the containers of one level hold, but for those that were entered or hold scalars alone."""
-    parts: list[Any] = []
-    for value in level:
-        kind = kind_of(type(value))
-        if kind is not None and not is_flat(held := kind.parts(value)) and id(value) not in entered:
-            entered[id(value)] = value
-            parts += held
-    return parts
+def levels_of(value: Any) -> Iterator[list[Any]]:
+    """Yield what is in `value` level by level, first `value` itself.
+
+    A container is entered once, and not at all if it holds plain scalars alone.
+    """
+    entered: dict[int, Any] = {}  # with the containers, so that no other one gets the id of one of them
+    level = [value]
+    while level:
+        yield level
+        parts: list[Any] = []
+        for item in level:
+            kind = kind_of(type(item))
+            if kind is not None and not is_flat(held := kind.parts(item)) and id(item) not in entered:
+                entered[id(item)] = item
+                parts += held
+        level = parts
 
 
 def _may_be_state(value: Any) -> bool:
