@@ -141,8 +141,10 @@ class OriginPath(GuardedPosixPath):
 
     def _here(self) -> Self:
         """Return this path as this process has it now: itself, unless it was made before the session."""
+        if not self._unattached:
+            return self
         home, name = homes.current(), self.origin_name
-        if not self._unattached or home is None or name is None:
+        if home is None or name is None:
             return self
         origin = self._origin if self._origin is not None else Origin(name)
         return made(type(self), place_of(home, name, self._value()), origin, self._consumer, is_lit=False)
