@@ -7,6 +7,7 @@ import pytest
 
 from lit_storage import AccessDenied, App, Flow, InvalidURI, Path, Work
 from lit_storage.apps.internals import attributes_of, internals
+from tests.lit_storage.apps.steps import run_steps
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -165,22 +166,6 @@ def test_a_path_that_cannot_be_shared_is_not_assigned(root):
     assert flow.name == "out"
 
 
-def run_steps(steps, work):
-    """Run an App whose Flow calls `steps`; return what it returned."""
-
-    class Steps(Flow):
-        def __init__(self):
-            super().__init__()
-            self.work = work
-
-        def run(self):
-            self.outcome = steps()
-
-    flow = Steps()
-    App(flow).run()
-    return flow.outcome
-
-
 class Symmetric(Work):
     """A property that keeps whatever it is given."""
 
@@ -254,7 +239,7 @@ def test_a_setter_under_a_lock_of_its_getter():
 def test_a_property_that_run_sets_to_an_object():
     """The Flow has no value of it to take, and a property without a deleter keeps the one it had."""
     work = Symmetric()
-    assert run_steps(lambda: work.run(), work) == "ended"
+    assert run_steps(lambda work: work.run(), work) == "ended"
     assert work.model is None
 
 
@@ -265,7 +250,7 @@ def test_a_setter_that_refuses_what_its_getter_returned():
     with pytest.warns(
         UserWarning, match=r"'tags' of '.*' stays as it is .* let the setter take what the getter"
     ):
-        assert run_steps(lambda: work.run("c,d"), work) == (["c", "d"], 2)
+        assert run_steps(lambda work: work.run("c,d"), work) == (["c", "d"], 2)
     assert work.tags == ["a", "b"]
 
 
@@ -273,7 +258,7 @@ def test_a_setter_that_refuses_what_its_getter_returned():
 def test_a_setter_that_changes_its_value_is_not_called_again():
     """What the setter made of a report is no assignment of the Flow, so the next run brings nothing along."""
     work = Converting()
-    assert run_steps(lambda: [work.run()[1] for _ in range(3)], work) == [2, 2, 2]
+    assert run_steps(lambda work: [work.run()[1] for _ in range(3)], work) == [2, 2, 2]
 
 
 def test_an_attribute_that_a_class_keeps_elsewhere_stays_there():

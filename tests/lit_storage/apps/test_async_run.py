@@ -11,27 +11,12 @@ import time
 
 import pytest
 
-from lit_storage import App, Flow, Status, Work, WorkError
+from lit_storage import Status, Work, WorkError
 from lit_storage.apps.async_run import AsyncRun
 from lit_storage_proto.limits import Limits
+from tests.lit_storage.apps.steps import run_steps
 
 pytestmark = pytest.mark.usefixtures("root")
-
-
-def run_steps(steps, *works, **options):
-    """Run an App whose Flow calls `steps` with the Works; return what it returned."""
-
-    class Steps(Flow):
-        def __init__(self):
-            super().__init__()
-            self.works = works
-
-        def run(self):
-            self.outcome = steps(*works)
-
-    flow = Steps()
-    App(flow, **options).run()
-    return flow.outcome
 
 
 class Async(Work):
