@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import re
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def test_installed_is_what_is_listed() -> None:
     come_with_python = {"lit-storage", "pip", "setuptools"}
     installed = {
         name: found.version
-        for found in importlib.metadata.distributions()
+        # Not of sys.path, to which Ray adds a directory of its own in a process that imports it.
+        for found in importlib.metadata.distributions(path=[sysconfig.get_path("purelib")])
         if (name := name_of(found.metadata["Name"])) not in come_with_python
     }
     assert installed == {
