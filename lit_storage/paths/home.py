@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from lit_storage.paths import unattached
+from lit_storage_core.system.mounts import below_path
 from lit_storage_proto.errors import NotAttached
 from lit_storage_proto.uri import Location, is_reserved
 
@@ -219,7 +220,8 @@ def home_of(origin_name: str, value: str) -> Home | None:
     parent = _entered.parent if _entered is not None else None
     if home is None or parent is None or location_of(home, origin_name, value) is not None:
         return home
-    is_near = _lies_in(value, home.storage_root) or _lies_in(home.storage_root, value)
+    own = home.storage_root
+    is_near = below_path(value, own) is not None or below_path(own, value) is not None
     return home if is_near or location_of(parent, origin_name, value) is None else parent
 
 
@@ -232,12 +234,9 @@ def storage_root_of(target: str) -> str:
     if _entered is None:
         raise NotAttached("a storage root needs a session: call lit_storage.join() or connect() first")
     parent, own = _entered.parent, _entered.home.storage_root
-    is_of_parent = parent is not None and _lies_in(target, parent.storage_root)
-    return parent.storage_root if parent is not None and is_of_parent and not _lies_in(target, own) else own
-
-
-def _lies_in(value: str, directory: str) -> bool:
-    return (value + "/").startswith(directory + "/")
+    if parent is None or below_path(target, own) is not None:
+        return own
+    return own if below_path(target, parent.storage_root) is None else parent.storage_root
 
 
 def refuse(action: str) -> None:
