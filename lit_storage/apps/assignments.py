@@ -35,10 +35,19 @@ def accepted(work: object, name: str, value: Any) -> Any:
             f"{name!r} cannot be nested more than {MOST_LEVELS} levels deep, since it is state; flatten it, "
             "or assign it in run() to an attribute whose name starts with '_'"
         )
-    if isinstance(value, str):
-        warn_of_mistyped_value(value)
-        value = Path(value) if value.startswith(SCHEME) else value
+    value = path_of_text(value)
     return _placed(work, value) if isinstance(value, Path) else value
+
+
+def path_of_text(value: Any) -> Any:
+    """Return the Path that a str means if it starts with ``lit://``; any other value as it is.
+
+    A str that looks like a mistyped URI is warned of.
+    """
+    if not isinstance(value, str):
+        return value
+    warn_of_mistyped_value(value)
+    return Path(value) if value.startswith(SCHEME) else value
 
 
 def _placed(work: object, path: Path) -> Path:
@@ -65,7 +74,9 @@ def assign(work: object, name: str, set_attribute: Callable[[], None], *, is_acc
         is_accepted: whether the value is what `accepted` returned; otherwise it is replaced by that.
     """
     attributes = attributes_of(work)
-    before = attributes.stored(None if is_managed(type(work), name) else name)
+    # A setter of the user may change any attribute.
+    changing = None if is_managed(type(work), name) else name
+    before = attributes.stored(changing)
     set_attribute()
     attributes.note(name)
     try:
@@ -73,7 +84,7 @@ def assign(work: object, name: str, set_attribute: Callable[[], None], *, is_acc
             accept_stored(work, name)
         report_assignment(work, name)
     except Exception:
-        attributes.restore(before, None if is_managed(type(work), name) else name)
+        attributes.restore(before, changing)
         raise
 
 

@@ -47,9 +47,8 @@ class AsyncRun:
         try:
             return asyncio.run(self._main())
         finally:
-            if (
-                signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-            ):  # a loop whose handler the user set ends so
+            # A loop in which the user set a handler leaves the default action behind.
+            if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
                 signal.signal(signal.SIGTERM, handler)
             self._ended.set()
             self._requests.put(False)

@@ -11,7 +11,7 @@ import abc
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from lit_storage.apps.assignments import own_paths
+from lit_storage.apps.assignments import own_paths, path_of_text
 from lit_storage.apps.attributes import Attributes
 from lit_storage.apps.class_attributes import class_paths
 from lit_storage.apps.internals import attributes_of, internals
@@ -19,7 +19,6 @@ from lit_storage.apps.paths_in_values import Copies, replace_paths
 from lit_storage.apps.work import Work
 from lit_storage.executors.work_state import is_flat
 from lit_storage.paths.home import Home
-from lit_storage.paths.mistypes import warn_of_mistyped_value
 from lit_storage.paths.path import Path, attach
 from lit_storage_proto.errors import NameTaken
 from lit_storage_proto.uri import SCHEME, check_name
@@ -37,10 +36,7 @@ class Flow(abc.ABC):
         """Call the `run` of the Works. Runs once, in the main process."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, str):
-            warn_of_mistyped_value(value)
-            value = Path(value) if value.startswith(SCHEME) else value
-        object.__setattr__(self, name, value)
+        object.__setattr__(self, name, path_of_text(value))
 
 
 def name_works(flow: Flow, taken: Collection[str] = ()) -> dict[str, Work]:

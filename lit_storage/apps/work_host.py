@@ -129,9 +129,8 @@ class WorkHost:
                     registry=self._start.registry,
                     bind=self._start.bind,
                     artifacts=self._start.artifacts,
-                    symlinks=getattr(
-                        self._start, "symlinks", "keep"
-                    ),  # of an App of before, as on a Ray node
+                    # An App of an older version has none, as on a Ray node.
+                    symlinks=getattr(self._start, "symlinks", "keep"),
                     security=self._start.security,
                     limits=self._start.limits,
                 )
@@ -266,6 +265,11 @@ class WorkHost:
             if path.origin_name == self._start.name and path.uri is not None:
                 session.declare(path)
 
+    def _own_and_declare(self, work: Work) -> None:
+        """Take in the Paths that `run` put into containers, which no assignment reported."""
+        own_paths(work)
+        self._declare_own(attributes_of(work).snapshot())
+
     def _warn_of_hidden_paths(self, work: Work, names: Iterable[str]) -> None:
         attributes = attributes_of(work)
         self._hidden_paths.look(attributes, names, lambda: [*find_paths(attributes.snapshot()), *self._given])
@@ -289,8 +293,7 @@ class WorkHost:
         """Return a report with all that has changed, also in place."""
         if work is None or self._teller is None:
             return make(Changes())
-        own_paths(work)
-        self._declare_own(attributes_of(work).snapshot())
+        self._own_and_declare(work)
         return self._teller.report(make)
 
     def _pickle_value(self, value: Any) -> bytes:
@@ -326,8 +329,7 @@ class WorkHost:
     def _publish(self, work: Work) -> None:
         """Publish before the Flow hears that ``run`` returned: what it starts next can rely on it."""
         assert self._session is not None
-        own_paths(work)
-        self._declare_own(attributes_of(work).snapshot())
+        self._own_and_declare(work)
         self._begin_publishing()
         try:
             self._session.publish()

@@ -130,9 +130,10 @@ def _may_be_state(value: Any) -> bool:
 def number_type(cls: type) -> type[bool | int | float] | None:
     """Return what numbers of a scalar type of numpy become, or None for any other type.
 
-    A ``longdouble`` would lose digits, and a ``timedelta64`` is no number without its unit.
+    They become nothing else where a number would say less: a ``longdouble`` has more digits than a float, and
+    a ``timedelta64`` has a unit.
     """
-    numpy = sys.modules.get("numpy")  # where it is not loaded, there are none of its scalars
+    numpy = sys.modules.get("numpy")  # no value is a scalar of numpy before it is loaded
     if numpy is None or not issubclass(cls, getattr(numpy, "generic", ())):
         return None
     if issubclass(cls, (numpy.longdouble, numpy.timedelta64)):

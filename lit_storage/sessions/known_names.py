@@ -1,4 +1,4 @@
-"""Says why files of a Work are probably not there: its name, its root, or what is not published."""
+"""Explains why files of a Work are missing: a wrong name, a wrong root, or a path that is not published."""
 
 from __future__ import annotations
 

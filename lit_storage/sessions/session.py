@@ -1,8 +1,8 @@
 """What a process has once it joined or connected: its name, registry, channels, storage root.
 
 One session a process. `join` makes the process a Work: it serves its files under a name.
-`connect` only resolves and copies; called again it returns the session that is open. A forked child has
-none of its own until it joins or connects: what it inherited is its parent's, and stays so. An App holds a
+`connect` only resolves and copies; called again it returns the session that is open. A forked child
+has no session until it joins or connects, for the one in its memory belongs to its parent. An App holds a
 session for the Flow's process; that one refuses file operations while the Flow runs, and gives way to
 whatever comes after it.
 """
